@@ -1,0 +1,23 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?=
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/installed  ## the main job: a ResNet-50 with STRF ranks tracklets, and says what it costs
+	$(BIN)/python examples/rank_tracklets.py $(if $(DATA),--data $(DATA))
+
+test: $(VENV)/installed  ## linters, types, then the whole suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[check]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
