@@ -1,0 +1,57 @@
+"""Neighbouring frames merged into one between the stages of a network."""
+
+import torch
+from torch import Tensor, nn
+
+from strfnet.clip import check_clip
+
+
+class TemporalReduction(nn.Module):
+    """The larger of ``factor`` neighbouring frames, value by value; a clip of t frames becomes ceil(t / factor).
+
+    Frames are taken in order from the first. If t is not a multiple of ``factor``, the last group is simply
+    shorter, so every t of at least 1 will do.
+
+    Args:
+        factor: frames that become one.
+
+    Shape: (b, c, t, h, w) to (b, c, ceil(t / factor), h, w).
+    Source: Liu et al., STE-NVAN, BMVC 2019 (pairs). Ours: any factor, any t, ragged clips.
+    """
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        if factor < 1:
+            raise ValueError(f"factor must be at least 1 frame, got {factor}")
+        self.factor = factor
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Merge frames; of clips with ``lengths`` (b,) only the first that many frames count.
+
+        A group without a frame that counts becomes zeros. `lengths_after` gives the lengths of the answer.
+        """
+        check_clip(x)
+        b, _, t = x.shape[:3]
+        if lengths is not None:
+            self._check_lengths(lengths, b, t)
+            counts = torch.arange(t, device=x.device) < lengths[:, None]
+            x = x.masked_fill(~counts[:, None, :, None, None], float("-inf"))
+        first = torch.arange(0, t, self.factor, device=x.device)
+        merged = x[:, :, :: self.factor]
+        for step in range(1, self.factor):
+            merged = torch.maximum(merged, x.index_select(2, (first + step).clamp(max=t - 1)))
+        return merged if lengths is None else merged.masked_fill(merged == float("-inf"), 0.0)
+
+    def lengths_after(self, lengths: Tensor) -> Tensor:
+        """Frames that count in each clip of the answer."""
+        return (lengths + self.factor - 1) // self.factor
+
+    @staticmethod
+    def _check_lengths(lengths: Tensor, b: int, t: int) -> None:
+        if lengths.shape != (b,) or lengths.is_floating_point():
+            raise ValueError(f"lengths must be {b} integers, one a clip, got {lengths.dtype} {tuple(lengths.shape)}")
+        if not torch.compiler.is_compiling() and (lengths.min() < 1 or lengths.max() > t):
+            raise ValueError(f"lengths must lie in 1..{t}, the frames of the clips, got {lengths.tolist()}")
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor}"
