@@ -1,0 +1,63 @@
+"""Networks by name."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from strfnet.clip import channels_last
+from strfnet.models.backbones import DEPTHS
+from strfnet.models.network import ReIDNetwork
+from strfnet.models.nvan import frame_pooling_resnet, nvan_resnet
+from strfnet.models.strf import temporal_resnet
+
+FORMS: dict[str, Callable[..., ReIDNetwork]] = {
+    "c2d_{}": partial(temporal_resnet, temporal="c2d"),
+    "strf_c2d_{}": partial(temporal_resnet, temporal="c2d", unit="strf"),
+    "c2d_nl_{}": partial(temporal_resnet, temporal="c2d", non_local=True),
+    "i3d_{}": partial(temporal_resnet, temporal="i3d"),
+    "strf_i3d_{}": partial(temporal_resnet, temporal="i3d", unit="strf"),
+    "p3da_{}": partial(temporal_resnet, temporal="p3d_a"),
+    "strf_p3da_{}": partial(temporal_resnet, temporal="p3d_a", unit="strf"),
+    "p3db_{}": partial(temporal_resnet, temporal="p3d_b"),
+    "strf_p3db_{}": partial(temporal_resnet, temporal="p3d_b", unit="strf"),
+    "p3dc_{}": partial(temporal_resnet, temporal="p3d_c"),
+    "strf_p3dc_{}": partial(temporal_resnet, temporal="p3d_c", unit="strf"),
+    "ap3d_{}": partial(temporal_resnet, temporal="ap3d_p3d_c"),
+    "ap3d_nl_{}": partial(temporal_resnet, temporal="ap3d_p3d_c", non_local=True),
+    "{}_fpl": frame_pooling_resnet,
+    "{}_maxfpl": partial(frame_pooling_resnet, pooling="max"),
+    "nvan_{}": nvan_resnet,
+    "nvan_spatial_{}": partial(nvan_resnet, stripes=16),
+    "nvan_temporal_{}": partial(nvan_resnet, merge_frames=True),
+    "ste_nvan_{}": partial(nvan_resnet, stripes=16, window=2, merge_frames=True),
+}
+
+
+def create_model(name: str, *, num_classes: int | None = 625, weights: Any = None) -> ReIDNetwork:
+    """A network of the two papers, or of their baselines, by name.
+
+    Its kernels lie in channels-last order, so the whole network works in one memory order.
+
+    Args:
+        name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50".
+        num_classes: identities of the classifier (625 are those of MARS); None for no classifier.
+        weights: of the image network, as torchvision takes them, e.g. "IMAGENET1K_V2"; None starts at random.
+
+    Shape: the network takes (b, 3, t, h, w) and returns a `strfnet.heads.ReIDOutput`.
+    Raises: ValueError for an unknown name, with the nearest ones.
+    """
+    for form, build in FORMS.items():
+        for depth in DEPTHS:
+            if form.format(depth) == name:
+                network = build(depth, num_classes, weights)
+                channels_last(network)
+                return network
+    near = difflib.get_close_matches(str(name), list_models(), n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else "; strfnet.list_models() names them all"
+    raise ValueError(f"there is no network {name!r}{hint}")
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` knows: each form on ResNets of 18 to 152 layers."""
+    return [form.format(depth) for depth in DEPTHS for form in FORMS]
