@@ -1,7 +1,7 @@
 """An image network made to take clips, its keys and answers kept, and taken apart again."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -132,13 +132,11 @@ class Inflated(Extension):
             "vectors (n, d) or maps (n, c, h, w) can be put back into clips"
         )
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], strict: bool, *args: Any
-    ) -> None:
-        added = {prefix + key: value for key, value in _added_state(self).items()}  # type: ignore[arg-type]
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        added = _added_state(self)  # type: ignore[arg-type]
         if strict and not added.keys() & state_dict.keys():
-            state_dict.update(added)
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)  # type: ignore[misc]
+            state_dict = {**state_dict, **added}
+        return super().load_state_dict(state_dict, strict, assign)  # type: ignore[misc]
 
 
 def _added_state(network: nn.Module) -> dict[str, Tensor]:

@@ -78,15 +78,7 @@ class NonLocalBlock(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self._projected(x)  # b t n d
-        t, n = query.shape[1:3]
-        exists = self._exists(key)
-        query, key, value = self._windows(query), self._windows(key), self._windows(value)
-        if self.pairing == "softmax":
-            gathered = F.scaled_dot_product_attention(query, key, value, exists, scale=1.0)
-        else:
-            gathered = (query @ (key.mT @ value)) / self._queries(t, n, query.device)
-        return self._added(x, gathered.flatten(1, 2).unflatten(1, (-1, n))[:, :t])
+        return self._added(x, self._gathered(x))
 
     def attention(self, x: Tensor) -> Tensor:
         """The matrix A of each window, (b, windows, queries, keys); frames that do not exist have zeros.
@@ -102,6 +94,18 @@ class NonLocalBlock(nn.Module):
         if exists is None or asks is None:
             return affinity.softmax(dim=-1)
         return affinity.masked_fill(~exists, float("-inf")).softmax(dim=-1) * asks.mT
+
+    def _gathered(self, x: Tensor) -> Tensor:
+        """What every token gathers, (b, t, n, d); queries, keys and values are free again when it returns."""
+        query, key, value = self._projected(x)  # b t n d
+        t, n = query.shape[1:3]
+        exists = self._exists(key)
+        query, key, value = self._windows(query), self._windows(key), self._windows(value)
+        if self.pairing == "softmax":
+            gathered = F.scaled_dot_product_attention(query, key, value, exists, scale=1.0)
+        else:
+            gathered = (query @ (key.mT @ value)) / self._queries(t, n, query.device)
+        return gathered.flatten(1, 2).unflatten(1, (-1, n))[:, :t]
 
     def _projected(self, x: Tensor) -> list[Tensor]:
         """Query, key and value of every token, (b, t, n, d) each."""
@@ -122,12 +126,15 @@ class NonLocalBlock(nn.Module):
         return tokens.unflatten(1, (-1, self.window)).flatten(2, 3)
 
     def _exists(self, tokens: Tensor) -> Tensor | None:
-        """Which tokens of a window belong to a frame of the clip, (windows, 1, frames n); None if all do."""
+        """Which tokens of a window belong to a frame of the clip, (1, windows, 1, frames n); None if all do.
+
+        Attention takes a mask of four axes as it is; given fewer, it holds the matrix.
+        """
         if self.window is None:
             return None
         t, n = tokens.shape[1:3]
         frames = torch.arange(t + -t % self.window, device=tokens.device) < t
-        return frames.unflatten(0, (-1, 1, self.window)).repeat_interleave(n, dim=2)
+        return frames.unflatten(0, (1, -1, 1, self.window)).repeat_interleave(n, dim=3)
 
     def _queries(self, t: int, n: int, device: torch.device) -> Tensor | int:
         """The number of queries in each window, by which dot pairs are divided."""
