@@ -21,7 +21,8 @@ AXES = "(b, c, t, h, w)"
 class _Running(threading.local):
     """Frames per clip in the inflated network that is running in this thread; None outside of one."""
 
-    frames: int | None = None
+    def __init__(self) -> None:
+        self.frames: int | None = None
 
 
 _running = _Running()

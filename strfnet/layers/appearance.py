@@ -53,7 +53,7 @@ class AppearancePreserving(nn.Module):
         check_clip(x, self.channels, weight=self.semantic.weight)
         h, w = x.shape[3:]
         tokens = x.permute(0, 2, 3, 4, 1).flatten(2, 3)  # b t (h w) c
-        mapped = F.normalize(self.semantic(tokens), dim=-1)
+        mapped = _of_unit_length(self.semantic(tokens))
         before, after = (self._registered(tokens, mapped, step) for step in (-1, 1))
         triples = torch.stack([before, tokens, after], dim=2)  # b t 3 (h w) c
         return triples.flatten(1, 2).unflatten(2, (h, w)).permute(0, 4, 1, 2, 3)
@@ -61,7 +61,7 @@ class AppearancePreserving(nn.Module):
     def attention(self, x: Tensor) -> Tensor:
         """Where each pixel finds itself in the previous and next frame: (b, t, 2, h w, h w), rows sum to 1."""
         check_clip(x, self.channels, weight=self.semantic.weight)
-        mapped = F.normalize(self.semantic(x.permute(0, 2, 3, 4, 1).flatten(2, 3)), dim=-1)
+        mapped = _of_unit_length(self.semantic(x.permute(0, 2, 3, 4, 1).flatten(2, 3)))
         cosines = [mapped @ _shifted(mapped, step).mT for step in (-1, 1)]
         return (self.temperature * torch.stack(cosines, dim=2)).softmax(dim=-1)
 
@@ -72,6 +72,11 @@ class AppearancePreserving(nn.Module):
             return neighbour
         frame, seen = (tokens.detach(), neighbour.detach()) if self.detach_gate else (tokens, neighbour)
         return neighbour * self.gate(self.frame_map(frame) * self.neighbour_map(seen)).sigmoid()
+
+
+def _of_unit_length(mapped: Tensor) -> Tensor:
+    """Features of length 1; zeros stay zeros in half precision too, where the usual bound of 1e-12 is zero."""
+    return F.normalize(mapped, dim=-1, eps=max(1e-12, torch.finfo(mapped.dtype).tiny))
 
 
 def _shifted(tokens: Tensor, step: int) -> Tensor:

@@ -105,7 +105,10 @@ class NonLocalBlock(nn.Module):
             gathered = F.scaled_dot_product_attention(query, key, value, exists, scale=1.0)
         else:
             gathered = (query @ (key.mT @ value)) / self._queries(t, n, query.device)
-        return gathered.flatten(1, 2).unflatten(1, (-1, n))[:, :t]
+        if self.window is None:
+            return gathered.squeeze(1).unflatten(1, (t, n))
+        frames = torch.arange(t, device=gathered.device)
+        return gathered.unflatten(2, (self.window, n))[:, frames // self.window, frames % self.window]
 
     def _projected(self, x: Tensor) -> list[Tensor]:
         """Query, key and value of every token, (b, t, n, d) each."""
@@ -122,19 +125,22 @@ class NonLocalBlock(nn.Module):
         """(b, t, n, d) to (b, windows, frames n, d), with zeros for the frames that the last window lacks."""
         if self.window is None:
             return tokens.flatten(1, 2).unsqueeze(1)
-        tokens = F.pad(tokens, (0, 0, 0, 0, 0, -tokens.shape[1] % self.window))
-        return tokens.unflatten(1, (-1, self.window)).flatten(2, 3)
+        t = tokens.shape[1]
+        count = (t + self.window - 1) // self.window
+        tokens = F.pad(tokens, (0, 0, 0, 0, 0, count * self.window - t))
+        return tokens.unflatten(1, (count, self.window)).flatten(2, 3)
 
     def _exists(self, tokens: Tensor) -> Tensor | None:
         """Which tokens of a window belong to a frame of the clip, (1, windows, 1, frames n); None if all do.
 
-        Attention takes a mask of four axes as it is; given fewer, it holds the matrix.
+        Four axes, written out: the fused attention takes no mask of three and would hold the whole matrix.
         """
         if self.window is None:
             return None
         t, n = tokens.shape[1:3]
-        frames = torch.arange(t + -t % self.window, device=tokens.device) < t
-        return frames.unflatten(0, (1, -1, 1, self.window)).repeat_interleave(n, dim=3)
+        count = (t + self.window - 1) // self.window
+        exists = torch.arange(count * self.window, device=tokens.device) < t
+        return exists.view(1, count, 1, self.window).repeat_interleave(n, dim=3)
 
     def _queries(self, t: int, n: int, device: torch.device) -> Tensor | int:
         """The number of queries in each window, by which dot pairs are divided."""

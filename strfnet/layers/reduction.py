@@ -40,7 +40,9 @@ class TemporalReduction(nn.Module):
         merged = x[:, :, :: self.factor]
         for step in range(1, self.factor):
             merged = torch.maximum(merged, x.index_select(2, (first + step).clamp(max=t - 1)))
-        return merged if lengths is None else merged.masked_fill(merged == float("-inf"), 0.0)
+        if lengths is None:
+            return merged
+        return merged.masked_fill(~(first < lengths[:, None])[:, None, :, None, None], 0.0)
 
     def lengths_after(self, lengths: Tensor) -> Tensor:
         """Frames that count in each clip of the answer."""
@@ -48,7 +50,9 @@ class TemporalReduction(nn.Module):
 
     @staticmethod
     def _check_lengths(lengths: Tensor, b: int, t: int) -> None:
-        if lengths.shape != (b,) or lengths.is_floating_point():
+        if not isinstance(lengths, Tensor):
+            raise TypeError(f"lengths must be a tensor of {b} integers, one a clip, got {type(lengths).__name__}")
+        if lengths.shape != (b,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise ValueError(f"lengths must be {b} integers, one a clip, got {lengths.dtype} {tuple(lengths.shape)}")
         if not torch.compiler.is_compiling() and (lengths.min() < 1 or lengths.max() > t):
             raise ValueError(f"lengths must lie in 1..{t}, the frames of the clips, got {lengths.tolist()}")
