@@ -1,5 +1,8 @@
 """Every named network is compiled in one graph and exported, with the batch and the frames left open."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from strategies import wake
@@ -41,3 +44,17 @@ def test_a_network_is_exported_for_any_batch_and_frames(form):
     program = torch.export.export(network, (clip(2, 8),), dynamic_shapes=shapes).module()
     for b, t in ((2, 8), (3, 5), (1, 7)):
         agree(program(clip(b, t)), network(clip(b, t)))
+
+
+FRESH = """
+import torch, strfnet
+network = strfnet.create_model("strf_p3dc_resnet18", num_classes=None).eval().requires_grad_(False)
+compiled = torch.compile(network, fullgraph=True, dynamic=True, backend="eager")
+for b, t in ((2, 4), (3, 6)):
+    compiled(torch.randn(b, 3, t, 64, 32))
+"""
+
+
+def test_a_network_is_compiled_before_anything_else_has_run():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FRESH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
