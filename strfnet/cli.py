@@ -1,0 +1,194 @@
+"""The command line: arguments in, one call, one line per error. Heavy imports stay inside the commands."""
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from strfnet import __version__
+
+WRONG_CALL, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141  # exit codes; the last two as shells count signals
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 if it failed, 2 for a wrong call, 130 for Ctrl-C."""
+    try:
+        try:
+            code = _run(sys.argv[1:] if argv is None else list(argv))
+        except SystemExit as stop:  # argparse, after --help or a wrong call
+            code = int(stop.code or 0)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more on its way out: into nothing, for who listened has gone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = PIPE_CLOSED
+    except KeyboardInterrupt:
+        print("strfnet: interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    arguments = _parse(argv)
+    try:
+        arguments.command(arguments)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if arguments.debug:
+            raise
+        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+        print("strfnet: error:", kind + " ".join(str(error).split()), file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments; a wrong call ends here with exit code 2 and the nearest name."""
+    parser, commands = _parsers()
+    name = next((word for word in argv if not word.startswith("-")), None)
+    if name is not None and name not in commands:
+        parser.error(_unknown("command", name, commands))
+    chosen = commands[name] if name else parser
+    # Before argparse, which would first miss the argument whose name was misspelt.
+    options = re.findall(r"--[a-z]+", parser.format_help() + chosen.format_help())
+    for word in (word.partition("=")[0] for word in argv):
+        if word.startswith("--") and word not in ["--", *options]:
+            chosen.error(_unknown("option", word, options))
+    return parser.parse_args(argv)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The whole command line, and the part of each command by its name."""
+    parser = argparse.ArgumentParser("strfnet", description="Networks for video person re-identification.")
+    parser.add_argument("--version", action="version", version=f"strfnet {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    models = commands.add_parser("models", help="list the networks that are known by name")
+    models.set_defaults(command=_models)
+
+    profile = commands.add_parser("profile", help="what a network costs: parameters and multiply-adds")
+    profile.add_argument("model", metavar="NAME", help="one of `strfnet models`")
+    profile.add_argument(
+        "--clip",
+        type=_positive,
+        nargs=5,
+        default=(1, 3, 8, 256, 128),
+        metavar=tuple("BCTHW"),
+        help="shape of the clip (default: 1 3 8 256 128)",
+    )
+    profile.add_argument("--depth", type=_count, default=2, metavar="N", help="levels of modules shown (default: 2)")
+    profile.add_argument("--json", action="store_true", help="print JSON, with all modules, instead of a table")
+    profile.set_defaults(command=_profile, parser=profile)
+
+    embed = commands.add_parser("embed", help="turn a folder of tracklets into a file of vectors")
+    embed.add_argument("--model", required=True, metavar="NAME", help="one of `strfnet models`")
+    embed.add_argument(
+        "--data", required=True, type=Path, metavar="DIR", help="<identity>/<camera>/<tracklet>/*.jpg lie in it"
+    )
+    embed.add_argument("--out", required=True, type=Path, metavar="FILE", help="the safetensors file to write")
+    embed.add_argument("--frames", type=_positive, default=8, metavar="T", help="frames of a clip (default: 8)")
+    embed.add_argument(
+        "--size", type=_positive, nargs=2, default=(256, 128), metavar=("H", "W"), help="pixels (default: 256 128)"
+    )
+    embed.add_argument("--batch", type=_positive, default=8, metavar="B", help="clips at a time (default: 8)")
+    embed.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    embed.add_argument("--seed", type=_count, default=0, help="of what starts at random (default: 0)")
+    embed.set_defaults(command=_embed, parser=embed)
+
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser, commands.choices
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from strfnet import list_models
+
+    print("\n".join(list_models()))
+
+
+def _profile(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from strfnet import create_model, profile
+
+    _check_model(arguments)
+    with torch.device("meta"):  # shapes suffice
+        network = create_model(arguments.model)
+    report = profile(network, tuple(arguments.clip))
+    print(report.to_json() if arguments.json else report.table(depth=arguments.depth))
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    from strfnet.data.folder import read_folder
+
+    if not arguments.out.parent.is_dir() or arguments.out.is_dir():
+        raise ValueError(f"cannot write {arguments.out}, wanted a file in a folder that exists")
+    tracklets = read_folder(arguments.data)
+
+    import torch
+
+    from strfnet import create_model
+    from strfnet.embedding import embed, save_embeddings
+
+    _check_model(arguments)
+    weights = _image_weights(arguments.model)
+    start = f"torchvision's {weights.name}, found at hand" if weights else "random weights"
+    print(f"{arguments.model} starts from {start}; it was not trained to tell people apart", file=sys.stderr)
+    torch.manual_seed(arguments.seed)
+    network = create_model(arguments.model, num_classes=None)
+    if weights:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        network.backbone.load_state_dict({key: state[key] for key in state if not key.startswith("fc.")})
+    embeddings = embed(
+        network.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        tracklets,
+        frames=arguments.frames,
+        size=tuple(arguments.size),
+        batch=arguments.batch,
+        progress=True,
+    )
+    save_embeddings(arguments.out, embeddings, tracklets)
+    print(f"{len(embeddings)} embeddings of {embeddings.shape[1]} numbers are in {arguments.out}")
+
+
+def _image_weights(model: str) -> Path | None:
+    """The weights of a model's ResNet that torchvision has downloaded before, if it has; never downloads."""
+    import torch
+
+    from strfnet.models.backbones import DEPTHS
+
+    depth = next(depth for depth in DEPTHS if depth in model)
+    return min(Path(torch.hub.get_dir(), "checkpoints").glob(f"{depth}-*.pth"), default=None)
+
+
+def _check_model(arguments: argparse.Namespace) -> None:
+    from strfnet import list_models
+
+    if arguments.model not in list_models():
+        arguments.parser.error(_unknown("model", arguments.model, list_models()))
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    return f"there is no {kind} {name!r}, the nearest is {nearest[0]!r}"
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

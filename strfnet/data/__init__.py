@@ -1,0 +1,1 @@
+"""Tracklets: the record, where they are read from, how frames are chosen and decoded, and drawn walkers."""

@@ -1,0 +1,171 @@
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, read_clip, read_frame
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+
+
+@pytest.fixture
+def picture():
+    """Smooth enough for JPEG, with no symmetry, and no two sizes alike."""
+    y, x = np.mgrid[0:48, 0:32]
+    return Image.fromarray(np.stack([4 * y, 6 * x, 200 - 2 * y - 3 * x], axis=-1).astype(np.uint8))
+
+
+def as_image(frame):
+    assert frame.dtype == torch.float32 and frame.min() >= 0 and frame.max() <= 1
+    return (frame * 255).permute(1, 2, 0).numpy()
+
+
+def png(path, pixels):
+    """A 16-bit PNG, which Pillow cannot write in colour."""
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[pixels.shape[2]]
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.JPEG"])
+def test_colour_is_read_as_it_was_written(tmp_path, picture, name):
+    picture.save(tmp_path / name, quality=100, subsampling=0)
+    np.testing.assert_allclose(as_image(read_frame(tmp_path / name)), np.asarray(picture), atol=3)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "P"])
+def test_grey_bits_and_palettes_become_colour(tmp_path, picture, mode):
+    converted = picture.convert(mode)
+    converted.save(tmp_path / "a.png")
+    np.testing.assert_allclose(as_image(read_frame(tmp_path / "a.png")), np.asarray(converted.convert("RGB")))
+
+
+def test_grey_jpeg_has_three_equal_channels(tmp_path, picture):
+    picture.convert("L").save(tmp_path / "a.jpg", quality=100)
+    image = as_image(read_frame(tmp_path / "a.jpg"))
+    np.testing.assert_allclose(image[..., 1], np.asarray(picture.convert("L")), atol=2)
+    assert (image == image[..., :1]).all()
+
+
+def test_cmyk_jpeg_becomes_the_colours_it_shows(tmp_path, picture):
+    cmyk = picture.convert("CMYK")
+    cmyk.save(tmp_path / "a.jpg", quality=100, subsampling=0)
+    np.testing.assert_allclose(as_image(read_frame(tmp_path / "a.jpg")), np.asarray(cmyk.convert("RGB")), atol=4)
+
+
+def test_transparency_is_ignored(tmp_path, picture):
+    picture.putalpha(Image.fromarray((np.arange(48 * 32).reshape(48, 32) % 256).astype(np.uint8)))
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_allclose(as_image(read_frame(tmp_path / "a.png")), np.asarray(picture)[..., :3])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_are_scaled(tmp_path, channels):
+    pixels = np.random.default_rng(0).integers(0, 65536, (6, 4, channels)).astype(np.uint16)
+    png(tmp_path / "a.png", pixels)
+    colour = pixels[..., :3] if channels > 2 else np.repeat(pixels[..., :1], 3, axis=-1)
+    np.testing.assert_allclose(as_image(read_frame(tmp_path / "a.png")), colour / 257.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(tmp_path, picture, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / name, exif=exif, quality=100, subsampling=0)
+    with Image.open(tmp_path / name) as saved:
+        upright = np.asarray(ImageOps.exif_transpose(saved).convert("RGB"))
+    np.testing.assert_allclose(as_image(read_frame(tmp_path / name)), upright, atol=2)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_file_cut_anywhere_is_refused_by_path(tmp_path, picture, name):
+    picture.save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    for length in [*range(0, len(content), 37), len(content) - 1]:
+        (tmp_path / name).write_bytes(content[:length])
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
+            read_frame(tmp_path / name)
+
+
+def test_a_png_with_one_wrong_bit_is_refused_rather_than_fatal(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    for at in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << at % 8
+        (tmp_path / "a.png").write_bytes(damaged)
+        with pytest.raises(ValueError, match="cannot read the frame"):
+            read_frame(tmp_path / "a.png")
+
+
+def test_what_is_no_still_image_is_refused_by_path(tmp_path, picture):
+    (tmp_path / "text.jpg").write_text("not an image\n" * 9)
+    picture.save(tmp_path / "moving.gif", save_all=True, append_images=[picture.rotate(90)])
+    (tmp_path / "moving.gif").rename(tmp_path / "moving.png")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, reason in (
+        ("text.jpg", "Unsupported image file"),
+        ("moving.png", "animation"),
+        ("missing.jpg", "No such file"),
+        ("folder.jpg", "Is a directory"),
+    ):
+        with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / name))}: .*{reason}"):
+            read_frame(tmp_path / name)
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Eight noisy frames of 20 x 10 pixels."""
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 20, 10, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    return tuple(tmp_path / f"{number}.png" for number in range(8)), pixels
+
+
+def test_clip_holds_the_named_frames_in_order_normalised(frames):
+    paths, pixels = frames
+    clip = read_clip(paths, [5, 0, 7, 7], (20, 10))
+    assert clip.shape == (3, 4, 20, 10) and clip.dtype == torch.float32
+    for t, index in enumerate([5, 0, 7, 7]):
+        for c in range(3):
+            expected = (pixels[index, :, :, c] / 255 - IMAGENET_MEAN[c]) / IMAGENET_STD[c]
+            np.testing.assert_allclose(clip[c, t].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(7, 3), (40, 30), (20, 4)])
+def test_clip_is_resized_bilinear_and_antialiased_as_pillow_does(frames, size):
+    paths, pixels = frames
+    clip = read_clip(paths, [2], size)
+    resized = Image.fromarray(pixels[2]).resize(size[::-1], Image.Resampling.BILINEAR)
+    expected = (np.asarray(resized) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    np.testing.assert_allclose(clip[:, 0].permute(1, 2, 0).numpy(), expected, atol=0.02)  # Pillow rounds to 8 bits
+
+
+def test_each_file_is_decoded_once(frames, monkeypatch):
+    from strfnet.data import frames as room
+
+    read = []
+    monkeypatch.setattr(room, "read_frame", lambda path: read.append(path) or torch.zeros(3, 4, 4))
+    assert read_clip(frames[0], [1, 1, 2, 1], (4, 4)).shape == (3, 4, 4, 4)
+    assert sorted(read) == [frames[0][1], frames[0][2]]
+
+
+@pytest.mark.parametrize("indices", [[], [8], [0, -1]])
+def test_indices_outside_the_tracklet_are_refused(frames, indices):
+    with pytest.raises(ValueError, match=f"indices are {re.escape(str(indices))}, wanted one or more from 0 to 7"):
+        read_clip(frames[0], indices, (4, 4))
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, -1), (4,), (3, 4, 4)])
+def test_sizes_without_pixels_are_refused(frames, size):
+    with pytest.raises(ValueError, match="size is"):
+        read_clip(frames[0], [0], size)

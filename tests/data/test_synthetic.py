@@ -1,0 +1,115 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from strfnet.data.folder import read_folder
+from strfnet.data.frames import read_frame
+from strfnet.data.synthetic import draw_camera, draw_walker, render, write_walkers
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image:DeprecationWarning")
+
+
+def difference(one, other):
+    """Mean over pixels, in grey levels of 0 .. 255, frame by frame."""
+    return abs(one.astype(float) - other.astype(float)).mean(axis=(1, 2, 3))
+
+
+def test_a_tracklet_is_a_pure_function_of_its_arguments():
+    walker, camera = draw_walker(0, 1), draw_camera(0, 2)
+    assert walker == draw_walker(0, 1)
+    clip = render(walker, camera, frames=5, seed=(1, 2))
+    assert clip.shape == (5, 64, 32, 3) and clip.dtype == np.uint8
+    np.testing.assert_array_equal(clip, render(draw_walker(0, 1), draw_camera(0, 2), frames=5, seed=(1, 2)))
+
+
+def test_everything_that_is_drawn_changes_the_picture():
+    walker, camera = draw_walker(0, 1), draw_camera(0, 2)
+    clip = render(walker, camera, frames=5, seed=3)
+    others = [
+        render(draw_walker(0, 2), camera, frames=5, seed=3),
+        render(draw_walker(1, 1), camera, frames=5, seed=3),
+        render(walker, draw_camera(0, 3), frames=5, seed=3),
+        render(walker, camera, frames=5, seed=4),
+    ]
+    assert all(difference(clip, other).min() > 5 for other in others)
+
+
+@pytest.mark.parametrize("factor", ["static", "dynamic", "coarse", "fine"])
+def test_each_number_of_each_factor_shows(factor):
+    walker, other, camera = draw_walker(0, 1), draw_walker(0, 6), draw_camera(0, 0)
+    walker = replace(walker, static=replace(walker.static, stripe_contrast=0.3))
+    clip = render(walker, camera, seed=2).astype(float)
+    for name, value in vars(getattr(other, factor)).items():
+        twin = replace(walker, **{factor: replace(getattr(walker, factor), **{name: value})})
+        assert abs(render(twin, camera, seed=2) - clip).max() > 10, name
+
+
+def test_one_frame_does_not_tell_how_fast_somebody_walks():
+    walker, camera = draw_walker(0, 1), draw_camera(0, 0)
+    twin = replace(walker, dynamic=replace(walker.dynamic, frequency=0.2))
+    changed = difference(render(walker, camera, seed=3), render(twin, camera, seed=3))
+    assert changed[0] == 0 and changed[1:].min() > 0
+
+
+@pytest.mark.parametrize("part", ["gain", "bias", "background"])
+def test_each_part_of_a_camera_shows(part):
+    walker, camera, other = draw_walker(0, 1), draw_camera(0, 0), draw_camera(0, 1)
+    changed = replace(camera, **{part: getattr(other, part)})
+    assert difference(render(walker, camera, seed=3), render(walker, changed, seed=3)).min() > 5
+
+
+def test_a_larger_picture_shows_the_same_scene():
+    walker, camera = draw_walker(0, 3), draw_camera(0, 1)
+    small, large = render(walker, camera, seed=9), render(walker, camera, seed=9, height=192)
+    assert large.shape == (16, 192, 96, 3)
+    pooled = large.reshape(16, 64, 3, 32, 3, 3).mean(axis=(2, 4))
+    assert difference(small, pooled).max() < 8  # noise and edges
+
+
+def test_walkers_keep_to_the_ranges_of_the_recipe():
+    walkers = [draw_walker(0, identity) for identity in range(200)]
+    frequencies = [walker.dynamic.frequency for walker in walkers]
+    assert 0.05 <= min(frequencies) < 0.06 and 0.24 < max(frequencies) <= 0.25
+    assert {round(np.degrees(walker.dynamic.lag)) for walker in walkers} == {-90, 90}
+    shares = [walker.coarse.torso_share for walker in walkers]
+    assert 0.28 <= min(shares) < 0.29 and 0.45 < max(shares) <= 0.46
+
+
+def test_a_block_passes_in_front_of_two_tracklets_in_five_for_3_to_9_frames(monkeypatch):
+    walker, camera, seeds = draw_walker(0, 1), draw_camera(0, 0), range(100)
+    clips = [render(walker, camera, seed=seed).astype(float) for seed in seeds]
+    monkeypatch.setattr("strfnet.data.synthetic._paint_block", lambda canvas, rng: None)
+    hidden = [abs(clips[seed] - render(walker, camera, seed=seed)).max(axis=(1, 2, 3)) > 60 for seed in seeds]
+    runs = ["".join("-#"[int(frame)] for frame in frames).strip("-") for frames in hidden]
+    assert 30 <= sum(map(bool, runs)) <= 50
+    assert set(filter(None, runs)) <= {"#" * length for length in range(3, 10)}
+
+
+def test_written_walkers_are_read_back(tmp_path):
+    write_walkers(tmp_path / "walkers", identities=3, cameras=2, tracklets=2, frames=4, seed=5, height=64)
+    tracklets = read_folder(tmp_path / "walkers")
+    assert [path.name for path in tmp_path.iterdir()] == ["walkers"]
+    assert [(t.identity, t.camera, len(t.frames)) for t in tracklets] == [
+        (f"walker{i}", f"camera{c}", 4) for i in (1, 2, 3) for c in (1, 2) for _ in range(2)
+    ]
+    clip = render(draw_walker(5, 2), draw_camera(5, 1), frames=4, seed=(3, 5, 2, 1, 0))
+    frame = read_frame(tracklets[10].frames[2]).permute(1, 2, 0).numpy() * 255
+    changed = difference(clip, frame[None])
+    assert changed.argmin() == 2 and changed[2] < 7  # JPEG thins out colour
+
+
+def test_walkers_are_not_written_over_anything(tmp_path):
+    (tmp_path / "note.txt").touch()
+    with pytest.raises(ValueError, match="is there already"):
+        write_walkers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"frames": 0}, {"height": 63}, {"height": 2}, {"identities": 0}, {"tracklets": -1}]
+)
+def test_walkers_that_cannot_be_drawn_are_refused(tmp_path, wrong):
+    with pytest.raises(ValueError, match=r"got .* wanted"):
+        write_walkers(tmp_path / "walkers", **wrong)
+    assert not (tmp_path / "walkers").exists()
