@@ -55,8 +55,11 @@ def count(networks: list[str], clip: tuple[int, ...]) -> list[Row]:
         with torch.device("meta"):
             model = strfnet.create_model(network)
         profile = strfnet.profile(model, clip)
-        printed = [c for c in COSTS if c.network == network and (clip == CLIP or c.quantity == "parameters")]
-        rows += [Row(network, profile.parameters, profile.macs, cost) for cost in printed or [None]]
+        printed: list[Cost | None] = [
+            c for c in COSTS if c.network == network and (clip == CLIP or c.quantity == "parameters")
+        ]
+        costs = printed or [None]
+        rows += [Row(network, profile.parameters, profile.macs, cost) for cost in costs]
     return rows
 
 

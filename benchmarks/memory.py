@@ -14,6 +14,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class ExplicitNonLocal(nn.Module):
         return self.W(gathered.view(b, -1, t, h, w)) + x
 
 
-BLOCKS = {
+BLOCKS: dict[str, Callable[[int], nn.Module]] = {
     "explicit": ExplicitNonLocal,
     "strfnet": NonLocalBlock,
     "strfnet, dot": lambda channels: NonLocalBlock(channels, pairing="dot"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.models import resnet50
 
 import strfnet
 from strfnet.data.folder import read_folder
@@ -18,6 +18,7 @@ from strfnet.data.synthetic import write_walkers
 from strfnet.data.tracklet import Tracklet
 from strfnet.distances import cosine_distances
 from strfnet.embedding import embed, save_embeddings
+from strfnet.models.backbones import weights_at_hand
 
 SHOWN = 10  # queries, and ranks of each
 
@@ -30,12 +31,12 @@ def main() -> None:
     print(f"{len(tracklets)} tracklets of {len({item.identity for item in tracklets})} identities in {data}")
 
     image_network = torchvision_resnet50()
-    network = strfnet.inflate(image_network)  # STRF on P3D-C, at the paper's places
+    network = strfnet.inflate(image_network, last_stride=1)  # STRF on P3D-C, as in the paper
 
     size = tuple(arguments.size)
     embeddings = embed(network, tracklets, frames=arguments.frames, size=size, batch=4, progress=True)
     print_rankings(tracklets, cosine_distances(embeddings, embeddings))
-    print_costs(image_network, (1, 3, arguments.frames, *size))
+    print_costs(image_network, network, (1, 3, arguments.frames, *size))
 
     file = arguments.out / "embeddings.safetensors"
     save_embeddings(file, embeddings, tracklets)
@@ -60,8 +61,7 @@ def drawn_walkers(folder: Path) -> Path:
 
 def torchvision_resnet50() -> nn.Module:
     """An image network without its classifier, so that it answers with 2048 features; nothing is downloaded."""
-    folder = Path(torch.hub.get_dir(), "checkpoints")
-    weights = next((w for w in ResNet50_Weights if (folder / Path(w.url).name).is_file()), None)
+    weights = weights_at_hand("resnet50")
     print(f"ResNet-50 with {f'{weights}, found at hand' if weights else 'random weights: none are at hand'}")
     torch.manual_seed(0)
     network = resnet50(weights=weights)
@@ -90,9 +90,9 @@ def named(tracklet: Tracklet) -> str:
     return f"{tracklet.identity}" + (f"  {tracklet.camera}" if tracklet.camera is not None else "")
 
 
-def print_costs(image_network: nn.Module, clip_shape: tuple[int, ...]) -> None:
-    frames_alone = strfnet.inflate(image_network, temporal="c2d", unit=None)
-    before, after = (strfnet.profile(net, clip_shape) for net in (frames_alone, strfnet.inflate(image_network)))
+def print_costs(image_network: nn.Module, network: nn.Module, clip_shape: tuple[int, ...]) -> None:
+    frames_alone = strfnet.inflate(image_network, temporal="c2d", unit=None, last_stride=1)
+    before, after = (strfnet.profile(each, clip_shape) for each in (frames_alone, network))
     print(f"\n{after.table(depth=1)}\n")
     print(f"{'':24}{'parameters':>12}{'GMAC':>10}")
     print(f"{'ResNet-50, each frame':24}{before.parameters:12,}{before.gmacs:10.3f}")

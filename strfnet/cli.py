@@ -134,16 +134,14 @@ def _embed(arguments: argparse.Namespace) -> None:
 
     from strfnet import create_model
     from strfnet.embedding import embed, save_embeddings
+    from strfnet.models.backbones import DEPTHS, weights_at_hand
 
     _check_model(arguments)
-    weights = _image_weights(arguments.model)
-    start = f"torchvision's {weights.name}, found at hand" if weights else "random weights"
+    weights = weights_at_hand(next(depth for depth in DEPTHS if depth in arguments.model))
+    start = f"torchvision's {weights}, found at hand" if weights else "random weights"
     print(f"{arguments.model} starts from {start}; it was not trained to tell people apart", file=sys.stderr)
     torch.manual_seed(arguments.seed)
-    network = create_model(arguments.model, num_classes=None)
-    if weights:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        network.backbone.load_state_dict({key: state[key] for key in state if not key.startswith("fc.")})
+    network = create_model(arguments.model, num_classes=None, weights=weights)
     embeddings = embed(
         network.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")),
         tracklets,
@@ -154,16 +152,6 @@ def _embed(arguments: argparse.Namespace) -> None:
     )
     save_embeddings(arguments.out, embeddings, tracklets)
     print(f"{len(embeddings)} embeddings of {embeddings.shape[1]} numbers are in {arguments.out}")
-
-
-def _image_weights(model: str) -> Path | None:
-    """The weights of a model's ResNet that torchvision has downloaded before, if it has; never downloads."""
-    import torch
-
-    from strfnet.models.backbones import DEPTHS
-
-    depth = next(depth for depth in DEPTHS if depth in model)
-    return min(Path(torch.hub.get_dir(), "checkpoints").glob(f"{depth}-*.pth"), default=None)
 
 
 def _check_model(arguments: argparse.Namespace) -> None:

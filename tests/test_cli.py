@@ -106,7 +106,7 @@ def test_embed_starts_from_weights_that_are_at_hand(tmp_path, walkers, no_weight
     torch.nn.init.zeros_(network.conv1.weight)  # a network that sees nothing
     torch.save(network.state_dict(), no_weights / "resnet18-f37072fd.pth")
     assert main([*embed_call(walkers, tmp_path / "out", model), "--frames", "4"]) == 0
-    assert "starts from torchvision's resnet18-f37072fd.pth, found at hand" in capsys.readouterr().err
+    assert "starts from torchvision's IMAGENET1K_V1, found at hand" in capsys.readouterr().err
     with safe_open(tmp_path / "out", "pt") as file:
         embeddings = file.get_tensor("embeddings")
     torch.testing.assert_close(embeddings, embeddings[:1].expand(4, -1))

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors import safe_open
 
 ROOT = Path(__file__).parents[1]
@@ -46,3 +47,16 @@ def test_rank_tracklets_tells_a_missing_folder_in_one_line(tmp_path):
     done = rank_tracklets(tmp_path, "--data", "nowhere")
     assert done.returncode == 1
     assert done.stderr.startswith("error: nowhere is missing") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("example", "last_line"),
+    [
+        ("one_layer.py", "non-local block: (2, 256, 8, 16, 8) attention: (2, 4, 32, 32)"),
+        ("inflate_resnet50.py", "taken apart: True"),
+    ],
+)
+def test_the_short_examples_run_to_their_end(example, last_line):
+    done = subprocess.run([sys.executable, ROOT / "examples" / example], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == last_line

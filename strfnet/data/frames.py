@@ -1,10 +1,9 @@
 """Image files decoded into normalised clips."""
 
-import re
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,49 +35,32 @@ def read_clip(frames: Sequence[Path], indices: Sequence[int], size: tuple[int, i
 
 
 def read_frame(path: str | Path) -> Tensor:
-    """One image file as RGB, its values in 0 .. 1.
+    """One JPEG or PNG file as RGB, its values in 0 .. 1.
 
-    Grey becomes three equal channels, palettes are looked up, CMYK is converted by the decoder, transparency
-    is ignored (the stored colour counts), 16-bit values are divided by 65535, EXIF orientation is applied.
+    Grey becomes three equal channels, palettes are looked up, CMYK is converted, transparency is ignored (the
+    stored colour counts), 16-bit grey is divided by 65535 (of 16-bit colour Pillow keeps the upper 8 bits),
+    EXIF orientation is applied.
 
     Returns: float32 (3, h, w).
-    Raises: ValueError naming the path if the file is missing, damaged, truncated or no still image.
+    Raises: ValueError naming the path if the file is missing, damaged, truncated, too large to be a picture
+    (Pillow's limit) or no still image.
     """
-    from torchvision.io import decode_image
+    from PIL import Image, ImageOps
 
     try:
-        encoded = Path(path).read_bytes()
-        _check_png(encoded)
-        # The copy in a bytearray is writable, as torch wants it.
-        data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-        image = decode_image(data, mode="RGB", apply_exif_orientation=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"cannot read the frame {path}: {_reason(error)}") from error
-    if image.ndim != 3:
-        raise ValueError(f"cannot read the frame {path}: it is an animation, wanted one image")
-    return image.float() / torch.iinfo(image.dtype).max
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise ValueError("it is an animation, wanted one image")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                grey = torch.from_numpy(np.array(upright, dtype=np.float32) / 65535)
+                return grey.expand(3, -1, -1)
+            pixels = torch.from_numpy(np.array(upright.convert("RGB")))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read the frame {path}: {reason}") from error
+    return pixels.permute(2, 0, 1).float() / 255
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
-
-
-def _check_png(encoded: bytes) -> None:
-    """Refuse a PNG that is cut or whose checksums fail: torchvision 0.29 ends the whole process on these."""
-    signature = b"\x89PNG\r\n\x1a\n"
-    at, kind = len(signature), b""
-    while encoded.startswith(signature) and kind != b"IEND":
-        end = at + 8 + int.from_bytes(encoded[at : at + 4])  # a chunk: length, kind, data, checksum
-        kind, checksum = encoded[at + 4 : at + 8], encoded[end : end + 4]
-        if len(checksum) < 4:
-            raise ValueError("the PNG is truncated")
-        if zlib.crc32(encoded[at + 4 : end]) != int.from_bytes(checksum):
-            raise ValueError(f"the PNG is damaged in its chunk {kind!r}")
-        at = end + 4
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the place in torchvision's own source that stands before it."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return re.sub(r"^.*\.cpp:\d+, ", "", str(error).partition("\n")[0]) or "it is empty"

@@ -181,12 +181,11 @@ def write_walkers(
 
 
 def _write_jpegs(folder: Path, clip: NDArray[np.uint8]) -> None:
-    import torch
-    from torchvision.io import write_jpeg
+    from PIL import Image
 
     folder.mkdir(parents=True)
-    for number, frame in enumerate(torch.from_numpy(clip), start=1):
-        write_jpeg(frame.permute(2, 0, 1), str(folder / f"{number:04d}.jpg"), quality=95)
+    for number, frame in enumerate(clip, start=1):
+        Image.fromarray(frame).save(folder / f"{number:04d}.jpg", quality=95)
 
 
 class _Canvas:

@@ -7,6 +7,7 @@ that lets gradients through the gate.
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from strfnet.clip import check_clip
@@ -52,16 +53,16 @@ class AppearancePreserving(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_clip(x, self.channels, weight=self.semantic.weight)
         h, w = x.shape[3:]
-        tokens = x.permute(0, 2, 3, 4, 1).flatten(2, 3)  # b t (h w) c
+        tokens = rearrange(x, "b c t h w -> b t (h w) c")
         mapped = _of_unit_length(self.semantic(tokens))
         before, after = (self._registered(tokens, mapped, step) for step in (-1, 1))
-        triples = torch.stack([before, tokens, after], dim=2)  # b t 3 (h w) c
-        return triples.flatten(1, 2).unflatten(2, (h, w)).permute(0, 4, 1, 2, 3)
+        triples = torch.stack([before, tokens, after], dim=2)
+        return rearrange(triples, "b t n (h w) c -> b c (t n) h w", h=h, w=w)
 
     def attention(self, x: Tensor) -> Tensor:
         """Where each pixel finds itself in the previous and next frame: (b, t, 2, h w, h w), rows sum to 1."""
         check_clip(x, self.channels, weight=self.semantic.weight)
-        mapped = _of_unit_length(self.semantic(x.permute(0, 2, 3, 4, 1).flatten(2, 3)))
+        mapped = _of_unit_length(self.semantic(rearrange(x, "b c t h w -> b t (h w) c")))
         cosines = [mapped @ _shifted(mapped, step).mT for step in (-1, 1)]
         return (self.temperature * torch.stack(cosines, dim=2)).softmax(dim=-1)
 

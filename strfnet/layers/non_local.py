@@ -4,6 +4,7 @@ import itertools
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from strfnet.clip import check_clip
@@ -115,9 +116,9 @@ class NonLocalBlock(nn.Module):
         check_clip(x, self.channels, weight=self.query.weight)
         h, w = x.shape[3:]
         if self.stripes is None:
-            tokens = x.permute(0, 2, 3, 4, 1).flatten(2, 3)
+            tokens = rearrange(x, "b c t h w -> b t (h w) c")
         else:
-            tokens = _striped(x, self.stripes, self.pool).permute(0, 2, 3, 1)
+            tokens = rearrange(_striped(x, self.stripes, self.pool), "b c t s -> b t s c")
         query, key, value = self.query(tokens), self.key(tokens), self.value(tokens)
         return [query, _pooled(key, h, w), _pooled(value, h, w)] if self.subsample else [query, key, value]
 
@@ -152,11 +153,11 @@ class NonLocalBlock(nn.Module):
     def _added(self, x: Tensor, gathered: Tensor) -> Tensor:
         """``x`` and what its tokens have gathered, (b, t, n, d), brought back to the channels and places of ``x``."""
         h, w = x.shape[3:]
-        gathered = self._out(gathered).permute(0, 3, 1, 2)  # b c t n
+        gathered = self._out(gathered)
         if self.stripes is None:
-            return x + gathered.unflatten(3, (h, w))
+            return x + rearrange(gathered, "b t (h w) c -> b c t h w", h=h, w=w)
         stripe_of_row = torch.arange(h, device=x.device) * self.stripes // h
-        return x + gathered.index_select(3, stripe_of_row).unsqueeze(4)
+        return x + rearrange(gathered.index_select(2, stripe_of_row), "b t h c -> b c t h 1")
 
     def _out(self, gathered: Tensor) -> Tensor:
         """``out`` and the norm; in evaluation the norm is folded into the weights, which saves a pass."""

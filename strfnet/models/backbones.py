@@ -1,8 +1,10 @@
 """Image networks from torchvision, cut to their feature maps; the one file that asks for torchvision."""
 
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -23,6 +25,15 @@ def resnet_maps(depth: str, *, weights: Any = None, stem_relu: bool = True) -> n
     network = get_model(depth, weights=weights)
     layers = [(name, layer) for name, layer in network.named_children() if name not in ("avgpool", "fc")]
     return nn.Sequential(OrderedDict((name, layer) for name, layer in layers if stem_relu or name != "relu"))
+
+
+def weights_at_hand(depth: str) -> str | None:
+    """The torchvision name of weights for ``depth`` that lie in torch.hub's folder already; nothing is downloaded."""
+    from torchvision.models import get_model_weights
+
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    found = (weights.name for weights in get_model_weights(depth) if (folder / Path(weights.url).name).is_file())
+    return next(found, None)
 
 
 def map_channels(network: nn.Sequential) -> int:

@@ -329,7 +329,7 @@ def test_a_clip_shape_other_than_positive_numbers_is_refused(shape):
         profile(nn.ReLU(), shape)
 
 
-@pytest.mark.parametrize("model", [nn.ReLU, torch.relu, None], ids=repr)
+@pytest.mark.parametrize("model", [nn.ReLU, torch.relu, None], ids=["class", "function", "nothing"])
 def test_what_is_no_module_is_refused(model):
     with pytest.raises(TypeError, match=r"model is .*torch.nn.Module"):
         profile(model, (1, 3))
