@@ -31,7 +31,7 @@ def test_a_network_is_compiled_in_one_graph_for_any_batch_and_frames(form):
     network = woken(form)
     torch._dynamo.reset()
     compiled = torch.compile(network, fullgraph=True, dynamic=True, backend="eager")
-    for b, t in ((2, 8), (3, 5)):
+    for b, t in ((2, 8), (3, 6)):
         agree(compiled(clip(b, t)), network(clip(b, t)))
 
 
