@@ -20,7 +20,7 @@ from strfnet.splicing import (
     module_at,
     retract,
     set_module,
-    splice,
+    splice_into,
     unsplice,
 )
 
@@ -89,7 +89,7 @@ def inflate(
         for path in paths:
             set_module(inflated, path, _with_time(inflated.get_submodule(path), make_temporal, path))
     if make_unit is not None:
-        inflated = splice(inflated, dict.fromkeys(paths, make_unit))
+        splice_into(inflated, dict.fromkeys(paths, make_unit))
     vars(inflated)["_steps_before"] = strides
     extend(inflated, Inflated)
     return inflated
@@ -173,10 +173,10 @@ def _listed(places: Iterable[str]) -> list[str]:
 def _check_inflatable(network: nn.Module) -> None:
     if isinstance(network, Inflated):
         raise ValueError(f"network is inflated already ({type(network).__name__}); use strfnet.splice to add units")
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch._dynamo.OptimizedModule)
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     for path, module in network.named_modules():
         where = f"{path or 'network'} ({type(module).__name__})"
-        if isinstance(module, wrappers):
+        if isinstance(module, wrappers) or "_orig_mod" in module._modules:  # the latter is torch.compile's
             raise ValueError(f"{where} wraps another network; inflate that one, then wrap or compile the result")
         if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
             raise ValueError(

@@ -32,14 +32,19 @@ def splice(network: Network, units: Mapping[str, nn.Module | UnitBuilder], *, in
     Raises: ValueError naming a path that does not exist or cannot be followed.
     """
     spliced = copy.deepcopy(network)
+    splice_into(spliced, units, instead=instead)
+    return spliced
+
+
+def splice_into(network: nn.Module, units: Mapping[str, nn.Module | UnitBuilder], *, instead: bool = False) -> None:
+    """`splice`, in place."""
     for path, unit in units.items():
-        host_path, host = resolve(spliced, path, instead=instead)
+        host_path, host = resolve(network, path, instead=instead)
         built = _built(unit, host, path)
         if instead:
-            set_module(spliced, host_path, Replacement(built, host))
+            set_module(network, host_path, Replacement(built, host))
         else:
             follow(host, built)
-    return spliced
 
 
 def unsplice(network: Network) -> Network:
