@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 import time
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def start(*arguments, unbuffered="", **options):
     """The command line in its own process."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": unbuffered}
     command = [sys.executable, *arguments]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
+    # A suite that was started in the background ignores Ctrl-C, and so would this process.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed, **options)
 
 
 @pytest.fixture(scope="module")
