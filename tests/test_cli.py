@@ -3,8 +3,8 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
