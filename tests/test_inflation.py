@@ -79,6 +79,23 @@ def test_a_folded_network_is_equal_to_the_bit(resnet18):
     assert torch.equal(inflate(resnet18, temporal="c2d")(last), per_frame)
 
 
+def test_each_name_stands_for_its_convolution():
+    with torch.device("meta"):
+        network = torchvision.models.resnet18()
+        kinds = {name: type(inflate(network, temporal=name, unit=None).layer2[0].conv2) for name in TEMPORAL}
+    assert kinds == {
+        "c2d": nn.Conv2d,
+        "i3d": strfnet.I3D,
+        "p3d_a": strfnet.P3DA,
+        "p3d_b": strfnet.P3DB,
+        "p3d_c": strfnet.P3DC,
+        "ap3d_i3d": strfnet.AP3DI,
+        "ap3d_p3d_a": strfnet.AP3DA,
+        "ap3d_p3d_b": strfnet.AP3DB,
+        "ap3d_p3d_c": strfnet.AP3DC,
+    }
+
+
 def test_the_headline_network_is_strf_on_p3dc_in_every_second_block():
     with torch.device("meta"):
         network = strfnet.inflate(torchvision.models.resnet50)

@@ -1,4 +1,5 @@
 import copy
+import re
 from collections import OrderedDict
 
 import pytest
@@ -171,6 +172,31 @@ def test_of_any_geometry_new_it_is_the_convolution_per_frame_and_awake_the_sum_o
     wake(layer, seed)
     awake = layer.image_conv()
     torch.testing.assert_close(layer(clip), restated(layer, awake, clip))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "padding", "accepted"),
+    [
+        ((3, 1), 1, (1, 0), True),
+        ((3, 3), 2, (2, 2), True),
+        ((3, 5), 1, "same", True),
+        ((1, 1), 1, "valid", True),
+        ((3, 3), 1, "valid", False),
+        ((3, 3), 1, (1, 0), False),
+        ((3, 3), 1, (2, 2), False),
+        ((2, 2), 1, "same", False),
+        ((2, 2), 1, (1, 1), False),
+        ((2, 2), 2, "same", True),
+    ],
+)
+def test_time_beside_space_needs_a_middle_pixel(kernel, dilation, padding, accepted):
+    conv = nn.Conv2d(2, 2, kernel, dilation=dilation, padding=padding)
+    assert reads_a_middle_pixel(conv) is accepted
+    if accepted:
+        torch.testing.assert_close(P3DB(conv)(clip_for(conv, 2)), frame_by_frame(conv, clip_for(conv, 2)))
+    else:
+        with pytest.raises(ValueError, match=rf"got padding {re.escape(str(conv.padding))} with kernel"):
+            P3DB(conv)
 
 
 @every_kind

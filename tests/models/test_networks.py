@@ -92,6 +92,8 @@ def test_the_families_differ_as_their_published_code_does():
     assert ap3d.head.pooling == "max_mean" and nvan.head.pooling == "mean"
     assert ap3d.head.neck.bias.requires_grad and not nvan.head.neck.bias.requires_grad
     assert ap3d.head.classifier.bias is not None and nvan.head.classifier.bias is None
+    non_local = build("ap3d_nl_resnet18").backbone.layer2[1].after[0]
+    assert non_local.subsample and not nvan.backbone.layer2[1].after[0].subsample
     for network in (ap3d, nvan):
         assert network.backbone.layer4[0].conv1.stride == (1, 1)
         assert 0.0009 < network.head.classifier.weight.std() < 0.0011
