@@ -84,7 +84,7 @@ def on_clips(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     Raises: ValueError if ``x`` holds folded frames and no inflated network is running in this thread.
     """
-    if x.ndim != 4:
+    if not isinstance(x, Tensor) or x.ndim != 4:
         return function(x)
     if _running.frames is None:
         raise ValueError(

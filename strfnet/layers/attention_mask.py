@@ -40,7 +40,9 @@ class FAM(nn.Module):
         self.over_both = nn.Conv2d(channels, 1, 1) if mask == "joint" else None
 
     def forward(self, x: Tensor, band: Tensor | None = None) -> Tensor:
-        """``x`` weighed by the mask of ``band``, or by its own."""
+        """``x`` weighed by the mask of ``band``, a clip of the same shape, or by its own."""
+        if band is not None and band.shape != x.shape:
+            raise ValueError(f"band must have the shape of x, {tuple(x.shape)}, got {tuple(band.shape)}")
         return x * self.mask(x if band is None else band)
 
     def mask(self, x: Tensor) -> Tensor:

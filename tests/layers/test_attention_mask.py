@@ -106,3 +106,8 @@ def test_parameters_are_those_of_the_budget(mask):
 def test_the_default_is_the_product_with_replicated_frames():
     assert FAM(3).kind == "product" and FAM(3).time_padding == "replicate"
     assert repr(FAM(3, mask="time")).startswith("FAM(\n  3, mask='time', time_padding='replicate'")
+
+
+def test_a_band_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"band must have the shape of x, \(1, 3, 2, 4, 4\), got \(1, 3, 2, 2, 2\)"):
+        FAM(3)(torch.zeros(1, 3, 2, 4, 4), torch.zeros(1, 3, 2, 2, 2))

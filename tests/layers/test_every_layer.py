@@ -207,7 +207,7 @@ def test_another_device_than_that_of_the_weights_is_refused(name):
         awake(name)(normal(2, C, 3, 4, 3).to("meta"))
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name not in CONVOLUTIONS])
+@pytest.mark.parametrize("name", LAYERS)
 def test_what_is_no_tensor_is_refused(name):
     with pytest.raises(TypeError, match=r"x must be a tensor \(b, c, t, h, w\), got list"):
         awake(name)([1.0, 2.0])
