@@ -116,3 +116,12 @@ def test_an_unknown_name_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="no attribute 'STRFF'"):
         _ = strfnet.STRFF
+
+
+def test_the_lists_of_public_names_agree():
+    import strfnet
+
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    for_types = next(node for node in ast.walk(tree) if isinstance(node, ast.If))
+    typed = {alias.name for node in for_types.body for alias in node.names}
+    assert set(strfnet.__all__) == set(strfnet._HOME) == typed
