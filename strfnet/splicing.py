@@ -29,6 +29,9 @@ def splice(network: Network, units: Mapping[str, nn.Module | UnitBuilder], *, in
             Units take the dtype, device and mode of their place. ``nn.Sequential`` stands for its last module.
         instead: put the unit in the place of the module.
 
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` rebuilds batch norms without what follows them: convert first,
+    splice then, if a unit follows a batch norm itself.
+
     Raises: ValueError naming a path that does not exist or cannot be followed.
     """
     spliced = copy.deepcopy(network)
