@@ -196,7 +196,7 @@ def _stage(network: nn.Module, stage: int) -> nn.Sequential:
     blocks = getattr(network, f"layer{stage}", None)
     if not isinstance(blocks, nn.Sequential) or not len(blocks) or not hasattr(blocks[0], "conv2"):
         raise ValueError(
-            f"{type(network).__name__} is not a ResNet: it has no layer{stage} of residual blocks with a conv2; "
+            f"network is no plain ResNet: {type(network).__name__} has no layer{stage} of residual blocks with a conv2; "
             "name the places to inflate, and leave last_stride out"
         )
     return blocks

@@ -279,7 +279,7 @@ UNSUPPORTED = {
     "compiled": (lambda: torch.compile(torchvision.models.resnet18()), ["network", "wraps"]),
     "inflated": (lambda: inflate(torchvision.models.resnet18), ["inflated already"]),
     "three-dimensional": (torchvision.models.video.r3d_18, ["stem.0", "takes clips already"]),
-    "no resnet": (torchvision.models.squeezenet1_0, ["SqueezeNet is not a ResNet", "name the places"]),
+    "no resnet": (torchvision.models.squeezenet1_0, ["no plain ResNet: SqueezeNet has no layer2", "name the places"]),
     "other convolution": (
         lambda: with_layer("layer3.0.conv2", Standardised(256, 256, 3, padding=1)),
         ["layer3.0.conv2", "plain torch.nn.Conv2d", "Standardised"],
