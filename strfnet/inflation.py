@@ -196,8 +196,8 @@ def _stage(network: nn.Module, stage: int) -> nn.Sequential:
     blocks = getattr(network, f"layer{stage}", None)
     if not isinstance(blocks, nn.Sequential) or not len(blocks) or not hasattr(blocks[0], "conv2"):
         raise ValueError(
-            f"network is no plain ResNet: {type(network).__name__} has no layer{stage} of residual blocks with a conv2; "
-            "name the places to inflate, and leave last_stride out"
+            f"network is no plain ResNet: {type(network).__name__} has no layer{stage} of residual blocks with "
+            "a conv2; name the places to inflate, and leave last_stride out"
         )
     return blocks
 
