@@ -22,6 +22,7 @@ MAY_READ = {
     "layers.non_local": {"clip"},
     "layers.reduction": {"clip"},
     "heads": {"clip"},
+    "losses": {"distances", "losses"},
     "splicing": {"clip"},
     "inflation": {"clip", "layers", "splicing"},
     "models": {"clip", "layers", "inflation", "splicing", "heads", "models"},
@@ -35,6 +36,7 @@ LIBRARIES = {
     "layers": {"torch", "einops"},
     "models.backbones": {"torch", "torchvision"},
     "profiler": {"torch"},
+    "losses": {"torch"},
 }
 
 

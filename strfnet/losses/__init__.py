@@ -1,0 +1,1 @@
+"""What a network is trained by; torch only, so that any training loop can use it."""

@@ -1,0 +1,74 @@
+"""What both papers minimise: cross-entropy over identities and a batch-hard triplet loss, added up."""
+
+from typing import NamedTuple, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from strfnet.losses.triplet import BatchHardTriplet
+
+
+class Objective(NamedTuple):
+    """The loss and its two parts, scalars each; ``total`` is what to call ``backward`` on."""
+
+    total: Tensor
+    identity: Tensor
+    triplet: Tensor
+
+
+class Scored(Protocol):
+    """What a network of this package returns in training."""
+
+    @property
+    def embedding(self) -> Tensor: ...
+    @property
+    def feature(self) -> Tensor: ...
+    @property
+    def logits(self) -> Tensor | None: ...
+
+
+class ReIDLoss(nn.Module):
+    """Cross-entropy of the logits plus a triplet loss of the feature before, or the embedding behind, the neck.
+
+    Args:
+        triplet: the triplet loss.
+        mined_on: "feature" or "embedding".
+        smoothing: label smoothing of the cross-entropy, 0 to 1 (1 excluded).
+        weight: of the triplet loss.
+
+    Raises: ValueError for output without logits (a network in evaluation, or without a classifier).
+    """
+
+    def __init__(
+        self, triplet: BatchHardTriplet, *, mined_on: str, smoothing: float = 0.0, weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        if mined_on not in ("feature", "embedding"):
+            raise ValueError(f'mined_on must be "feature" or "embedding", got {mined_on!r}')
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
+        if not weight >= 0:
+            raise ValueError(f"weight must be at least 0, got {weight}")
+        self.triplet, self.mined_on, self.smoothing, self.weight = triplet, mined_on, smoothing, weight
+
+    def forward(self, output: Scored, labels: Tensor) -> Objective:
+        if output.logits is None:
+            raise ValueError("output has no logits: the network must be in training and have a classifier")
+        identity = F.cross_entropy(output.logits.float(), labels, label_smoothing=self.smoothing)
+        triplet = self.triplet(output.feature if self.mined_on == "feature" else output.embedding, labels)
+        return Objective(identity + self.weight * triplet, identity, triplet)
+
+    def extra_repr(self) -> str:
+        return f"mined_on={self.mined_on!r}, smoothing={self.smoothing}, weight={self.weight}"
+
+
+def strf_loss(*, smoothing: float = 0.0) -> ReIDLoss:
+    """STRF's: cosine triplets with AP3D's margin of 0.3 on the embedding. The poster names cross-entropy and
+    batch-hard cosine triplets; margin and place are AP3D's, on which its baselines build.
+    """
+    return ReIDLoss(BatchHardTriplet("cosine", 0.3), mined_on="embedding", smoothing=smoothing)
+
+
+def nvan_loss(*, smoothing: float = 0.0) -> ReIDLoss:
+    """NVAN's: Euclidean triplets with a soft margin on the feature before the neck, as published code has it."""
+    return ReIDLoss(BatchHardTriplet("euclidean", None), mined_on="feature", smoothing=smoothing)
