@@ -13,24 +13,24 @@ from strfnet.models.strf import temporal_resnet
 
 FORMS: dict[str, Callable[..., ReIDNetwork]] = {
     "c2d_{}": partial(temporal_resnet, temporal="c2d"),
-    "strf_c2d_{}": partial(temporal_resnet, temporal="c2d", unit="strf"),
+    "strf_c2d_{}": partial(temporal_resnet, temporal="c2d", strf=True),
     "c2d_nl_{}": partial(temporal_resnet, temporal="c2d", non_local=True),
     "i3d_{}": partial(temporal_resnet, temporal="i3d"),
-    "strf_i3d_{}": partial(temporal_resnet, temporal="i3d", unit="strf"),
+    "strf_i3d_{}": partial(temporal_resnet, temporal="i3d", strf=True),
     "p3da_{}": partial(temporal_resnet, temporal="p3d_a"),
-    "strf_p3da_{}": partial(temporal_resnet, temporal="p3d_a", unit="strf"),
+    "strf_p3da_{}": partial(temporal_resnet, temporal="p3d_a", strf=True),
     "p3db_{}": partial(temporal_resnet, temporal="p3d_b"),
-    "strf_p3db_{}": partial(temporal_resnet, temporal="p3d_b", unit="strf"),
+    "strf_p3db_{}": partial(temporal_resnet, temporal="p3d_b", strf=True),
     "p3dc_{}": partial(temporal_resnet, temporal="p3d_c"),
-    "strf_p3dc_{}": partial(temporal_resnet, temporal="p3d_c", unit="strf"),
+    "strf_p3dc_{}": partial(temporal_resnet, temporal="p3d_c", strf=True),
     "ap3d_{}": partial(temporal_resnet, temporal="ap3d_p3d_c"),
     "ap3d_nl_{}": partial(temporal_resnet, temporal="ap3d_p3d_c", non_local=True),
     "{}_fpl": frame_pooling_resnet,
     "{}_maxfpl": partial(frame_pooling_resnet, pooling="max"),
     "nvan_{}": nvan_resnet,
-    "nvan_spatial_{}": partial(nvan_resnet, stripes=16),
+    "nvan_spatial_{}": partial(nvan_resnet, striped=True),
     "nvan_temporal_{}": partial(nvan_resnet, merge_frames=True),
-    "ste_nvan_{}": partial(nvan_resnet, stripes=16, window=2, merge_frames=True),
+    "ste_nvan_{}": partial(nvan_resnet, striped=True, window=2, merge_frames=True),
 }
 
 
@@ -59,5 +59,5 @@ def create_model(name: str, *, num_classes: int | None = 625, weights: Any = Non
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` knows: each form on ResNets of 18 to 152 layers."""
+    """The names that `create_model` knows: each form on ResNets of 8 to 152 layers."""
     return [form.format(depth) for depth in DEPTHS for form in FORMS]

@@ -13,7 +13,7 @@ from strfnet.heads import Head
 from strfnet.inflation import inflate
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
-from strfnet.models.backbones import map_channels, resnet_maps
+from strfnet.models.backbones import last_stride, map_channels, resnet_maps
 from strfnet.models.network import ReIDNetwork
 from strfnet.splicing import splice
 
@@ -21,7 +21,7 @@ from strfnet.splicing import splice
 def frame_pooling_resnet(depth: str, num_classes: int | None, weights: Any, *, pooling: str = "mean") -> ReIDNetwork:
     """A ResNet on every frame, pooled over the clip by "mean" or "max"."""
     maps = resnet_maps(depth, weights=weights, stem_relu=False)
-    backbone = inflate(maps, temporal="c2d", unit=None, last_stride=1)
+    backbone = inflate(maps, temporal="c2d", unit=None, last_stride=last_stride(maps))
     return ReIDNetwork(backbone, _head(maps, num_classes, pooling))
 
 
@@ -30,17 +30,19 @@ def nvan_resnet(
     num_classes: int | None,
     weights: Any,
     *,
-    stripes: int | None = None,
+    striped: bool = False,
     window: int | None = None,
     merge_frames: bool = False,
 ) -> ReIDNetwork:
     """A ResNet with non-local blocks after the last two blocks of stage 2 and the last three of stage 3.
 
-    ``depth`` and ``weights`` are those of `resnet_maps`, ``num_classes`` of `Head`, ``stripes`` and ``window`` of
-    `NonLocalBlock`. With ``merge_frames`` two frames become one after stage 2 and again after stage 3.
+    ``depth`` and ``weights`` are those of `resnet_maps`, ``num_classes`` of `Head`, ``window`` of `NonLocalBlock`.
+    With ``striped`` the blocks see 16 stripes of a frame (8 in a resnet8, for its smaller maps). With
+    ``merge_frames`` two frames become one after stage 2 and again after stage 3.
     """
     maps = resnet_maps(depth, weights=weights, stem_relu=False)
-    backbone = inflate(maps, temporal="c2d", unit=None, last_stride=1)
+    backbone = inflate(maps, temporal="c2d", unit=None, last_stride=last_stride(maps))
+    stripes = (8 if depth == "resnet8" else 16) if striped else None
     places = _last_blocks(maps, 2, 2) + _last_blocks(maps, 3, 3)
     backbone = splice(backbone, dict.fromkeys(places, partial(NonLocalBlock, stripes=stripes, window=window)))
     if merge_frames:

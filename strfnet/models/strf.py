@@ -9,7 +9,8 @@ from typing import Any
 from strfnet.heads import Head
 from strfnet.inflation import inflate
 from strfnet.layers.non_local import NonLocalBlock
-from strfnet.models.backbones import map_channels, resnet_maps
+from strfnet.layers.strf import STRF
+from strfnet.models.backbones import last_stride, map_channels, resnet_maps
 from strfnet.models.network import ReIDNetwork
 from strfnet.splicing import splice
 
@@ -20,18 +21,22 @@ def temporal_resnet(
     weights: Any,
     *,
     temporal: str,
-    unit: str | None = None,
+    strf: bool = False,
     non_local: bool = False,
 ) -> ReIDNetwork:
     """A ResNet whose every second block of stages 2 and 3, from the first, has a temporal convolution.
 
-    ``depth`` and ``weights`` are those of `resnet_maps`, ``num_classes`` of `Head`, ``temporal`` and ``unit`` of
-    `strfnet.inflate`. With ``non_local``, non-local blocks with sub-sampled keys follow the blocks between.
+    ``depth`` and ``weights`` are those of `resnet_maps`, ``num_classes`` of `Head`, ``temporal`` of
+    `strfnet.inflate`. With ``strf``, an STRF unit follows each of those convolutions; with ``non_local``,
+    non-local blocks with sub-sampled keys follow the blocks between, or the only block of a stage. In the narrow
+    resnet8 the units have a quarter of its channels, not a sixteenth.
     """
     maps = resnet_maps(depth, weights=weights)
-    backbone = inflate(maps, temporal=temporal, unit=unit, last_stride=1)
+    unit = partial(STRF, reduction=4 if depth == "resnet8" else 16) if strf else None
+    backbone = inflate(maps, temporal=temporal, unit=unit, last_stride=last_stride(maps))
     if non_local:
-        others = [f"layer{s}.{b}" for s in (2, 3) for b in range(1, len(getattr(maps, f"layer{s}")), 2)]
+        blocks = {stage: len(getattr(maps, f"layer{stage}")) for stage in (2, 3)}
+        others = [f"layer{s}.{b}" for s, n in blocks.items() for b in (range(1, n, 2) or [0])]
         backbone = splice(backbone, dict.fromkeys(others, partial(NonLocalBlock, subsample=True)))
     head = Head(map_channels(maps), num_classes, pooling="max_mean")
     return ReIDNetwork(backbone, head)

@@ -11,7 +11,7 @@ from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import TemporalConv
 from strfnet.models import FORMS
 
-DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+DEPTHS = ("resnet8", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CLIP = torch.randn(2, 3, 5, 256, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -84,6 +84,35 @@ def test_units_stand_where_the_papers_place_them(depth, stage2, stage3):
     ste = on_meta(f"ste_nvan_{depth}")
     assert where(ste, NonLocalBlock) == [f"{block}.after.0" for block in last]
     assert where(ste, TemporalReduction) == [f"layer2.{stage2 - 1}.after.1", f"layer3.{stage3 - 1}.after.1"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_small_network_has_every_form_for_small_clips(form):
+    clip = torch.randn(2, 3, 5, 64, 32, generator=torch.Generator().manual_seed(0))
+    network = wake(build(form.format("resnet8"), num_classes=7))
+    answer = network.train()(clip)
+    assert answer.embedding.shape == (2, 64) and answer.logits.shape == (2, 7)
+    assert network.backbone(clip).shape[-2:] == (8, 4)
+    (answer.embedding.sum() + answer.logits.sum()).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+
+
+def test_the_small_network_has_units_of_its_own_size():
+    parameters = {name: sum(p.numel() for p in build(f"{name}_resnet8").backbone.parameters()) for name in
+                  ("c2d", "strf_c2d", "i3d", "strf_i3d", "p3dc", "strf_p3dc")}  # fmt: skip
+    # Stem 464 + 4,960 + 14,400 + 57,856; a place's unit: 2 C c + 24 c^2 + 2 c + 4 (4 c + 2) with c = C / 4.
+    assert parameters["c2d"] == 77_680
+    assert {parameters[f"strf_{host}"] - parameters[host] for host in ("c2d", "i3d", "p3dc")} == {2_200 + 8_488}
+    assert parameters["i3d"] - parameters["c2d"] == 2 * 9 * (32**2 + 64**2)
+    assert parameters["p3dc"] - parameters["c2d"] == 3 * (32**2 + 64**2)
+    assert where(build("c2d_nl_resnet8"), NonLocalBlock) == ["layer2.0.after.0", "layer3.0.after.0"]
+    assert [build("ste_nvan_resnet8").get_submodule(f"backbone.layer{s}.0.after.0").stripes for s in (2, 3)] == [8, 8]
+
+
+def test_the_small_network_has_no_weights_to_start_from():
+    with pytest.raises(ValueError, match="'IMAGENET1K_V2', but a resnet8 has none"):
+        strfnet.create_model("c2d_resnet8", weights="IMAGENET1K_V2")
 
 
 def test_the_families_differ_as_their_published_code_does():
