@@ -1,22 +1,23 @@
 """Image files decoded into normalised clips."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from strfnet.data.tracklet import Frame
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def read_clip(frames: Sequence[Path], indices: Sequence[int], size: tuple[int, int] = (256, 128)) -> Tensor:
+def read_clip(frames: Sequence[Frame], indices: Sequence[int], size: tuple[int, int] = (256, 128)) -> Tensor:
     """The frames at ``indices``, resized and normalised with ImageNet's mean and deviation.
 
     Args:
-        frames: the image files of a tracklet.
+        frames: of a tracklet.
         indices: which of them, in this order; one named twice is decoded once.
         size: height and width in pixels; bilinear, antialiased, without keeping the aspect.
 
@@ -34,8 +35,8 @@ def read_clip(frames: Sequence[Path], indices: Sequence[int], size: tuple[int, i
     return (clip - mean) / std
 
 
-def read_frame(path: str | Path) -> Tensor:
-    """One JPEG or PNG file as RGB, its values in 0 .. 1.
+def read_frame(frame: str | Frame) -> Tensor:
+    """One JPEG or PNG file, or an image in memory, as RGB with values in 0 .. 1.
 
     Grey becomes three equal channels, palettes are looked up, CMYK is converted, transparency is ignored (the
     stored colour counts), 16-bit grey is divided by 65535 (of 16-bit colour Pillow keeps the upper 8 bits),
@@ -43,12 +44,16 @@ def read_frame(path: str | Path) -> Tensor:
 
     Returns: float32 (3, h, w).
     Raises: ValueError naming the path if the file is missing, damaged, truncated, too large to be a picture
-    (Pillow's limit) or no still image.
+    (Pillow's limit) or no still image; if an image in memory is not (h, w, 3) of uint8.
     """
+    if isinstance(frame, np.ndarray):
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise ValueError(f"a frame in memory is {frame.dtype} {frame.shape}, wanted uint8 (h, w, 3)")
+        return torch.from_numpy(frame).permute(2, 0, 1).float() / 255
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with Image.open(frame, formats=("JPEG", "PNG")) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise ValueError("it is an animation, wanted one image")
             upright = ImageOps.exif_transpose(image)
@@ -58,7 +63,7 @@ def read_frame(path: str | Path) -> Tensor:
             pixels = torch.from_numpy(np.array(upright.convert("RGB")))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"cannot read the frame {path}: {reason}") from error
+        raise ValueError(f"cannot read the frame {frame}: {reason}") from error
     return pixels.permute(2, 0, 1).float() / 255
 
 

@@ -178,3 +178,13 @@ def test_indices_outside_the_tracklet_are_refused(frames, indices):
 def test_sizes_without_pixels_are_refused(frames, size):
     with pytest.raises(ValueError, match="size is"):
         read_clip(frames[0], [0], size)
+
+
+def test_a_frame_in_memory_is_read_as_one_on_disk(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    pixels = np.asarray(picture).copy()
+    assert torch.equal(read_frame(pixels), read_frame(tmp_path / "a.png"))
+    assert torch.equal(read_clip([pixels], [0, 0], (32, 16)), read_clip([tmp_path / "a.png"], [0, 0], (32, 16)))
+    for wrong in (pixels.astype(np.float32), pixels[..., :2], pixels[..., 0]):
+        with pytest.raises(ValueError, match=r"in memory is \w+ \(.*\), wanted uint8 \(h, w, 3\)"):
+            read_frame(wrong)

@@ -1,11 +1,12 @@
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strfnet.data.tracklet import Tracklet, natural_order
+from strfnet.data.tracklet import DataSet, Tracklet, natural_order
 
 
 def test_tracklet_without_frames_is_refused():
@@ -33,3 +34,19 @@ def test_natural_order_compares_any_two_names():
     assert [p.name for p in sorted(map(Path, names), key=natural_order)] == [
         "", "01", "1", "2", "10", "a", "a9", "a9b1", "a10", "b",
     ]  # fmt: skip
+
+
+def test_a_tracklet_says_where_its_frames_are():
+    assert Tracklet((Path("a/1.jpg"), Path("a/2.jpg")), 7).where == "a/1.jpg"
+    assert Tracklet((np.zeros((4, 2, 3), np.uint8),), 7).where == "memory, identity 7"
+
+
+def test_a_data_set_asks_only_for_rows_it_has():
+    test = tuple(Tracklet((Path(f"{row}.jpg"),), row) for row in range(3))
+    assert DataSet("walkers", (), test, query=(0,), gallery=(0, 1, 2)).query == (0,)
+    for query, gallery, wrong in [
+        ((3,), (0,), "query of walkers holds 3"),
+        ((0,), (-1,), "gallery of walkers holds -1"),
+    ]:
+        with pytest.raises(ValueError, match=f"{wrong}, wanted rows of 3 test tracklets"):
+            DataSet("walkers", (), test, query=query, gallery=gallery)
