@@ -11,25 +11,35 @@ from strfnet.data.tracklet import Frame
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
-def read_clip(frames: Sequence[Frame], indices: Sequence[int], size: tuple[int, int] = (256, 128)) -> Tensor:
+def read_clip(
+    frames: Sequence[Frame],
+    indices: Sequence[int],
+    size: tuple[int, int] = (256, 128),
+    *,
+    interpolation: str = "bilinear",
+) -> Tensor:
     """The frames at ``indices``, resized and normalised with ImageNet's mean and deviation.
 
     Args:
         frames: of a tracklet.
         indices: which of them, in this order; one named twice is decoded once.
-        size: height and width in pixels; bilinear, antialiased, without keeping the aspect.
+        size: height and width in pixels; the aspect is not kept.
+        interpolation: "bilinear" or "bicubic", antialiased both; what bicubic overshoots is cut off.
 
     Returns: float32 (c, t, h, w), c being red, green and blue.
-    Raises: ValueError for a frame that cannot be read (naming its path), no indices, one out of range, or a
-    size below 1.
+    Raises: ValueError for a frame that cannot be read (naming its path), no indices, one out of range, a
+    size below 1, or another interpolation.
     """
     if not indices or not all(0 <= index < len(frames) for index in indices):
         raise ValueError(f"indices are {list(indices)}, wanted one or more from 0 to {len(frames) - 1}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
-    resized = {index: _resize(read_frame(frames[index]), size) for index in set(indices)}
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation is {interpolation!r}, wanted {' or '.join(INTERPOLATIONS)}")
+    resized = {index: _resize(read_frame(frames[index]), size, interpolation) for index in set(indices)}
     clip = torch.stack([resized[index] for index in indices], dim=1)
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (clip - mean) / std
@@ -49,7 +59,8 @@ def read_frame(frame: str | Frame) -> Tensor:
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame in memory is {frame.dtype} {frame.shape}, wanted uint8 (h, w, 3)")
-        return torch.from_numpy(frame).permute(2, 0, 1).float() / 255
+        # A copy, for torch has no view of an array that is read-only or runs backwards.
+        return torch.from_numpy(frame.copy()).permute(2, 0, 1).float() / 255
     from PIL import Image, ImageOps
 
     try:
@@ -67,5 +78,5 @@ def read_frame(frame: str | Frame) -> Tensor:
     return pixels.permute(2, 0, 1).float() / 255
 
 
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    return F.interpolate(image[None], size=size, mode=interpolation, antialias=True)[0].clamp(0, 1)

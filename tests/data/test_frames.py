@@ -184,7 +184,24 @@ def test_a_frame_in_memory_is_read_as_one_on_disk(tmp_path, picture):
     picture.save(tmp_path / "a.png")
     pixels = np.asarray(picture).copy()
     assert torch.equal(read_frame(pixels), read_frame(tmp_path / "a.png"))
+    pixels.setflags(write=False)
+    assert torch.equal(read_frame(pixels[:, ::-1]), read_frame(pixels).flip(2))
     assert torch.equal(read_clip([pixels], [0, 0], (32, 16)), read_clip([tmp_path / "a.png"], [0, 0], (32, 16)))
     for wrong in (pixels.astype(np.float32), pixels[..., :2], pixels[..., 0]):
         with pytest.raises(ValueError, match=r"in memory is \w+ \(.*\), wanted uint8 \(h, w, 3\)"):
             read_frame(wrong)
+
+
+def test_bicubic_agrees_with_pillow_and_its_overshoot_is_cut_off(frames):
+    paths, pixels = frames
+    channels = [Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(pixels[2], -1, 0)]
+    resized = np.stack([channel.resize((30, 40), Image.Resampling.BICUBIC) for channel in channels], axis=-1)
+    assert resized.min() < 0 and resized.max() > 255
+    expected = (resized.clip(0, 255) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    clip = read_clip(paths, [2], (40, 30), interpolation="bicubic")
+    np.testing.assert_allclose(clip[:, 0].permute(1, 2, 0).numpy(), expected, atol=1e-4)
+
+
+def test_other_interpolations_are_refused(frames):
+    with pytest.raises(ValueError, match="interpolation is 'nearest', wanted bilinear or bicubic"):
+        read_clip(frames[0], [2], (4, 4), interpolation="nearest")
