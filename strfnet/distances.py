@@ -1,6 +1,11 @@
-"""Distances between the embeddings of queries and those of a gallery."""
+"""Distances between the embeddings of queries and those of a gallery, as a matrix or tile by tile."""
 
+import math
+from collections.abc import Iterator
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -31,6 +36,115 @@ def cosine_distances(query: Tensor, gallery: Tensor) -> Tensor:
     return (1 - cosines).clamp(0, 2).to(query.dtype)
 
 
+class StreamedDistances:
+    """The distances of a matrix that is never whole in memory: tile by tile, or of named pairs.
+
+    They are summed in float64 and then rounded to a grid: to multiples of 2^-30, or for Euclidean distances
+    2^-36 of the largest squared length (after the mean is taken off, which keeps a small spread under a large
+    offset), and to float32. The last bits of a sum depend on how a matrix is cut into tiles, on the thread count
+    and on the library; after rounding equal embeddings are equally far wherever they stand. The grid is ours.
+
+    Args:
+        query: (n, d) of floats of any precision, all finite; converted tile by tile, never as a whole.
+        gallery: (m, d).
+        distance: "cosine" (1 - cos), or "euclidean", whose square is given: it ranks alike.
+        byte_budget: what a tile and its two sides may take.
+
+    Raises: ValueError for other shapes, an unknown distance, or a row with NaN or infinity (naming it).
+    """
+
+    def __init__(self, query: Tensor, gallery: Tensor, *, distance: str = "cosine", byte_budget: int = 2**25) -> None:
+        _check_comparable(query, gallery)
+        if distance not in ("cosine", "euclidean"):
+            raise ValueError(f'distance must be "cosine" or "euclidean", got {distance!r}')
+        if byte_budget < 1:
+            raise ValueError(f"byte_budget must be at least 1, got {byte_budget}")
+        self.query, self.gallery, self.distance = query.detach(), gallery.detach(), distance
+        # A tile of s x s takes 24 bytes an entry while it is formed, each of its two sides 8 d an entry.
+        width = 16 * query.shape[1]
+        self.side = max(1, int((math.sqrt(width**2 + 96 * byte_budget) - width) / 48))
+        self._check_finite()
+        sides = self.query, self.gallery
+        self._centre, self._grid = None, 2.0**-30
+        if distance == "cosine":
+            self._of_rows = [self._inverse_lengths(vectors) for vectors in sides]
+        else:
+            self._centre = centre = self._mean()
+            self._of_rows = [self._squared_lengths(vectors, centre) for vectors in sides]
+            largest = max((float(squares.max()) for squares in self._of_rows if len(squares)), default=0.0)
+            if 0 < largest < math.inf:
+                self._grid = 2.0 ** (math.ceil(math.log2(largest)) - 36)
+
+    def tiles(self) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+        """Rows, columns and distances of one tile after the other, until all pairs were seen."""
+        for columns in _slices(len(self.gallery), self.side):
+            right = self._converted(1, columns)
+            for rows in _slices(len(self.query), self.side):
+                products = self._converted(0, rows) @ right.T
+                yield rows, columns, self._rounded(products, self._of_rows[0][rows, None], self._of_rows[1][columns])
+
+    def pairs(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The distances of the pairs (rows[k], columns[k]), (k,)."""
+        found = [np.zeros(0, np.float32)]
+        for part in _slices(len(rows), max(1, self.side // 2)):
+            r, c = (torch.from_numpy(of[part]).to(self.query.device) for of in (rows, columns))
+            products = torch.linalg.vecdot(self._converted(0, r), self._converted(1, c))
+            found.append(self._rounded(products, self._of_rows[0][r], self._of_rows[1][c]))
+        return np.concatenate(found)
+
+    def _converted(self, which: int, rows: slice | Tensor) -> Tensor:
+        """Rows in float64, of length 1 for cosines and about the mean for differences."""
+        vectors = (self.query, self.gallery)[which][rows].to(torch.float64, copy=True)
+        if self._centre is not None:
+            return vectors.sub_(self._centre)
+        return vectors.mul_(self._of_rows[which][rows, None])
+
+    def _rounded(self, products: Tensor, left: Tensor, right: Tensor) -> NDArray[np.float32]:
+        if self._centre is None:
+            apart = products.neg_().add_(1).clamp_(0, 2)
+        else:
+            apart = products.mul_(-2).add_(left).add_(right).clamp_(min=0)
+        return apart.div_(self._grid).round_().mul_(self._grid).float().cpu().numpy()
+
+    def _check_finite(self) -> None:
+        for name, vectors in (("query", self.query), ("gallery", self.gallery)):
+            for rows in self._rows(vectors):
+                good = vectors[rows].isfinite().all(dim=1)
+                if not good.all():
+                    raise ValueError(f"{name} holds NaN or infinity in row {rows.start + int(good.int().argmin())}")
+
+    def _mean(self) -> Tensor:
+        total = torch.zeros(self.query.shape[1], dtype=torch.float64, device=self.query.device)
+        for vectors in (self.query, self.gallery):
+            for rows in self._rows(vectors):
+                total += vectors[rows].double().sum(dim=0)
+        return total / (len(self.query) + len(self.gallery))
+
+    def _squared_lengths(self, vectors: Tensor, centre: Tensor) -> Tensor:
+        squares = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
+        for rows in self._rows(vectors):
+            squares[rows] = vectors[rows].double().sub(centre).square_().sum(dim=1)
+        return squares
+
+    def _inverse_lengths(self, vectors: Tensor) -> Tensor:
+        """By these a row becomes its direction; 0 for a row of zeros, which has none."""
+        inverse = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
+        for rows in self._rows(vectors):
+            part = vectors[rows].to(torch.float64, copy=True)
+            largest = part.abs().amax(dim=1)
+            lengths = largest * part.div_(largest[:, None]).square_().sum(dim=1).sqrt()  # squares of 1e200 overflow
+            inverse[rows] = torch.where(largest > 0, lengths.reciprocal(), 0)
+        return inverse
+
+    def _rows(self, vectors: Tensor) -> Iterator[slice]:
+        """Few enough at a time for the temporaries of a pass over one side."""
+        return _slices(len(vectors), max(1, self.side // 2))
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
 def _directions(vectors: Tensor, eps: float = 1e-12) -> Tensor:
     """Vectors of length 1; zeros stay zeros, with a gradient, for ``eps`` stands inside the root."""
     largest = vectors.detach().abs().amax(dim=1, keepdim=True)
@@ -39,6 +153,12 @@ def _directions(vectors: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def _comparable(query: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+    _check_comparable(query, gallery)
+    dtype = torch.promote_types(torch.promote_types(query.dtype, gallery.dtype), torch.float32)
+    return query.to(dtype), gallery.to(dtype)
+
+
+def _check_comparable(query: Tensor, gallery: Tensor) -> None:
     for name, vectors in (("query", query), ("gallery", gallery)):
         if vectors.ndim != 2 or not vectors.shape[1] or not vectors.is_floating_point():
             raise ValueError(f"{name} is {tuple(vectors.shape)} of {vectors.dtype}, wanted (n, d) of floats")
@@ -46,5 +166,3 @@ def _comparable(query: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"query has width {query.shape[1]} and gallery {gallery.shape[1]}, wanted the same")
     if query.device != gallery.device:
         raise ValueError(f"query is on {query.device} and gallery on {gallery.device}, wanted one device")
-    dtype = torch.promote_types(torch.promote_types(query.dtype, gallery.dtype), torch.float32)
-    return query.to(dtype), gallery.to(dtype)

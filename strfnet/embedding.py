@@ -1,13 +1,15 @@
 """Tracklets turned into vectors by a network, and the vectors kept in a file."""
 
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from strfnet.data.frames import read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
+from strfnet.files import write_whole
 
 
 def embed(
@@ -22,41 +25,135 @@ def embed(
     tracklets: Sequence[Tracklet],
     *,
     frames: int = 8,
+    clips: Callable[[int], list[list[int]]] | None = None,
     size: tuple[int, int] = (256, 128),
+    interpolation: str = "bilinear",
     batch: int = 8,
+    workers: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """One vector per tracklet, from one clip of its frames.
+    """One vector per tracklet: the mean over its clips, each as heavy as it has frames.
+
+    A network whose feature is a mean over frames, and whose neck is a batch norm, so answers as it would to all
+    frames at once as far as its layers do not look across the ends of clips: in evaluation the neck is affine,
+    and the mean behind it is what it makes of the mean before it.
 
     The network is run in evaluation and inference mode and is left in the modes it came in, module by module.
-    Clips go to it on the device and in the floating-point type of its first parameter.
+    Clips go to it on the device and in the floating-point type of its first parameter. Clips with equally many
+    frames share a batch, whichever tracklets they are from, so that tracklets may be of any lengths. Only the
+    clips of one batch, and with ``workers`` of two more, are in memory at a time.
 
     Args:
         network: takes clips (b, 3, t, h, w); returns (b, d), or an object whose ``embedding`` is (b, d).
-        tracklets: at least one.
-        frames: t, chosen by ``restricted_first``.
+        tracklets: at least one; a part of a data set gives the same part of its embeddings.
+        frames: t, where ``clips`` is not given.
+        clips: from a tracklet's length to the frames of its clips, such as ``evaluation_form("all_frames",
+            frames=32)`` of `strfnet.data.sampling`; one clip by ``restricted_first`` if None.
         size: height and width of the clips in pixels.
+        interpolation: "bilinear" or "bicubic", as in training.
         batch: b, clips at a time.
+        workers: threads that decode the next clips while the network is at work; 0 for none.
         progress: whether to count on stderr what is done, with the time that is left.
 
-    Returns: float32 (n, d) on the CPU, in the order of the tracklets.
-    Raises: ValueError if there are no tracklets, a frame cannot be read, the network returns something else,
-    or an embedding is not finite (naming the tracklet's first frame).
+    Returns: float32 (n, d) on the CPU, in the order of the tracklets; means are taken in float64.
+    Raises: ValueError if there are no tracklets, a frame cannot be read, a tracklet gets no clip, the network
+    returns something else, or an embedding is not finite (naming the tracklet's first frame).
     """
-    if not tracklets or batch < 1:
-        raise ValueError(f"got {len(tracklets)} tracklets in batches of {batch}, wanted at least 1 of each")
+    if not tracklets or batch < 1 or workers < 0:
+        given = f"{len(tracklets)} tracklets in batches of {batch} by {workers} workers"
+        raise ValueError(f"got {given}, wanted at least 1, 1 and 0")
     like = next(chain(network.parameters(), network.buffers()), torch.empty(0))
     dtype = like.dtype if like.is_floating_point() else torch.float32
-    embeddings: list[Tensor] = []
-    with _evaluating(network), _counting(len(tracklets), progress) as tell:
-        for start in range(0, len(tracklets), batch):
-            part = tracklets[start : start + batch]
-            clips = torch.stack([_clip(tracklet, frames, size) for tracklet in part])
+    choose = clips or (lambda length: [restricted_first(length, frames)])
+
+    def read(piece: _Piece) -> Tensor:
+        return read_clip(tracklets[piece.row].frames, piece.indices, size, interpolation=interpolation)
+
+    means = _Means(tracklets)
+    batches = _batches(_pieces(tracklets, choose), batch)
+    ready = closing(_decoded(batches, read, workers))
+    with _evaluating(network), _counting(len(tracklets), progress) as tell, ready as decoded:
+        for part, stacked in decoded:
             with torch.inference_mode():
-                answer = network(clips.to(like.device, dtype))
-            embeddings.append(_checked(answer, part))
-            tell(start + len(part))
-    return torch.cat(embeddings)  # outside inference mode, so that the result can be trained on
+                answer = network(stacked.to(like.device, dtype))
+            means.add(part, answer)
+            tell(means.finished)
+    return means.result()
+
+
+class _Piece(NamedTuple):
+    """A clip to be: the row of its tracklet, its frames, and how many clips the tracklet has."""
+
+    row: int
+    indices: list[int]
+    of: int
+
+
+def _pieces(tracklets: Sequence[Tracklet], choose: Callable[[int], list[list[int]]]) -> Iterator[_Piece]:
+    for row, tracklet in enumerate(tracklets):
+        chosen = choose(len(tracklet.frames))
+        if not chosen:
+            raise ValueError(f"got no clips of the {len(tracklet.frames)} frames of {tracklet.where}, wanted some")
+        yield from (_Piece(row, indices, len(chosen)) for indices in chosen)
+
+
+def _batches(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:
+    """Pieces with equally many frames together, in the order in which batches become full."""
+    waiting: dict[int, list[_Piece]] = {}
+    for piece in pieces:
+        alike = waiting.setdefault(len(piece.indices), [])
+        alike.append(piece)
+        if len(alike) == size:
+            yield waiting.pop(len(piece.indices))
+    yield from waiting.values()
+
+
+def _decoded(
+    batches: Iterator[list[_Piece]], read: Callable[[_Piece], Tensor], workers: int
+) -> Generator[tuple[list[_Piece], Tensor]]:
+    """Each batch with its clips (b, c, t, h, w), in order."""
+    if not workers:
+        yield from ((part, torch.stack([read(piece) for piece in part])) for part in batches)
+        return
+    pool = ThreadPoolExecutor(workers)
+    ahead: deque[tuple[list[_Piece], list[Future[Tensor]]]] = deque()
+    try:
+        for part in batches:
+            ahead.append((part, [pool.submit(read, piece) for piece in part]))
+            if len(ahead) > 2:
+                yield _joined(*ahead.popleft())
+        while ahead:
+            yield _joined(*ahead.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _joined(part: list[_Piece], clips: list[Future[Tensor]]) -> tuple[list[_Piece], Tensor]:
+    return part, torch.stack([clip.result() for clip in clips])
+
+
+class _Means:
+    """Sums of what the network says of the clips of each tracklet, in float64, weighted by frames."""
+
+    def __init__(self, tracklets: Sequence[Tracklet]) -> None:
+        self.tracklets = tracklets
+        self.sums = torch.zeros(len(tracklets), 0, dtype=torch.float64)
+        self.frames = torch.zeros(len(tracklets), 1, dtype=torch.float64)
+        self.clips = [0] * len(tracklets)
+        self.finished = 0
+
+    def add(self, part: list[_Piece], answer: object) -> None:
+        vectors = _checked(answer, [self.tracklets[piece.row] for piece in part]).double()
+        if not self.sums.shape[1]:
+            self.sums = self.sums.new_zeros(len(self.tracklets), vectors.shape[1])
+        for piece, vector in zip(part, vectors, strict=True):
+            self.sums[piece.row] += len(piece.indices) * vector
+            self.frames[piece.row] += len(piece.indices)
+            self.clips[piece.row] += 1
+            self.finished += self.clips[piece.row] == piece.of
+
+    def result(self) -> Tensor:
+        return (self.sums / self.frames).float()
 
 
 def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tracklet]) -> None:
@@ -78,16 +175,12 @@ def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tr
             "identity": item.identity,
             "camera": item.camera,
             "frames": len(item.frames),
-            "path": str(item.frames[0]),
+            "path": item.where,
         }
         for item in tracklets
     ]
     tensors = {"embeddings": embeddings.detach().cpu().contiguous()}
-    _write_whole(Path(path), save(tensors, metadata={"tracklets": json.dumps(described)}))
-
-
-def _clip(tracklet: Tracklet, frames: int, size: tuple[int, int]) -> Tensor:
-    return read_clip(tracklet.frames, restricted_first(len(tracklet.frames), frames), size)
+    write_whole(Path(path), save(tensors, metadata={"tracklets": json.dumps(described)}))
 
 
 @contextmanager
@@ -111,7 +204,7 @@ def _checked(answer: object, part: Sequence[Tracklet]) -> Tensor:
     vectors = vectors.float().cpu()
     for vector, tracklet in zip(vectors, part, strict=True):
         if not vector.isfinite().all():
-            raise ValueError(f"the embedding of the tracklet of {tracklet.frames[0]} holds NaN or infinity")
+            raise ValueError(f"the embedding of the tracklet of {tracklet.where} holds NaN or infinity")
     return vectors
 
 
@@ -126,7 +219,7 @@ def _counting(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if shown and (terminal or done == total or now - told > 10):
             told = now
-            text = f"{done} of {total} tracklets embedded, {(now - began) / done * (total - done):.0f} s left"
+            text = f"{done} of {total} tracklets embedded, {(now - began) / max(done, 1) * (total - done):.0f} s left"
             print(f"\r{text:<60}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     try:
@@ -134,26 +227,3 @@ def _counting(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
     finally:
         if terminal:
             print(file=sys.stderr)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Replace a file at once: whoever reads it, even after a crash, finds the old content or the new."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    if os.name == "posix":
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)  # the new name is safe when its folder is
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,5 +1,6 @@
 import json
 import os
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +110,110 @@ def test_an_embedding_that_is_not_finite_is_named(tracklets):
 
     with pytest.raises(ValueError, match=r"3_0\.png holds NaN"):
         embed(Stub(spoil), tracklets, **SMALL)
+
+
+class Plain(Stub):
+    """Takes any number of frames; the feature is a mean over them, and the neck is awake."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 5)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+        self.norm.running_mean.normal_()
+        self.shapes = []
+
+    def forward(self, clip):
+        self.shapes.append((len(clip), clip.shape[2]))
+        return self.norm(self.linear(clip.mean(dim=(3, 4)).mT).relu().mean(dim=1))
+
+
+def pieces_of_two(length):
+    return [list(range(start, min(start + 2, length))) for start in range(0, length, 2)]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("batch", [1, 2, 4, 50])
+def test_whole_tracklets_get_the_answer_to_all_their_frames(tracklets, batch, workers):
+    network = Plain()
+    got = embed(network, tracklets, clips=pieces_of_two, batch=batch, workers=workers, size=(16, 8))
+    assert sorted(t for b, t in network.shapes for _ in range(b)) == [1] * 4 + [2] * 9  # 3, 9, 1, 5 and 4 frames
+    assert max(b for b, _ in network.shapes) == min(batch, 9)
+    network.eval()
+    for tracklet, embedding in zip(tracklets, got, strict=True):
+        whole = read_clip(tracklet.frames, range(len(tracklet.frames)), (16, 8))
+        torch.testing.assert_close(embedding, network(whole[None])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_clips_of_many_lengths_share_batches_in_the_order_of_tracklets(tracklets):
+    network = Plain()
+    embed(network, tracklets, clips=pieces_of_two, batch=4, size=(16, 8))
+    assert network.shapes == [(4, 2), (4, 1), (4, 2), (1, 2)]
+
+
+def test_a_part_of_the_tracklets_gives_that_part_of_the_embeddings(tracklets):
+    network, settings = Plain(), {"clips": pieces_of_two, "size": (16, 8)}
+    whole = embed(network, tracklets, **settings)
+    parts = [embed(network, tracklets[rows], **settings) for rows in (slice(0, 2), slice(2, 5))]
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_frames_in_memory_are_embedded_as_those_on_disk(tracklets):
+    inside = [
+        Tracklet(tuple(np.array(Image.open(frame)) for frame in item.frames), item.identity) for item in tracklets
+    ]
+    network = Plain()
+    expected = embed(network, tracklets, size=(16, 8))
+    torch.testing.assert_close(embed(network, inside, size=(16, 8)), expected, rtol=0, atol=0)
+
+
+def test_frames_are_interpolated_as_asked(tracklets):
+    network = Plain()
+    bilinear, bicubic = (
+        embed(network, tracklets, size=(16, 8), interpolation=name) for name in ("bilinear", "bicubic")
+    )
+    assert (bilinear - bicubic).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_more_than_a_few_batches_are_decoded_ahead(tracklets, monkeypatch, workers):
+    decoded, seen = [], []
+
+    def read(frames, indices, size, interpolation):
+        decoded.append(indices)
+        return torch.zeros(3, len(indices), *size)
+
+    def forward(clip):
+        seen.append(len(clip))
+        assert len(decoded) <= sum(seen) + 2 * 3 * bool(workers)
+        return torch.ones(len(clip), 2)
+
+    network = nn.Module()
+    network.forward = forward
+    monkeypatch.setattr("strfnet.embedding.read_clip", read)
+    got = embed(network, tracklets * 8, clips=lambda _: [[0]], batch=3, workers=workers)
+    assert len(decoded) == 40 and got.tolist() == [[1.0, 1.0]] * 40
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_frame_is_named_and_threads_end(tracklets, workers):
+    before = threading.active_count()
+    tracklets[3].frames[2].write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"3_2\.png"):
+        embed(Plain(), tracklets, clips=pieces_of_two, batch=1, workers=workers, size=(16, 8))
+    assert threading.active_count() == before
+
+
+def test_a_tracklet_without_clips_is_refused(tracklets):
+    with pytest.raises(ValueError, match=r"no clips of the 1 frames of .*2_0\.png"):
+        embed(Plain(), tracklets, clips=lambda length: [[0]] * (length - 1), size=(16, 8))
+
+
+def test_progress_counts_tracklets_whose_clips_are_all_done(tracklets, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    embed(Plain(), tracklets, clips=pieces_of_two, batch=4, progress=True, size=(16, 8))
+    told = [line[:6] for line in capsys.readouterr().err.split("\r")]
+    assert told == ["", "0 of 5", "2 of 5", "4 of 5", "5 of 5"]
 
 
 def test_nothing_to_embed_is_refused(tracklets):

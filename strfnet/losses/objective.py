@@ -62,13 +62,13 @@ class ReIDLoss(nn.Module):
         return f"mined_on={self.mined_on!r}, smoothing={self.smoothing}, weight={self.weight}"
 
 
-def strf_loss(*, smoothing: float = 0.0) -> ReIDLoss:
+def strf_loss(*, mined_on: str = "embedding", smoothing: float = 0.0) -> ReIDLoss:
     """STRF's: cosine triplets with AP3D's margin of 0.3 on the embedding. The poster names cross-entropy and
     batch-hard cosine triplets; margin and place are AP3D's, on which its baselines build.
     """
-    return ReIDLoss(BatchHardTriplet("cosine", 0.3), mined_on="embedding", smoothing=smoothing)
+    return ReIDLoss(BatchHardTriplet("cosine", 0.3), mined_on=mined_on, smoothing=smoothing)
 
 
-def nvan_loss(*, smoothing: float = 0.0) -> ReIDLoss:
+def nvan_loss(*, mined_on: str = "feature", smoothing: float = 0.0) -> ReIDLoss:
     """NVAN's: Euclidean triplets with a soft margin on the feature before the neck, as published code has it."""
-    return ReIDLoss(BatchHardTriplet("euclidean", None), mined_on="feature", smoothing=smoothing)
+    return ReIDLoss(BatchHardTriplet("euclidean", None), mined_on=mined_on, smoothing=smoothing)

@@ -1,12 +1,12 @@
 """Batch-hard triplet loss: every anchor against its farthest positive and its nearest negative."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.distances import cosine_distances, euclidean_distances
-
-DISTANCES = {"euclidean": euclidean_distances, "cosine": cosine_distances}
+DISTANCES = ("euclidean", "cosine")
 
 
 class BatchHardTriplet(nn.Module):
@@ -50,25 +50,49 @@ class BatchHardTriplet(nn.Module):
         if not len(labels) or bool(same.all()):
             return features.sum(dim=1) * 0
         with torch.no_grad():
-            distances = DISTANCES[self.distance](features, features)
+            distances = _all_distances(features, self.distance)
             positive = distances.masked_fill(~same, -torch.inf).argmax(dim=1)  # itself only if no other is apart
             negative = distances.masked_fill(same, torch.inf).argmin(dim=1)
-        farthest = self._between(features, features[positive]).masked_fill(lonely, 0)
-        gap = farthest - self._between(features, features[negative])
+        farthest, nearest = self._between(features, (positive, negative))
+        gap = farthest.masked_fill(lonely, 0) - nearest
         return F.softplus(gap) if self.margin is None else (gap + self.margin).relu()
 
-    def _between(self, features: Tensor, others: Tensor) -> Tensor:
-        """The distance of each feature from the other in its row; eps inside the roots keeps gradients finite."""
-        if self.distance == "cosine":
-            return 1 - (_unit(features) * _unit(others)).sum(dim=1)
-        return ((features - others).square().sum(dim=1) + 1e-12).sqrt()
+    def _between(self, features: Tensor, several: Sequence[Tensor]) -> list[Tensor]:
+        """The distances of the features from those in some rows; ``vector_norm`` has gradient zero at zero."""
+        if self.distance == "euclidean":
+            return [torch.linalg.vector_norm(features - features.index_select(0, rows), dim=1) for rows in several]
+        # eps inside the root keeps the gradient of zeros finite
+        inverse = (torch.linalg.vector_norm(features, dim=1).square() + 1e-12).rsqrt()
+        products = [(features * features.index_select(0, rows)).sum(dim=1) for rows in several]
+        return [1 - dot * inverse * inverse[rows] for dot, rows in zip(products, several, strict=True)]
 
     def extra_repr(self) -> str:
         return f"{self.distance!r}, margin={self.margin}"
 
 
-def _unit(features: Tensor) -> Tensor:
-    return features / (features.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
+def _all_distances(features: Tensor, distance: str) -> Tensor:
+    """Distances of all pairs (n, n), squared if Euclidean: for mining, which only asks for their order.
+
+    In float64 one matrix product is precise enough, and far quicker than differences: a small spread under a
+    large offset survives, the mean being taken off too.
+    """
+    if distance == "cosine":
+        vectors = features.double()
+        lengths = torch.linalg.vector_norm(vectors, dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+        return (1 - _gram(vectors) / lengths[:, None] / lengths).clamp_(min=0).to(features.dtype)
+    vectors = (features - features.mean(dim=0)).double()
+    squares = torch.linalg.vector_norm(vectors, dim=1).square()
+    return (squares[:, None] + squares - 2 * _gram(vectors)).clamp_(min=0).to(features.dtype)
+
+
+def _gram(vectors: Tensor, size: int = 32) -> Tensor:
+    """All products of rows with each other; those below the diagonal are mirrored, which saves near half."""
+    products = vectors.new_empty(len(vectors), len(vectors))
+    for start in range(0, len(vectors), size):
+        rows = slice(start, start + size)
+        products[rows, start:] = vectors[rows] @ vectors[start:].T
+        products[start + size :, rows] = products[rows, start + size :].T
+    return products
 
 
 def _check(features: Tensor, labels: Tensor) -> None:

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
+from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.miners import BatchHardMiner
+from pytorch_metric_learning.reducers import MeanReducer
 from safetensors.torch import load_file
 
 from strfnet.losses.triplet import BatchHardTriplet
@@ -133,3 +137,40 @@ def test_what_is_no_batch_is_refused(features, labels, words):
 def test_impossible_losses_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         BatchHardTriplet(**arguments)
+
+
+@given(ids=st.integers(2, 5), tracklets=st.integers(2, 4), d=st.integers(2, 9), seed=st.integers(0, 2**20))
+def test_pytorch_metric_learning_says_the_same(ids, tracklets, d, seed):
+    features = torch.randn(ids * tracklets, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    labels = torch.arange(ids).repeat(tracklets)
+    for distance, margin in LOSSES:
+        measure = CosineSimilarity() if distance == "cosine" else LpDistance(normalize_embeddings=False)
+        theirs = TripletMarginLoss(
+            margin=margin or 0.0, smooth_loss=margin is None, distance=measure, reducer=MeanReducer()
+        )
+        one, other = features.clone().requires_grad_(), features.clone().requires_grad_()
+        ours = BatchHardTriplet(distance, margin)(one, labels)
+        expected = theirs(other, labels, BatchHardMiner(distance=measure)(other, labels))
+        ours.backward()
+        expected.backward()
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_are_not_changed_and_batches_of_any_size_are_mined_alike(form, dtype):
+    features = torch.randn(70, 5, generator=torch.Generator().manual_seed(0)).to(dtype)  # more than a block of rows
+    labels = torch.arange(70) % 9
+    kept = features.clone()
+    value = BatchHardTriplet(*form)(features, labels).item()
+    assert torch.equal(features, kept)
+    assert abs(value - by_hand(features, labels, *form)) < 1e-5
+
+
+@pytest.mark.parametrize("form", LOSSES)
+def test_a_far_outlier_does_not_hide_who_is_nearest(form):
+    near = torch.tensor([[1.0, 0.0], [1.0, 1e-3], [1.0, 4e-3], [1.0, 9e-3], [1e5, 1e5]])
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    value = BatchHardTriplet(*form)(near, labels).item()
+    assert abs(value - by_hand(near.double(), labels, *form)) < 1e-5

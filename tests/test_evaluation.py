@@ -1,0 +1,207 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strfnet.data.sampling import TEST_CLIPS
+from strfnet.data.tracklet import DataSet, Tracklet
+from strfnet.evaluation import Evaluation, evaluate, gallery_of, mean_over_splits, table
+from strfnet.protocols import PROTOCOLS, Protocol, protocols_of
+from strfnet.ranking import rank
+from strfnet.reranking import rerank
+
+
+def seen(identity, camera):
+    return Tracklet((Path("frame.jpg"),), identity, camera)
+
+
+def small_mars():
+    """Junk, distractors and three people; queries 5 and 8 lie in the gallery, the only other view of 7 is 8."""
+    who = [(-1, 1), (-1, 2), (0, 1), (0, 2), (2, 1), (2, 2), (2, 2), (4, 3), (4, 1), (6, 4)]
+    return DataSet("MARS", (), tuple(seen(*one) for one in who), (5, 7, 8), tuple(range(10)))
+
+
+GALLERY = {
+    "mars": range(10),
+    "nvan": range(10),
+    "ap3d": range(10),
+    "torchreid": [0, 1, 2, 3, 4, 6, 9],
+    "cfaan": [0, 1, 4, 6, 9],
+    "duke": range(10),
+}
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_a_protocol_searches_its_gallery(name):
+    assert gallery_of(small_mars(), PROTOCOLS[name]) == tuple(GALLERY[name])
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_figures_are_those_of_the_gallery_written_out(name):
+    data, protocol = small_mars(), PROTOCOLS[name]
+    embeddings = torch.randn(10, 6, generator=torch.Generator().manual_seed(1))
+    rows = [row for row in GALLERY[name] if data.test[row].identity != -1]
+    unit = torch.nn.functional.normalize(embeddings.double())
+    vectors = embeddings.double() if protocol.distance == "euclidean" else unit
+    distances = torch.cdist(vectors[list(data.query)], vectors[rows])
+    expected = rank(
+        distances,
+        [data.test[row].identity for row in data.query],
+        [data.test[row].identity for row in rows],
+        query_cameras=[data.test[row].camera for row in data.query],
+        gallery_cameras=[data.test[row].camera for row in rows],
+        average_precision="trapezoid" if name in ("mars", "nvan") else "rectangle",
+    )
+    result = evaluate(embeddings, data, protocol)
+    assert result.mean_average_precision == pytest.approx(expected.mean_average_precision, rel=1e-12)
+    np.testing.assert_array_equal(result.cmc, expected.cmc)
+    (ranking,) = result.rankings
+    assert (ranking.matched, ranking.unmatched) == ((1, 2) if name in ("torchreid", "cfaan") else (3, 0))
+    assert ranking.gallery == len(rows)
+
+
+def test_a_query_in_the_gallery_is_removed_where_cameras_are_not_known():
+    data = DataSet("folder x", (), tuple(seen(who, None) for who in "aabb"), (0, 2), (0, 1, 2, 3))
+    embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.2], [0.1, 1.0]])
+    result = evaluate(embeddings, data, PROTOCOLS["folder"])
+    # Query 0 sees 2, 3, 1 and wants 1; query 2 sees 0, 3, 1 and wants 3. Itself would have been first.
+    assert result.rankings[0].first_hits.tolist() == [3, 2]
+    assert result.mean_average_precision == (1 / 3 + 1 / 2) / 2
+
+
+def test_gallery_and_queries_apart():
+    data = DataSet(
+        "iLIDS-VID", (), tuple(seen(who, camera) for camera in "12" for who in "abc"), (0, 1, 2), (3, 4, 5)
+    )
+    embeddings = torch.eye(3).repeat(2, 1)
+    result = evaluate(embeddings, data, PROTOCOLS["ilids"], sampling="all_frames 32")
+    assert result.mean_average_precision == result.cmc[0] == 1 and result.rankings[0].gallery == 3
+    assert result.as_published and not evaluate(embeddings, data, PROTOCOLS["ilids"]).as_published
+
+
+def test_presets_name_what_exists():
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name
+        assert protocol.clips in TEST_CLIPS and protocol.frames > 0
+        assert protocol.distance in ("cosine", "euclidean")
+        assert (protocol.average_precision == "trapezoid") == (name in ("mars", "nvan"))
+
+
+def test_the_protocols_of_a_data_set():
+    def names(data):
+        return [protocol.name for protocol in protocols_of(DataSet(data, (), (), (), ()))]
+
+    assert names("MARS") == ["mars", "cfaan", "nvan", "ap3d", "torchreid"]
+    assert names("iLIDS-VID") == ["ilids", "nvan", "ap3d", "torchreid"]
+    assert names("folder of mine") == ["folder", "nvan", "ap3d", "torchreid"]
+
+
+def test_the_mean_over_splits():
+    embeddings = torch.randn(10, 6, generator=torch.Generator().manual_seed(1))
+    parts = [evaluate(embeddings.roll(by, dims=0), small_mars(), PROTOCOLS["ap3d"]) for by in range(3)]
+    mean = mean_over_splits(parts)
+    assert mean.mean_average_precision == pytest.approx(sum(part.mean_average_precision for part in parts) / 3)
+    np.testing.assert_allclose(mean.cmc, sum(part.cmc for part in parts) / 3)
+    assert len({part.mean_average_precision for part in parts}) > 1
+    assert table([mean]).splitlines()[1].split()[-4:] == ["3", "not", "said", "*"]
+    with pytest.raises(ValueError, match="got 2 evaluations of 2 kinds"):
+        mean_over_splits([parts[0], evaluate(embeddings, small_mars(), PROTOCOLS["nvan"])])
+    with pytest.raises(ValueError, match="got 0 evaluations"):
+        mean_over_splits([])
+
+
+def test_a_table_keeps_the_two_rules_apart_and_says_what_was_counted():
+    data = small_mars()
+    embeddings = torch.randn(10, 6, generator=torch.Generator().manual_seed(1))
+    results = [evaluate(embeddings, data, protocol, sampling="all_frames 32") for protocol in protocols_of(data)]
+    lines = table(results).splitlines()
+    columns = re.split(r"  +", lines[0])
+    rows = {
+        cells[0]: dict(zip(columns, cells, strict=True)) for cells in (re.split(r"  +", line) for line in lines[1:6])
+    }
+    for result in results:
+        row, rule = rows[result.protocol.name], result.protocol.average_precision
+        other = {"rectangle": "trapezoid", "trapezoid": "rectangle"}[rule]
+        assert row[f"mAP {rule}"] == f"{100 * result.mean_average_precision:.2f}" and row[f"mAP {other}"] == "-"
+        assert row["R1"] == f"{100 * result.cmc[0]:.2f}"
+        assert row["queries"] == str(result.rankings[0].matched)
+        assert row["unmatched"] == str(result.rankings[0].unmatched)
+        assert row["gallery"] == str(result.rankings[0].gallery)
+    assert rows["mars"]["frames"] == "all_frames 32" and rows["nvan"]["frames"] == "all_frames 32 *"
+    assert "nvan: the code of NVAN" in lines[-3] and lines[-3].endswith("[frames: restricted_first 8]")
+    assert len({line.index(rows["mars"]["distance"]) for line in lines[1:2]}) == 1
+
+
+@given(sizes=st.lists(st.integers(1, 3), min_size=2, max_size=3))
+def test_the_columns_of_a_table_stand_below_each_other(sizes):
+    data = small_mars()
+    results = [evaluate(torch.randn(10, size), data, PROTOCOLS["ap3d"], sampling="all_frames 32") for size in sizes]
+    lines = table(results).splitlines()[: 1 + len(sizes)]
+    assert len({line.index("cosine") for line in lines[1:]} | {lines[0].index("distance")}) == 1
+
+
+def test_an_evaluation_of_unlike_splits_says_so():
+    data = small_mars()
+    other = DataSet("MARS", (), data.test, (5,), data.gallery)
+    embeddings = torch.randn(10, 6)
+    mean = mean_over_splits([evaluate(embeddings, each, PROTOCOLS["ap3d"]) for each in (data, other)])
+    assert isinstance(mean, Evaluation) and " 1..3 " in table([mean])
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (10,), (10, 2, 3)])
+def test_other_embeddings_are_refused(shape):
+    with pytest.raises(ValueError, match=r"wanted \(10, d\), one row for each test tracklet of MARS"):
+        evaluate(torch.zeros(shape), small_mars(), PROTOCOLS["mars"])
+
+
+def test_a_protocol_that_leaves_nothing_is_refused():
+    data = small_mars()
+    data = DataSet("MARS", (), data.test, data.query, (0, *data.query))
+    with pytest.raises(ValueError, match="protocol torchreid leaves no gallery of MARS"):
+        evaluate(torch.randn(10, 4), data, PROTOCOLS["torchreid"])
+    with pytest.raises(ValueError, match="gallery must be one of all, listed, without_queries, got 'some'"):
+        Protocol("mine", "of mine", gallery="some")
+
+
+def test_all_searches_queries_that_are_listed_apart_too():
+    data = DataSet("DukeMTMC-VideoReID", (), tuple(seen(who, 1) for who in "abab"), (0, 1), (2, 3))
+    assert gallery_of(data, PROTOCOLS["duke"]) == (2, 3)
+    assert gallery_of(data, PROTOCOLS["nvan"]) == (0, 1, 2, 3)
+
+
+def test_distances_are_those_of_the_protocol():
+    data = DataSet("mine", (), (seen("a", 1), seen("a", 2), seen("b", 2)), (0,), (1, 2))
+    embeddings = torch.tensor([[1.0, 0.0], [9.0, 0.1], [1.0, 0.5]])  # the right one points alike and lies far off
+    hits = {name: evaluate(embeddings, data, PROTOCOLS[name]).cmc[0] for name in ("ap3d", "torchreid")}
+    assert hits == {"ap3d": 1, "torchreid": 0}
+
+
+def test_a_cut_is_that_of_the_protocol():
+    data = DataSet("mine", (), (seen("a", 1), seen("a", 2), seen("b", 2)), (0,), (1, 2))
+    embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.5]])
+    assert evaluate(embeddings, data, Protocol("whole", "", cut=2)).mean_average_precision == 0.5
+    assert evaluate(embeddings, data, Protocol("short", "", cut=1)).mean_average_precision == 0
+
+
+def test_reranked_distances_are_judged_by_the_same_rules():
+    data_set = small_mars()
+    embeddings = torch.randn(10, 8, generator=torch.Generator().manual_seed(3))
+    protocol = PROTOCOLS["nvan"]
+    result = evaluate(embeddings, data_set, protocol, reranked=True)
+    who = [(item.identity, item.camera) for item in data_set.test]
+    query = [who[row] for row in data_set.query]
+    expected = rank(
+        rerank(embeddings[list(data_set.query)], embeddings),
+        [identity for identity, _ in query],
+        [identity for identity, _ in who],
+        query_cameras=[camera for _, camera in query],
+        gallery_cameras=[camera for _, camera in who],
+        average_precision="trapezoid",
+    )
+    assert result.mean_average_precision == expected.mean_average_precision
+    assert result.mean_average_precision != evaluate(embeddings, data_set, protocol).mean_average_precision
+    assert "cosine re-ranked" in table([result]) and result.to_json()["reranked"] is True
