@@ -1,0 +1,80 @@
+"""What lies in a folder: frames and further folders, in natural order, each folder listed once."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from strfnet.data.tracklet import natural_order
+
+FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+_OTHER_IMAGES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff", ".webp"})
+
+
+def frames_in(folder: Path) -> tuple[Path, ...]:
+    """The frames of a folder that holds one tracklet. Raises: ValueError naming the folder, if it is missing,
+    no folder, without frames or holds folders; naming the file, if it is an image of another kind.
+    """
+    files, folders = entries(folder)
+    frames = frames_among(files)
+    if folders or not frames:
+        found = f"the folder {folders[0].name}" if folders else f"no {', '.join(sorted(FRAME_SUFFIXES))} images"
+        raise ValueError(f"{folder} holds {found}, wanted the frames of one tracklet")
+    return frames
+
+
+def folders_in(folder: Path) -> tuple[Path, ...]:
+    """The folders in a folder that holds nothing else to be seen. Raises: ValueError naming the folder, if it is
+    missing, no folder, without folders, or holds images beside them.
+    """
+    files, folders = entries(folder)
+    if not folders or frames_among(files):
+        raise ValueError(
+            f"{folder} holds {'images beside folders' if folders else 'no folders'}, wanted folders alone"
+        )
+    return folders
+
+
+def entries(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """The files and the folders in a folder, hidden ones left out, each in natural order; links are followed.
+
+    Raises: ValueError naming the path, if the folder is missing or no folder, or holds what is neither file nor
+    folder, such as a link that leads nowhere.
+    """
+    files, folders = _scan(folder)
+    return tuple(sorted(files.values(), key=natural_order)), tuple(sorted(folders, key=natural_order))
+
+
+def files_by_name(folder: Path) -> dict[str, Path]:
+    """The files of a folder, hidden ones left out: one look instead of one for each of a million names."""
+    return _scan(folder)[0]
+
+
+def frames_among(files: Iterable[Path]) -> tuple[Path, ...]:
+    """The files that are frames, in the given order.
+
+    Raises: ValueError for an image of another kind, or half copied (``.jpg.part``): it would be missing.
+    """
+    frames = []
+    for file in files:
+        if file.suffix.lower() in FRAME_SUFFIXES:
+            frames.append(file)
+        elif {suffix.lower() for suffix in file.suffixes} & (FRAME_SUFFIXES | _OTHER_IMAGES):
+            raise ValueError(f"{file} looks like a frame, but is none of {', '.join(sorted(FRAME_SUFFIXES))}")
+    return tuple(frames)
+
+
+def _scan(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is {'no folder' if folder.exists() else 'missing'}, wanted a folder")
+    files, folders = {}, []
+    with os.scandir(folder) as found:  # tells a file from a folder without asking the disk about each
+        for entry in found:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(folder / entry.name)
+            elif entry.is_file():
+                files[entry.name] = folder / entry.name
+            else:
+                raise ValueError(f"{entry.path} is neither a file nor a folder, perhaps a link that leads nowhere")
+    return files, folders
