@@ -5,7 +5,7 @@ import pytest
 
 from strfnet.data.folder import read_folder
 from strfnet.data.frames import read_frame
-from strfnet.data.synthetic import draw_camera, draw_walker, render, write_walkers
+from strfnet.data.synthetic import Nuisances, draw_camera, draw_walker, render, write_walkers
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image:DeprecationWarning")
 
@@ -79,7 +79,7 @@ def test_walkers_keep_to_the_ranges_of_the_recipe():
 def test_a_block_passes_in_front_of_two_tracklets_in_five_for_3_to_9_frames(monkeypatch):
     walker, camera, seeds = draw_walker(0, 1), draw_camera(0, 0), range(100)
     clips = [render(walker, camera, seed=seed).astype(float) for seed in seeds]
-    monkeypatch.setattr("strfnet.data.synthetic._paint_block", lambda canvas, rng: None)
+    monkeypatch.setattr("strfnet.data.synthetic._paint_passing_block", lambda canvas, rng: None)
     hidden = [abs(clips[seed] - render(walker, camera, seed=seed)).max(axis=(1, 2, 3)) > 60 for seed in seeds]
     runs = ["".join("-#"[int(frame)] for frame in frames).strip("-") for frames in hidden]
     assert 30 <= sum(map(bool, runs)) <= 50
@@ -113,3 +113,59 @@ def test_walkers_that_cannot_be_drawn_are_refused(tmp_path, wrong):
     with pytest.raises(ValueError, match=r"got .* wanted"):
         write_walkers(tmp_path / "walkers", **wrong)
     assert not (tmp_path / "walkers").exists()
+
+
+def test_a_staying_block_is_in_front_in_every_frame_and_turns_at_the_borders():
+    walker, camera = draw_walker(0, 1), draw_camera(0, 0)
+    for seed in range(12):
+        clean = render(walker, camera, frames=24, seed=seed, nuisances=Nuisances(occlusion=0, noise=0)).astype(float)
+        heavy = render(walker, camera, frames=24, seed=seed, nuisances=Nuisances(occlusion=0, noise=0, block=True))
+        covered = abs(heavy - clean).max(axis=-1) > 12
+        assert covered.any(axis=(1, 2)).all()
+        columns = np.arange(32) + 0.5
+        inside = [columns[frame.any(axis=0)] for frame in covered]
+        middles = np.array([(places.min() + places.max()) / 2 for places in inside])
+        assert abs(np.diff(middles)).max() < 4.1  # 1 to 3 pixels, found to a pixel
+        assert middles.max() - middles.min() > 10  # it travels
+
+
+def test_each_nuisance_can_be_taken_away():
+    still = Nuisances(occlusion=0, jitter=0, shift=0, scale=0, noise=0)
+    walker, camera = draw_walker(0, 1), draw_camera(0, 0)
+    standing = replace(walker, dynamic=replace(walker.dynamic, frequency=0))
+    clip = render(standing, camera, seed=1, nuisances=still)
+    assert (clip == clip[0]).all()
+    for name, more in {"jitter": 2, "shift": 4, "scale": 0.2, "noise": 0.1, "occlusion": 1, "block": True}.items():
+        changed = render(standing, camera, seed=1, nuisances=replace(still, **{name: more}))
+        assert (difference(clip, changed) > 0).any(), name
+        assert bool((changed == changed[0]).all()) == (name in ("shift", "scale")), name
+
+
+def test_jitter_is_larger_up_and_down_than_sideways():
+    shaken = Nuisances(occlusion=0, jitter=2, shift=0, scale=0, noise=0)
+    one, camera = draw_walker(0, 1), draw_camera(0, 0)
+    one = replace(one, dynamic=replace(one.dynamic, frequency=0))
+    other = replace(one, static=draw_walker(0, 2).static)  # in other clothes, so that the figure shows
+    clips = [render(walker, camera, frames=300, seed=1, nuisances=shaken).astype(float) for walker in (one, other)]
+    weights = abs(clips[0] - clips[1]).sum(axis=-1)
+    middles = [
+        weights.sum(axis=axis) @ np.arange(size) / weights.sum(axis=(1, 2)) for axis, size in ((2, 64), (1, 32))
+    ]
+    rows, columns = (np.std(middle) for middle in middles)
+    assert 1.7 < rows < 2.3 and 0.55 < columns / rows < 0.65
+
+
+@pytest.mark.parametrize("seed", [3, (3, 1)])
+def test_defaults_are_the_nuisances_that_drawings_have(seed):
+    walker, camera = draw_walker(0, 1), draw_camera(0, 0)
+    given = Nuisances(occlusion=0.4, block=False, jitter=0.7, shift=1.5, scale=0.08, noise=0.02)
+    assert given == Nuisances()
+    np.testing.assert_array_equal(
+        render(walker, camera, seed=seed), render(walker, camera, seed=seed, nuisances=given)
+    )
+
+
+def test_drawings_stay_as_they_are():
+    means = [[155.4, 77.98, 136.23], [155.41, 77.09, 134.24], [154.61, 77.78, 134.06]]
+    clip = render(draw_walker(0, 1), draw_camera(0, 2), seed=(1, 2)).astype(float)
+    np.testing.assert_allclose(clip[[0, 7, 15]].mean(axis=(1, 2)), means, atol=0.02)

@@ -1,0 +1,95 @@
+"""The networks that the synthetic tasks compare, and in which order they are run."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+import strfnet
+from strfnet.clip import channels_last
+from strfnet.heads import Head
+from strfnet.layers.factorization import FFM
+from strfnet.layers.strf import STRF
+from strfnet.models.backbones import map_channels, resnet_maps
+from strfnet.models.network import ReIDNetwork
+
+HOSTS = {"c2d": "c2d", "i3d": "i3d", "p3da": "p3d_a", "p3db": "p3d_b", "p3dc": "p3d_c"}
+NVANS = ("nvan", "nvan_spatial", "nvan_temporal", "ste_nvan")
+
+# What of STRF an arm changes; "none" is the host without it.
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    "strf": {},
+    "spatial": {"units": ("coarse", "fine")},
+    "temporal": {"units": ("static", "dynamic")},
+    "no split": {"split": False},
+    "no mask": {"mask": None},
+    "remainder": {"dynamic": "remainder"},
+    "joint mask": {"mask": "joint"},
+    "space mask": {"mask": "space"},
+    "grid 4": {"grid": 4},
+    "stripes 4": {"grid": (4, 64)},  # rows
+    "fine 5x5": {},
+    "fine dilated": {},
+}
+# Kernel, padding and dilation of the fine unit's convolution, where an arm has others than 3, 1 and 1.
+FINE_KERNELS = {"fine 5x5": (5, 2, 1), "fine dilated": (3, 2, 2)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network trained once. ``seed`` is of initial weights and batches, ``data`` of everything drawn."""
+
+    task: str
+    host: str
+    arm: str
+    seed: int
+    data: int
+    steps: int = 300
+
+    @property
+    def key(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
+
+
+def build(host: str, arm: str, classes: int) -> ReIDNetwork:
+    """A network of resnet8's size. Arms of a host share the initial weights that they have in common."""
+    if host in NVANS or arm in ("none", "strf"):
+        form = host if arm == "none" else f"strf_{host}"
+        return strfnet.create_model(f"{form}_resnet8", num_classes=classes)
+    maps = resnet_maps("resnet8")
+    unit = partial(STRF, reduction=4, **ABLATIONS[arm])
+    backbone = strfnet.inflate(maps, temporal=HOSTS[host], unit=unit)
+    network = ReIDNetwork(backbone, Head(map_channels(maps), classes, pooling="max_mean"))
+    for factor in network.modules():
+        if arm in FINE_KERNELS and isinstance(factor, FFM) and factor.unit == "fine":
+            kernel, padding, dilation = FINE_KERNELS[arm]
+            factor.conv = nn.Conv2d(
+                factor.channels, factor.channels, kernel, padding=padding, dilation=dilation, bias=False
+            )
+    channels_last(network)
+    return network
+
+
+def planned(seeds: int = 5) -> Iterator[Run]:
+    """All runs, the most important first. Odd seeds see the drawings of data seed 1, even ones those of 0."""
+    for runs in _stages():
+        for seed in range(seeds):
+            yield from (Run(task, host, arm, seed, seed % 2, steps) for task, host, arm, steps in runs)
+
+
+def _stages() -> Iterator[list[tuple[str, str, str, int]]]:
+    tasks = ("gait", "badge", "layout", "mixed")
+    pair = ("none", "strf")
+    for hosts in (("c2d", "p3dc", "i3d"), ("p3da", "p3db")):
+        yield [(task, host, arm, 300) for task in tasks for host in hosts for arm in pair]
+    yield [(task, host, "none", 300) for task in tasks for host in NVANS]
+    first = ("spatial", "temporal", "no split", "no mask", "remainder")
+    yield [(task, "c2d", arm, 300) for task in ("gait", "badge") for arm in first]
+    yield [("layout", "c2d", arm, 900) for arm in pair]
+    forms = ("grid 4", "stripes 4", "joint mask", "space mask", "no mask", "spatial", "no split")
+    yield [("layout", "c2d", arm, 300) for arm in (*FINE_KERNELS, *forms)]
+    yield [("mixed", "p3dc", arm, 300) for arm in ("no split", "no mask", "remainder")]
+    yield [("mixed", "c2d", arm, 900) for arm in pair]
+    yield [("gait", "p3dc", arm, 600) for arm in pair]
