@@ -1,0 +1,44 @@
+"""The optimizer of a recipe, and its learning rate at any time of the run."""
+
+import math
+
+import torch
+from torch import nn
+
+from strfnet.training.recipe import Recipe
+
+
+def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimizer of all parameters that are trained. Raises: ValueError if none is."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError(f"{type(network).__name__} has no parameter that is trained, wanted at least one")
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(trained, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+    make = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return make(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def learning_rate(recipe: Recipe, at: float) -> float:
+    """The learning rate of a step that begins after ``at`` epochs, parts of an epoch included.
+
+    It depends on the time alone, so a run that goes on after a stop cannot have lost its place. A warm-up grows
+    in a straight line from a hundredth of the rate. ``one_cycle`` has a form of its own: half a cosine from
+    1/25 of the rate up to it, then half a cosine down to 1/250,000.
+
+    Source: one_cycle as Smith and Topin, Super-Convergence, 2018, with PyTorch's shape and figures.
+    """
+    if recipe.schedule == "one_cycle":
+        top = recipe.warmup or 0.3 * recipe.epochs
+        if at < top:
+            return _half_cosine(recipe.lr / 25, recipe.lr, at / top)
+        return _half_cosine(recipe.lr, recipe.lr / 250_000, (at - top) / max(recipe.epochs - top, 1e-9))
+    warm = 0.01 + 0.99 * at / recipe.warmup if at < recipe.warmup else 1.0
+    if recipe.schedule == "cosine":
+        return warm * _half_cosine(recipe.lr, 0.0, at / recipe.epochs)
+    drops = sum(milestone <= at for milestone in recipe.milestones)
+    return warm * recipe.lr * recipe.gamma**drops
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2

@@ -1,0 +1,140 @@
+"""What two ranks do that torchrun has started, for training/test_distributed.py: `on_two_ranks.py TASK FOLDER`."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_runs import network_for, objective_for, tiny_recipe, walkers
+
+from strfnet.heads import Head, ReIDOutput
+from strfnet.training.distributed import gather_bytes, gather_rows, join, share_buffers, synchronize_batchnorm
+from strfnet.training.steps import train
+
+# Batches of 9, so that one rank has 4 clips and the other 5.
+RAGGED = {"batch": 9, "identities": 3, "tracklets": 3, "batches": "every_identity", "sync_batchnorm": True}
+LONG = {"epochs": 20, "steps_per_epoch": 1, "milestones": (10,), "evaluate_every": 10}
+EQUAL = {
+    "strf": {**RAGGED, **LONG},
+    "nvan": {
+        **RAGGED,
+        **LONG,
+        "loss": "nvan",
+        "model": "nvan_temporal_resnet8",
+        "frames": 4,
+        "identities": 4,
+        "batch": 12,
+        "schedule": "cosine",
+        "warmup": 3,
+        "clip_gradients": 1.0,
+        "erasing": 0.5,
+    },
+    "accumulated": {**RAGGED, "epochs": 3, "batches": "groups", "accumulate": 2, "workers": 1, "optimizer": "sgd"},
+}
+RESUMED = {**RAGGED, "batches": "groups", "save_every": 2, "evaluate_every": 1}
+
+
+def example():
+    """Rows, labels and a head of the arithmetic's checks, the same on every rank."""
+    generator = torch.Generator().manual_seed(5)
+    maps = torch.randn(7, 6, 2, 3, 1, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    torch.manual_seed(6)
+    head = Head(6, 3, pooling="mean").double()
+    return maps, labels, head
+
+
+def arithmetic(folder, rank):
+    """Forward, loss and gradient of seven rows, of which rank 0 has two."""
+    maps, labels, head = example()
+    mine = slice(0, 2) if rank == 0 else slice(2, 7)
+    head = synchronize_batchnorm(nn.Sequential(head), torch.device("cpu"))
+    answering = nn.parallel.DistributedDataParallel(head)
+    rows = maps[mine].clone().requires_grad_()
+    joined = join(answering(rows), labels[mine], signal=rank * 15)
+    loss = objective_for(tiny_recipe(smoothing=0.1))(joined.output, joined.labels)
+    loss.total.backward()
+    assert joined.labels.tolist() == labels.tolist() and joined.signal == 15
+    torch.save(
+        {
+            "loss": loss.total.detach(),
+            "embedding": joined.output.embedding.detach(),
+            "rows": gather_rows(rows.grad) / 2,  # of the sum of both ranks' losses
+            **{name: parameter.grad for name, parameter in head[0].named_parameters()},
+            **{f"buffer.{name}": buffer for name, buffer in head[0].named_buffers()},
+        },
+        folder / f"arithmetic{rank}.pt",
+    )
+    assert gather_bytes(b"abc"[: rank + 1], torch.device("cpu")) == [b"a", b"ab"]
+    assert gather_bytes(b"" if rank else b"x", torch.device("cpu")) == [b"x", b""]
+    assert gather_rows(torch.full((2 * rank, 1), rank)).tolist() == [[1], [1]]
+    plain = nn.BatchNorm1d(2)
+    plain.running_mean += rank
+    share_buffers(plain)
+    assert plain.running_mean.tolist() == [0, 0]
+    try:
+        join(ReIDOutput(rows, rows, None), labels[mine])
+    except ValueError as error:
+        assert "no logits" in str(error)
+
+
+def equal(folder, ranks):
+    for name, changes in EQUAL.items():
+        recipe = tiny_recipe(**changes)
+        network = network_for(recipe).double()
+        train(network, objective_for(recipe), walkers(), recipe, folder / name, evaluate=figure, progress=False)
+
+
+def figure(network):
+    """A figure that batch-norm statistics have a part in."""
+    assert not any(module.training for module in network.eval().modules())
+    torch.manual_seed(torch.initial_seed() + 7)  # evaluation may draw what it likes
+    with torch.no_grad():
+        return {"figure": float(network(torch.ones(1, 3, 4, 64, 32, dtype=torch.float64)).embedding.square().mean())}
+
+
+def resumed(folder, attempt):
+    """Rank 1 is killed in the fourth step, the run goes on, rank 0 alone is asked to stop in the sixth.
+
+    Epochs have five steps, and every second is saved.
+    """
+    recipe, calls = tiny_recipe(**RESUMED), 0
+    network = network_for(recipe).double()
+    network.head.classifier = nn.Sequential(nn.Dropout(0.3), network.head.classifier)
+    objective = objective_for(recipe)
+
+    def striking(output, labels):
+        nonlocal calls
+        calls += 1
+        if (attempt, rank, calls) == (1, 1, 4):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (attempt, rank, calls) == (2, 0, 4):  # goes on behind step 2, so this is the sixth; the seventh tells
+            os.kill(os.getpid(), signal.SIGTERM)
+        return objective(output, labels)
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from torchrun, when the other rank has left; not while training
+    try:
+        train(network, striking, walkers(tracklets=6), recipe, folder, evaluate=figure, progress=False)
+    except SystemExit as stopped:
+        (folder / f"stopped{rank}.json").write_text(json.dumps([stopped.code, stopped.name]))
+        raise
+
+
+if __name__ == "__main__":
+    task, folder = sys.argv[1], Path(sys.argv[2])
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    if task == "once":
+        arithmetic(folder, rank)
+        equal(folder, 2)
+        resumed(folder / "unbroken", attempt=0)
+    else:
+        resumed(folder / "broken", attempt=int(task))
+    dist.destroy_process_group()

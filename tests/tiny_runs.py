@@ -1,0 +1,53 @@
+"""A training run of seconds: drawn walkers in memory, the smallest network, batches of two by two."""
+
+import torch
+
+from strfnet import create_model
+from strfnet.data.synthetic import draw_camera, draw_walker, render
+from strfnet.data.tracklet import Tracklet
+from strfnet.losses.objective import nvan_loss, strf_loss
+from strfnet.training.recipe import Recipe
+
+TINY = {
+    "model": "strf_c2d_resnet8",
+    "height": 64,
+    "width": 32,
+    "frames": 2,
+    "stride": 2,
+    "batch": 4,
+    "identities": 2,
+    "tracklets": 2,
+    "epochs": 2,
+    "milestones": (1,),
+    "workers": 0,
+    "device": "cpu",
+    "seed": 3,
+}
+
+
+def tiny_recipe(**changes):
+    return Recipe(**{**TINY, **changes})
+
+
+def walkers(identities=4, cameras=2, tracklets=2, frames=6):
+    return [
+        Tracklet(
+            tuple(
+                render(draw_walker(0, one), draw_camera(0, camera), frames=frames, seed=(3, one, camera, tracklet))
+            ),
+            f"walker{one}",
+            camera,
+        )
+        for one in range(identities)
+        for camera in range(cameras)
+        for tracklet in range(tracklets)
+    ]
+
+
+def network_for(recipe, classes=4):
+    torch.manual_seed(recipe.seed)
+    return create_model(recipe.model, num_classes=classes)
+
+
+def objective_for(recipe):
+    return {"strf": strf_loss, "nvan": nvan_loss}[recipe.loss](smoothing=recipe.smoothing)

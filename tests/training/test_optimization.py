@@ -1,0 +1,59 @@
+"""Learning rates at times that can be said by heart, and against torch's own one-cycle."""
+
+import pytest
+import torch
+from tiny_runs import tiny_recipe
+from torch import nn
+
+from strfnet.training.optimization import learning_rate, make_optimizer
+from strfnet.training.recipe import Recipe
+
+
+def test_steps_drop_when_a_milestone_is_done():
+    recipe = Recipe()
+    rates = {0: 3e-4, 59.99: 3e-4, 60: 3e-5, 119.9: 3e-5, 120: 3e-6, 180: 3e-7, 239.9: 3e-7}
+    for at, rate in rates.items():
+        assert learning_rate(recipe, at) == pytest.approx(rate)
+
+
+def test_warmup_grows_in_a_straight_line():
+    recipe = Recipe(warmup=10)
+    assert learning_rate(recipe, 0) == pytest.approx(3e-6)
+    assert learning_rate(recipe, 5) == pytest.approx(3e-4 * 0.505)
+    assert learning_rate(recipe, 10) == pytest.approx(3e-4)
+
+
+def test_cosine_ends_at_zero():
+    recipe = Recipe(schedule="cosine", epochs=100)
+    assert [learning_rate(recipe, at) for at in (0, 50, 100)] == pytest.approx([3e-4, 1.5e-4, 0], abs=1e-12)
+    assert learning_rate(Recipe(schedule="cosine", epochs=100, warmup=50), 25) == pytest.approx(
+        3e-4 * 0.505 * (1 + 2**-0.5) / 2
+    )
+
+
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_one_cycle_is_torchs(warmup):
+    recipe = Recipe(schedule="one_cycle", epochs=20, warmup=warmup, lr=0.1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
+    # torch's first step is 0 and its top at pct_start * total - 1; ours are at the ends of the whole span
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.1, total_steps=2001, pct_start=((warmup or 6) / 20 * 2000 + 1) / 2001
+    )
+    for step in range(2001):
+        assert learning_rate(recipe, step / 100) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        if step < 2000:
+            reference.step()
+
+
+def test_frozen_parameters_are_left_out():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
+    network[0].requires_grad_(False)
+    for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
+        optimizer = make_optimizer(tiny_recipe(optimizer=name, lr=0.5, weight_decay=0.25), network)
+        (group,) = optimizer.param_groups
+        assert type(optimizer) is kind and group["params"] == [network[1].weight]
+        assert (group["lr"], group["weight_decay"], group.get("momentum", 0.9)) == (0.5, 0.25, 0.9)
+    network.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter that is trained"):
+        make_optimizer(tiny_recipe(), network)
