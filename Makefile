@@ -5,8 +5,9 @@ DATA ?=
 
 .PHONY: demo test check clean
 
-demo: $(VENV)/installed  ## the main job: a ResNet-50 with STRF ranks tracklets, and says what it costs
+demo: $(VENV)/installed  ## a ResNet-50 with STRF ranks tracklets; a small network is trained with and without STRF
 	$(BIN)/python examples/rank_tracklets.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python examples/train_walkers.py
 
 test: $(VENV)/installed  ## linters, types, then the whole suite
 	$(BIN)/ruff check .

@@ -6,15 +6,23 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from strfnet import __version__
 
 WRONG_CALL, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141  # exit codes; the last two as shells count signals
 
+CONFIGURED = {
+    "train": "train a network on a data set, or go on with a run that was stopped",
+    "evaluate": "rank the queries of a data set against its gallery, by one protocol or by all",
+    "embed": "turn tracklets into a file of vectors",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 if it failed, 2 for a wrong call, 130 for Ctrl-C."""
+    """Run one command and return its exit code: 0, 1 if it failed, 2 for a wrong call, 130 for Ctrl-C.
+
+    Training that is told to stop saves first; then it returns 130 for Ctrl-C and 143 for SIGTERM.
+    """
     try:
         try:
             code = _run(sys.argv[1:] if argv is None else list(argv))
@@ -40,7 +48,7 @@ def _run(argv: list[str]) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, (ValueError, OSError, ImportError)) else f"{type(error).__name__}: "
         print("strfnet: error:", kind + " ".join(str(error).split()), file=sys.stderr)
         return FAILED
     return 0
@@ -52,6 +60,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     name = next((word for word in argv if not word.startswith("-")), None)
     if name is not None and name not in commands:
         parser.error(_unknown("command", name, commands))
+    if name in CONFIGURED:
+        behind = argv[argv.index(name) + 1 :]
+        words = [word for word in behind if word != "--debug"]
+        return argparse.Namespace(
+            command=_configured, name=name, words=words, parser=commands[name], debug="--debug" in argv
+        )
     chosen = commands[name] if name else parser
     # Before argparse, which would first miss the argument whose name was misspelt.
     options = re.findall(r"--[a-z]+", parser.format_help() + chosen.format_help())
@@ -85,20 +99,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     profile.add_argument("--json", action="store_true", help="print JSON, with all modules, instead of a table")
     profile.set_defaults(command=_profile, parser=profile)
 
-    embed = commands.add_parser("embed", help="turn a folder of tracklets into a file of vectors")
-    embed.add_argument("--model", required=True, metavar="NAME", help="one of `strfnet models`")
-    embed.add_argument(
-        "--data", required=True, type=Path, metavar="DIR", help="<identity>/<camera>/<tracklet>/*.jpg lie in it"
-    )
-    embed.add_argument("--out", required=True, type=Path, metavar="FILE", help="the safetensors file to write")
-    embed.add_argument("--frames", type=_positive, default=8, metavar="T", help="frames of a clip (default: 8)")
-    embed.add_argument(
-        "--size", type=_positive, nargs=2, default=(256, 128), metavar=("H", "W"), help="pixels (default: 256 128)"
-    )
-    embed.add_argument("--batch", type=_positive, default=8, metavar="B", help="clips at a time (default: 8)")
-    embed.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
-    embed.add_argument("--seed", type=_count, default=0, help="of what starts at random (default: 0)")
-    embed.set_defaults(command=_embed, parser=embed)
+    for name, about in CONFIGURED.items():
+        commands.add_parser(name, help=about, usage=f"strfnet {name} [--config FILE] [--NAME VALUE ...]")
 
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -123,35 +125,17 @@ def _profile(arguments: argparse.Namespace) -> None:
     print(report.to_json() if arguments.json else report.table(depth=arguments.depth))
 
 
-def _embed(arguments: argparse.Namespace) -> None:
-    from strfnet.data.folder import read_folder
+def _configured(arguments: argparse.Namespace) -> None:
+    """A command whose many arguments may come from files."""
+    from strfnet import commands
+    from strfnet.configuration import WrongCall, configure
 
-    if not arguments.out.parent.is_dir() or arguments.out.is_dir():
-        raise ValueError(f"cannot write {arguments.out}, wanted a file in a folder that exists")
-    tracklets = read_folder(arguments.data)
-
-    import torch
-
-    from strfnet import create_model
-    from strfnet.embedding import embed, save_embeddings
-    from strfnet.models.backbones import DEPTHS, weights_at_hand
-
-    _check_model(arguments)
-    weights = weights_at_hand(next(depth for depth in DEPTHS if depth in arguments.model))
-    start = f"torchvision's {weights}, found at hand" if weights else "random weights"
-    print(f"{arguments.model} starts from {start}; it was not trained to tell people apart", file=sys.stderr)
-    torch.manual_seed(arguments.seed)
-    network = create_model(arguments.model, num_classes=None, weights=weights)
-    embeddings = embed(
-        network.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")),
-        tracklets,
-        frames=arguments.frames,
-        size=tuple(arguments.size),
-        batch=arguments.batch,
-        progress=True,
-    )
-    save_embeddings(arguments.out, embeddings, tracklets)
-    print(f"{len(embeddings)} embeddings of {embeddings.shape[1]} numbers are in {arguments.out}")
+    kind, run = commands.COMMANDS[arguments.name]
+    try:
+        program = f"strfnet {arguments.name}"
+        run(configure(kind, arguments.words, program=program, about=CONFIGURED[arguments.name]))
+    except WrongCall as error:
+        arguments.parser.error(str(error))
 
 
 def _check_model(arguments: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def no_weights(tmp_path, monkeypatch):
 
 
 def embed_call(walkers, out, model="strf_p3dc_resnet18"):
-    small = ["--frames", "2", "--size", "64", "32", "--device", "cpu"]
+    small = ["--clips", "restricted_first:2", "--height", "64", "--width", "32", "--device", "cpu"]
     return ["embed", "--model", model, "--data", str(walkers), "--out", str(out), *small]
 
 
@@ -108,7 +108,7 @@ def test_embed_starts_from_weights_that_are_at_hand(tmp_path, walkers, no_weight
     network = resnet18()
     torch.nn.init.zeros_(network.conv1.weight)  # a network that sees nothing
     torch.save(network.state_dict(), no_weights / "resnet18-f37072fd.pth")
-    assert main([*embed_call(walkers, tmp_path / "out", model), "--frames", "4"]) == 0
+    assert main([*embed_call(walkers, tmp_path / "out", model), "--clips", "restricted_first:4"]) == 0
     assert "starts from torchvision's IMAGENET1K_V1, found at hand" in capsys.readouterr().err
     with safe_open(tmp_path / "out", "pt") as file:
         embeddings = file.get_tensor("embeddings")
@@ -118,7 +118,7 @@ def test_embed_starts_from_weights_that_are_at_hand(tmp_path, walkers, no_weight
 def test_wrong_names_are_refused_with_the_nearest_one(capsys):
     assert "no command 'profil', the nearest is 'profile'" in refused(capsys, "profil")
     assert "no option '--dept', the nearest is '--depth'" in refused(capsys, "profile", "x", "--dept", "1")
-    assert "no option '--modell', the nearest is '--model'" in refused(capsys, "embed", "--modell=x")
+    assert "no option 'modell', the nearest is 'model'" in refused(capsys, "embed", "--modell=x")
     wrong_model = refused(capsys, "profile", "strf_p3d_resnet50")
     assert "no model 'strf_p3d_resnet50', the nearest is 'strf_p3dc_resnet50'" in wrong_model
 
@@ -134,7 +134,18 @@ def test_wrong_model_of_embed_is_a_wrong_call(tmp_path, walkers, capsys):
     [
         ([], "required: COMMAND"),
         (["profile"], "required: NAME"),
-        (["embed", "--model", "x"], "required: --data, --out"),
+        (["embed", "--model", "x"], "required: data, out"),
+        (["embed", "--data", "x", "--out", "y"], "trained is None and model is None, wanted one of the two"),
+        (["embed", "--data", "x", "--out", "y", "--model", "c2d_resnet8", "--clips", "all_frames"], "all_frames:8"),
+        (["embed", "--data", "x", "--out", "y", "--model", "c2d_resnet8", "--clips", "al:8"], "is 'all_frames'"),
+        (["embed", "--data", "x", "--out", "y", "--model", "c2d_resnet8", "--format", "mar"], "nearest is 'mars'"),
+        (["embed", "--data", "x", "--out", "y", "--trained", "z", "--weights", "w"], "has its own"),
+        (["embed", "--data", "x", "--out", "y", "--model", "c2d_resnet8", "--best", "true"], "wanted trained"),
+        (
+            ["embed", "--data", "x", "--out", "y", "--model", "c2d_resnet8", "--batch", "0"],
+            "batch must be at least 1",
+        ),
+        (["evaluate", "--data", "x", "--model", "c2d_resnet8", "--protocol", "ap3"], "the nearest is 'ap3d'"),
         (["profile", "x", "--clip", "1", "3", "0", "64", "32"], "'0' is no whole number above 0"),
         (["profile", "x", "--clip", "1", "3"], "expected 5 arguments"),
         (["profile", "x", "--depth", "-1"], "--depth"),

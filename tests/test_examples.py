@@ -1,10 +1,16 @@
+import importlib.util
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+
+from strfnet.data.walker_tasks import plan_task
+from strfnet.training.log import read_log
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,3 +66,57 @@ def test_the_short_examples_run_to_their_end(example, last_line):
     done = subprocess.run([sys.executable, ROOT / "examples" / example], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == last_line
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_gait_compares_both_networks_with_chance(monkeypatch, capsys):
+    gait = example("gait")
+    task = plan_task("gait")
+    few = replace(task, train=tuple(scene for scene in task.train if scene.seed[-1] < 1))
+    monkeypatch.setattr(gait, "plan_task", lambda name: few)
+    monkeypatch.setattr(sys, "argv", ["gait.py", "--steps", "2", "--seeds", "0", "3"])
+    gait.main()
+    shown = capsys.readouterr().out
+    assert shown.startswith("synthetic task")
+    assert "72 queries of 12 new walkers, 216 in the gallery" in shown
+    rows = {line[:12].strip(): line[12:].split() for line in shown.splitlines()[-3:]}
+    assert rows["chance"] == ["10.4", "8.3"]
+    for network in ("C2D", "C2D + STRF"):
+        mean, _, *of_seeds = map(float, rows[network])
+        assert len(of_seeds) == 2 and abs(mean - sum(of_seeds) / 2) < 0.11
+        assert 5 < mean < 40
+    assert rows["C2D"] != rows["C2D + STRF"]
+
+
+def test_walkers_are_written_trained_on_and_ranked_with_and_without_strf(tmp_path, monkeypatch, capsys):
+    trains, task = example("train_walkers"), plan_task("gait")
+    few = replace(
+        task,
+        train=tuple(scene for scene in task.train if scene.seed[-1] < 1),
+        tests={"all": (tuple(scene for scene in task.tests["all"][0] if scene.seed[-1] < 1),)},
+    )
+    monkeypatch.setattr(trains, "plan_task", lambda name: few)
+    changes = ["epochs=1", "steps_per_epoch=2", "warmup=0"]
+    monkeypatch.setattr(sys, "argv", ["train_walkers.py", "--out", str(tmp_path / "out"), "--train", *changes])
+    trains.main()
+    shown = capsys.readouterr().out
+    assert "12 queries of new walkers,\n48 tracklets in the gallery, AP by rectangles" in shown
+    rows = {line[:14].strip(): line[14:].split() for line in shown.splitlines() if line[:1] in "rC"}
+    assert rows["random order"] == ["13.4", "6.4"]  # 3 matches among 47, as drawn orders give too
+    for name, network in (("C2D", "c2d_resnet8"), ("C2D + STRF", "strf_c2d_resnet8")):
+        run = tmp_path / "out" / "runs" / network
+        told = json.loads((run / "figures.json").read_text())[0]
+        assert rows[name][0] == f"{100 * told['mean_average_precision']:.1f}" and str(run) in shown
+        assert len([line for line in read_log(run / "log.jsonl") if line["kind"] == "step"]) == 2
+
+
+def test_a_recipe_that_is_refused_ends_the_example_with_the_reason(tmp_path, monkeypatch):
+    trains = example("train_walkers")
+    with pytest.raises(SystemExit, match="lr must be above 0, got 0"):
+        trains.train(tmp_path, {"C2D": tmp_path / "run"}, ["lr=0"])

@@ -1,0 +1,148 @@
+"""A network together with how it is to be shown tracklets, from a training run or by its name."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from strfnet.data.tracklet import Tracklet
+    from strfnet.training.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A trained network, or one by name, and how it is shown its tracklets.
+
+    Args:
+        trained: folder of a training run whose network is taken, as it was after the newest checkpoint.
+        best: take the weights of the run's best evaluation instead.
+        model: without a run: one of `strfnet models`.
+        weights: without a run: a safetensors file with all its weights; null takes torchvision's for its image
+            network if they are at hand, and random ones else.
+        height: of the frames, in pixels; null as in the run, or 256.
+        width: of the frames, in pixels; null as in the run, or 128.
+        interpolation: bilinear or bicubic; null as in the run, or bilinear.
+        batch: clips at a time.
+        workers: threads that read frames.
+        device: such as cpu or cuda:1; null takes a GPU if there is one.
+        seed: of what starts at random.
+    """
+
+    trained: Path | None = None
+    best: bool = False
+    model: str | None = None
+    weights: Path | None = None
+    height: int | None = None
+    width: int | None = None
+    interpolation: str | None = None
+    batch: int = 8
+    workers: int = 2
+    device: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.trained is None) == (self.model is None):
+            raise ValueError(f"trained is {self.trained} and model is {self.model}, wanted one of the two")
+        if self.trained is not None and self.weights is not None:
+            raise ValueError(f"weights are {self.weights}, but a training run has its own; wanted model with them")
+        if self.trained is None and self.best:
+            raise ValueError("best is true, but only a training run has best weights; wanted trained with it")
+        for name in ("height", "width", "batch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A network on its device, and the size, interpolation, batch and workers by which clips reach it."""
+
+    network: "nn.Module"
+    size: tuple[int, int]
+    interpolation: str
+    batch: int
+    workers: int
+
+    @classmethod
+    def of_recipe(cls, network: "nn.Module", recipe: "Recipe") -> "Embedder":
+        """The network shown clips as in its training."""
+        return cls(network, (recipe.height, recipe.width), recipe.interpolation, recipe.batch, recipe.workers)
+
+    def embed(self, tracklets: Sequence["Tracklet"], clips: tuple[str, int], *, progress: bool = False) -> "Tensor":
+        """One vector for each tracklet, (n, d) on the CPU of every process; the processes share the work.
+
+        Args:
+            tracklets: the same on all processes.
+            clips: a test form of `strfnet.data.sampling`, and the frames of its clips.
+            progress: whether this process tells how far it is.
+        """
+        from functools import partial
+
+        from strfnet.data.sampling import evaluation_form
+        from strfnet.embedding import embed
+        from strfnet.training.sharing import share
+
+        form, frames = clips
+        work = partial(
+            embed,
+            self.network,
+            clips=evaluation_form(form, frames=frames),
+            size=self.size,
+            interpolation=self.interpolation,
+            batch=self.batch,
+            workers=self.workers,
+            progress=progress,
+        )
+        return share(work, tracklets, next(self.network.parameters()).device)
+
+
+def make_embedder(asked: Network) -> Embedder:
+    """The network that is asked for, on its device, with the weights that it is to have.
+
+    Raises: ValueError for an unknown model, a folder without a run, weights that do not fit or are damaged, or a
+    device that is not there.
+    """
+    import torch
+
+    from strfnet import create_model
+    from strfnet.training.folder import read_run
+    from strfnet.training.resume import check_fit, read_weights
+    from strfnet.training.sharing import join_processes
+
+    size, interpolation, name = (256, 128), "bilinear", str(asked.model)
+    weights: dict[str, Tensor] | None = None
+    if asked.trained is not None:
+        recipe, weights = read_run(asked.trained, best=asked.best)
+        size, interpolation, name = (recipe.height, recipe.width), recipe.interpolation, recipe.model
+    elif asked.weights is not None:
+        weights = read_weights(asked.weights)
+    device = join_processes(asked.device)
+    torch.manual_seed(asked.seed)
+    network = create_model(name, num_classes=None, weights=None if weights else _weights_at_hand(name))
+    if weights is not None:
+        kept = {key: value for key, value in weights.items() if not key.startswith("head.classifier.")}
+        check_fit(network, kept, asked.trained or asked.weights)
+        network.load_state_dict(kept)
+    size = asked.height or size[0], asked.width or size[1]
+    interpolation = asked.interpolation or interpolation
+    return Embedder(network.to(device), size, interpolation, asked.batch, asked.workers)
+
+
+def is_first() -> bool:
+    """Whether this is the process that tells and writes, of those that ``torchrun`` may have started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _weights_at_hand(name: str) -> str | None:
+    """Weights at hand for the image network of a network by name; a line on stderr says what it starts from."""
+    from strfnet.models.backbones import DEPTHS, weights_at_hand
+
+    weights = weights_at_hand(next(depth for depth in DEPTHS if depth in name))
+    start = f"torchvision's {weights}, found at hand" if weights else "random weights"
+    if is_first():
+        print(f"{name} starts from {start}; it was not trained to tell people apart", file=sys.stderr)
+    return weights

@@ -1,0 +1,226 @@
+"""Training, evaluation and embedding from the command line, on walkers drawn into files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from data_trees import TREES
+from safetensors.torch import load_file
+from test_cli import start
+
+from strfnet.cli import main
+from strfnet.data.mars import read_mars
+from strfnet.data.reading import FORMATS
+from strfnet.data.walker_set import draw_set, write_mars
+from strfnet.embedding import embed
+from strfnet.training.folder import read_run
+
+ROOT = Path(__file__).parents[1]
+SMALL = """
+model: strf_c2d_resnet8
+format: mars
+complete: false
+height: 32
+width: 16
+frames: 2
+sampling: consecutive
+batches: every_identity
+batch: 4
+identities: 2
+tracklets: 2
+optimizer: sgd
+lr: 0.01
+epochs: 2
+milestones: []
+protocol: nvan
+workers: 0
+device: cpu
+"""
+
+
+@pytest.fixture(scope="module")
+def walkers(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "walkers"
+    write_mars(root, draw_set(train=4, test=3, cameras=2, frames=4, height=32))
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, walkers):
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(f"{SMALL}data: {walkers}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, config):
+    """A finished run, by one process of its own."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    process = start(
+        "-m", "strfnet.cli", "train", "--config", str(config), "--out", str(folder), stdout=subprocess.PIPE
+    )
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    (folder / "printed").write_text(out)
+    return folder
+
+
+def on_two_ranks(*words):
+    """The command line, started twice by torchrun."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "--module"]
+    done = subprocess.run([*launch, "strfnet.cli", *map(str, words)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def asked(trained, walkers):
+    return ["--trained", str(trained), "--data", str(walkers), "--format", "mars", "--complete", "false"]
+
+
+def refused(capsys, *words):
+    assert main([str(word) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+def test_a_run_tells_its_last_figures_and_by_which_rule(run):
+    printed = (run / "printed").read_text()
+    figures = json.loads((run / "result.json").read_text())["figures"]
+    assert f"result, after the last epoch (2, step 4): mAP {figures['mAP']:.4g}" in printed
+    assert "nvan: the code of NVAN and STE-NVAN" in printed
+    recipe, weights = read_run(run)
+    assert recipe.model == "strf_c2d_resnet8" and weights["head.classifier.weight"].shape == (4, 64)
+
+
+def test_a_finished_run_started_again_tells_the_same_and_changes_nothing(run, config, capsys):
+    before = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
+    assert main(["train", "--config", str(config), "--out", str(run)]) == 0
+    assert capsys.readouterr().out == (run / "printed").read_text()
+    assert {path: path.read_bytes() for path in run.rglob("*.safetensors")} == before
+
+
+def test_evaluate_agrees_with_the_end_of_training(run, walkers, tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    assert main(["evaluate", *asked(run, walkers), "--protocol", "nvan", "--out", str(file)]) == 0
+    (told,) = json.loads(file.read_text())
+    figures = json.loads((run / "result.json").read_text())["figures"]
+    assert told["mean_average_precision"] == figures["mAP"] and told["cmc"][0] == figures["R1"]
+    assert f"the figures are in {file}" in capsys.readouterr().out
+
+
+def test_all_protocols_stand_side_by_side(run, walkers, capsys):
+    assert main(["evaluate", *asked(run, walkers)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:6]] == ["mars", "cfaan", "nvan", "ap3d", "torchreid"]
+    assert "mAP rectangle" in lines[0] and "mAP trapezoid" in lines[0]
+
+
+def test_other_frames_than_the_protocol_s_are_marked(run, walkers, capsys):
+    assert main(["evaluate", *asked(run, walkers), "--protocol", "ap3d", "--clips", "evenly:2"]) == 0
+    assert "evenly 2 *" in capsys.readouterr().out
+
+
+def test_two_processes_evaluate_and_embed_as_one(run, walkers, tmp_path):
+    for command, name in (("evaluate", "figures.json"), ("embed", "vectors.safetensors")):
+        words = [command, *asked(run, walkers), "--out"]
+        assert main([*words, str(tmp_path / name)]) == 0
+        on_two_ranks(*words, tmp_path / f"two_{name}")
+    assert (tmp_path / "figures.json").read_bytes() == (tmp_path / "two_figures.json").read_bytes()
+    one, two = (load_file(tmp_path / f"{two}vectors.safetensors")["embeddings"] for two in ("", "two_"))
+    assert len(one) == len(two) == len(read_mars(walkers, complete=False).test)
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_embed_writes_what_the_trained_network_says(run, walkers, tmp_path):
+    from strfnet import create_model
+
+    file = tmp_path / "vectors.safetensors"
+    assert main(["embed", *asked(run, walkers), "--clips", "all_frames:3", "--out", str(file)]) == 0
+    recipe, weights = read_run(run)
+    network = create_model(recipe.model, num_classes=4)
+    network.load_state_dict(weights)
+    expected = embed(
+        network, read_mars(walkers, complete=False).test, clips=lambda n: [[0, 1, 2], [3]], size=(32, 16)
+    )
+    torch.testing.assert_close(load_file(file)["embeddings"], expected)
+
+
+def test_best_weights_are_those_of_the_best_evaluation(run, walkers, tmp_path):
+    result = json.loads((run / "result.json").read_text())
+    file = tmp_path / "figures.json"
+    call = ["evaluate", *asked(run, walkers), "--protocol", "nvan", "--best", "true", "--out", str(file)]
+    assert main(call) == 0
+    assert json.loads(file.read_text())[0]["mean_average_precision"] == result["best"]
+
+
+def test_a_network_starts_from_the_weights_of_a_run(run, config, tmp_path, capsys):
+    weights = next((run / "checkpoints").glob("*/weights.safetensors"))
+    words = ["train", "--config", str(config), "--start-from", str(run), "--epochs", "1", "--lr", "1e-9"]
+    assert main([*words, "--out", str(tmp_path / "next")]) == 0
+    _, before = read_run(run)
+    _, after = read_run(tmp_path / "next")
+    torch.testing.assert_close(after["head.classifier.weight"], before["head.classifier.weight"])
+    assert main([*words, "--start-from", str(weights), "--model", "c2d_resnet8", "--out", str(tmp_path / "no")]) == 1
+    assert "does not fit" in capsys.readouterr().err
+
+
+def test_walkers_are_drawn_where_no_data_are_named(tmp_path, capsys):
+    (tmp_path / "small.yaml").write_text(SMALL.replace("format: mars", "format: null"))
+    words = ["train", "--config", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    assert main([*words, "--steps-per-epoch", "1"]) == 0
+    assert "no data are named: walkers are drawn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lr", "0"], "lr must be above 0, got 0"),
+        (["--batch", "5"], "batch must be 2 identities x 2 tracklets = 4, got 5"),
+        (["--device", "cuda:7"], "device 'cuda:7' is not there, wanted one of cpu"),
+        (["--model", "strf_resnet50"], "there is no model 'strf_resnet50', the nearest is 'strf_i3d_resnet50'"),
+        (["--protocol", "nvam"], "there is no protocol 'nvam', the nearest is 'nvan'"),
+        (["--format", "marss"], "there is no format 'marss', the nearest is 'mars'"),
+        (["--format", "null"], "format is None, wanted both, or neither for drawn walkers"),
+        (["--sampling", "stride"], "there is no sampling 'stride', the nearest is 'strided'"),
+        (["--epoch", "3"], "there is no option 'epoch', the nearest is 'epochs'"),
+    ],
+)
+def test_a_bad_recipe_is_refused_before_any_data_are_read(config, tmp_path, capsys, words, message):
+    call = ["train", "--config", config, "--out", tmp_path / "run", "--data", "/nowhere", *words]
+    assert message in refused(capsys, *call)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_are_not_there_are_one_line(config, tmp_path, capsys):
+    assert main(["train", "--config", str(config), "--data", "/nowhere", "--out", str(tmp_path / "run")]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("strfnet: error: /nowhere is missing") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_a_folder_without_a_run_is_refused(walkers, tmp_path, capsys, best):
+    call = ["evaluate", *asked(tmp_path, walkers), "--best", str(best).lower()]
+    assert main(call) == 1
+    assert f"{tmp_path} holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_data_set_is_trained_on_and_judged_by_its_protocol(tmp_path, capsys, format):
+    data, protocol = TREES[format](tmp_path / "data"), "folder" if format == "csv" else format
+    (tmp_path / "small.yaml").write_text(SMALL)
+    words = ["--format", format, "--data", str(data)]
+    train = ["train", "--config", str(tmp_path / "small.yaml"), "--epochs", "1", "--steps-per-epoch", "1"]
+    assert main([*train, *words, "--protocol", protocol, "--out", str(tmp_path / "run")]) == 0
+    assert f"\n{protocol}: " in capsys.readouterr().out
+    call = ["evaluate", "--trained", str(tmp_path / "run"), *words, "--complete", "false", "--protocol", protocol]
+    assert main([*call, "--out", str(tmp_path / "figures.json")]) == 0
+    (told,) = json.loads((tmp_path / "figures.json").read_text())
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert told["mean_average_precision"] == result["figures"]["mAP"] and 0 < result["figures"]["mAP"] <= 1
+    assert told["splits"][0]["matched"] > 0
