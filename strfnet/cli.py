@@ -1,13 +1,13 @@
 """The command line: arguments in, one call, one line per error. Heavy imports stay inside the commands."""
 
 import argparse
-import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from strfnet import __version__
+from strfnet.names import unknown
 
 WRONG_CALL, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141  # exit codes; the last two as shells count signals
 
@@ -59,7 +59,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser, commands = _parsers()
     name = next((word for word in argv if not word.startswith("-")), None)
     if name is not None and name not in commands:
-        parser.error(_unknown("command", name, commands))
+        parser.error(unknown("command", name, commands))
     if name in CONFIGURED:
         behind = argv[argv.index(name) + 1 :]
         words = [word for word in behind if word != "--debug"]
@@ -71,7 +71,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = re.findall(r"--[a-z]+", parser.format_help() + chosen.format_help())
     for word in (word.partition("=")[0] for word in argv):
         if word.startswith("--") and word not in ["--", *options]:
-            chosen.error(_unknown("option", word, options))
+            chosen.error(unknown("option", word, options))
     return parser.parse_args(argv)
 
 
@@ -142,12 +142,7 @@ def _check_model(arguments: argparse.Namespace) -> None:
     from strfnet import list_models
 
     if arguments.model not in list_models():
-        arguments.parser.error(_unknown("model", arguments.model, list_models()))
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
-    return f"there is no {kind} {name!r}, the nearest is {nearest[0]!r}"
+        arguments.parser.error(unknown("model", arguments.model, list_models()))
 
 
 def _positive(text: str) -> int:

@@ -1,11 +1,12 @@
 """A command's arguments, from YAML files and the command line, as one record."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
 from typing import TypeVar
+
+from strfnet.names import unknown
 
 Record = TypeVar("Record")
 
@@ -56,22 +57,17 @@ def _spelt(option: str, names: Sequence[str]) -> str:
         return f"--{name}"
     if name == "print_config":
         return "--print-config"
-    raise WrongCall(_unknown(name, names))
+    raise WrongCall(unknown("option", name, names))
 
 
 def _explained(message: str, names: Sequence[str], words: Sequence[str]) -> str:
     """A refusal of jsonargparse in one line, with the nearest name for an unknown one."""
-    unknown = re.search(r"Option '([^']+)' is not accepted", message)
-    if unknown:
-        return _unknown(unknown[1], names)
+    stray = re.search(r"Option '([^']+)' is not accepted", message)
+    if stray:
+        return unknown("option", stray[1], names)
     line = " ".join(message.split())
     if line.startswith(("Problems parsing config", "Unexpected config")):  # it does not say of which file
         split = [part for word in words for part in word.split("=", 1)]
         files = [path for word, path in pairwise([*split, ""]) if word == "--config"]
         return f"cannot read {' and '.join(files)}, wanted YAML such as `lr: 0.001`: {line}"
     return line
-
-
-def _unknown(name: str, names: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)
-    return f"there is no option {name!r}, the nearest is {nearest[0]!r}"

@@ -1,11 +1,12 @@
 """A training run, said completely in plain values. Reading this file loads no torch."""
 
-import difflib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from strfnet.names import check_name
 
 BATCHES = ("every_identity", "groups", "distinct")
 LOSSES = ("strf", "nvan")
@@ -138,7 +139,7 @@ class Recipe:
 
         self.check_names({**_NAMES, "sampling": TRAIN_CLIPS})
         for change in self.per_frame:
-            _check_name("per_frame", change, ("flip", "crop", "erasing"))
+            check_name("per_frame", change, ("flip", "crop", "erasing"))
         for name in _FROM_ONE:
             _check_number(name, getattr(self, name), whole=True, least=1)
         for name in _FROM_ZERO:
@@ -151,7 +152,7 @@ class Recipe:
         for name in ("flip", "crop", "erasing"):
             _check_number(name, getattr(self, name), least=0, most=1)
         if self.mined_on is not None:
-            _check_name("mined_on", self.mined_on, ("feature", "embedding"))
+            check_name("mined_on", self.mined_on, ("feature", "embedding"))
         _check_number("smoothing", self.smoothing, least=0, below=1)
         for name in ("lr", "gamma", "clip_gradients"):
             if getattr(self, name) is not None or name != "clip_gradients":
@@ -172,7 +173,7 @@ class Recipe:
         Raises: ValueError naming the nearest.
         """
         for name, names in known.items():
-            _check_name(name, getattr(self, name), names)
+            check_name(name, getattr(self, name), names)
 
     def check_device(self) -> None:
         """Raises: ValueError for a device that is not there, or that the precision needs and is not there."""
@@ -195,9 +196,7 @@ class Recipe:
         """The recipe of these values. Raises: ValueError for an unknown name, with the nearest; see `Recipe`."""
         names = [field.name for field in fields(cls)]
         for name in content:
-            if name not in names:
-                nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
-                raise ValueError(f"a recipe has no {name!r}, the nearest is {nearest!r}")
+            check_name("field of a recipe", name, names)
         values = dict(content)
         for name in ("start_from", "data"):
             if values.get(name) is not None:
@@ -232,12 +231,6 @@ _NAMES = {
 _SHAPES = ("height", "width", "frames", "stride", "batch", "identities", "tracklets")
 _FROM_ONE = (*_SHAPES, "epochs", "accumulate", "evaluate_every", "keep")
 _FROM_ZERO = ("split", "seed", "workers")
-
-
-def _check_name(field: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0)
-        raise ValueError(f"there is no {field} {name!r}, the nearest is {nearest[0]!r}")
 
 
 def _check_number(

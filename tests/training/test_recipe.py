@@ -104,7 +104,7 @@ def test_json_and_back(lr, milestones, data, per_frame):
 
 
 def test_an_unknown_field_names_the_nearest():
-    with pytest.raises(ValueError, match="a recipe has no 'epoch', the nearest is 'epochs'"):
+    with pytest.raises(ValueError, match="there is no field of a recipe 'epoch', the nearest is 'epochs'"):
         Recipe.from_json({"epoch": 3})
 
 
