@@ -126,6 +126,11 @@ def test_other_frames_than_the_protocol_s_are_marked(run, walkers, capsys):
     assert "evenly 2 *" in capsys.readouterr().out
 
 
+def test_reranked_distances_are_judged_where_that_is_asked(run, walkers, capsys):
+    assert main(["evaluate", *asked(run, walkers), "--protocol", "ap3d", "--rerank", "true"]) == 0
+    assert "cosine re-ranked" in capsys.readouterr().out
+
+
 def test_two_processes_evaluate_and_embed_as_one(run, walkers, tmp_path):
     for command, name in (("evaluate", "figures.json"), ("embed", "vectors.safetensors")):
         words = [command, *asked(run, walkers), "--out"]
@@ -224,3 +229,31 @@ def test_every_data_set_is_trained_on_and_judged_by_its_protocol(tmp_path, capsy
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert told["mean_average_precision"] == result["figures"]["mAP"] and 0 < result["figures"]["mAP"] <= 1
     assert told["splits"][0]["matched"] > 0
+
+
+class _Seen(Exception):
+    """Carries what training was called with."""
+
+
+@pytest.mark.parametrize(
+    ("words", "distance", "margin", "mined_on", "smoothing"),
+    [
+        (["--loss", "strf"], "cosine", 0.3, "embedding", 0.0),
+        (["--loss", "nvan"], "euclidean", None, "feature", 0.0),
+        (["--loss", "strf", "--mined-on", "feature", "--smoothing", "0.1"], "cosine", 0.3, "feature", 0.1),
+    ],
+)
+def test_training_is_by_the_recipe_s_objective(monkeypatch, config, words, distance, margin, mined_on, smoothing):
+    def look(network, objective, *others, **more):
+        raise _Seen(objective, network)
+
+    monkeypatch.setattr("strfnet.training.steps.train", look)
+    weights = []
+    for seed in ("3", "3", "4"):
+        with pytest.raises(_Seen) as seen:
+            main(["--debug", "train", "--config", str(config), "--out", "unused", "--seed", seed, *words])
+        objective, network = seen.value.args
+        weights.append(network.head.classifier.weight)
+    assert (objective.triplet.distance, objective.triplet.margin) == (distance, margin)
+    assert (objective.mined_on, objective.smoothing) == (mined_on, smoothing)
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
