@@ -257,3 +257,16 @@ def test_training_is_by_the_recipe_s_objective(monkeypatch, config, words, dista
     assert (objective.triplet.distance, objective.triplet.margin) == (distance, margin)
     assert (objective.mined_on, objective.smoothing) == (mined_on, smoothing)
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "embed"])
+def test_the_data_set_that_is_asked_for_is_read(monkeypatch, tmp_path, config, command):
+    def look(*arguments, **more):
+        raise _Seen(*arguments, more)
+
+    monkeypatch.setattr("strfnet.data.reading.read_data_set", look)
+    network = ["--config", str(config)] if command == "train" else ["--model", "c2d_resnet8"]
+    data = ["--data", "somewhere", "--format", "ilids", "--split", "4", "--complete", "true"]
+    with pytest.raises(_Seen) as seen:
+        main(["--debug", command, *network, *data, "--out", str(tmp_path / "out")])
+    assert seen.value.args == ("ilids", Path("somewhere"), {"split": 4, "complete": True})
