@@ -55,9 +55,11 @@ def refused(capsys, *argv):
     return err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_and_version_take_under_a_second_and_no_torch(option):
-    code = f"import sys; from strfnet.cli import main; c = main([{option!r}]); sys.exit(c or 'torch' in sys.modules)"
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["train", "--help"], ["evaluate", "--help"]], ids=" ".join
+)
+def test_help_and_version_take_under_a_second_and_no_torch(words):
+    code = f"import sys; from strfnet.cli import main; c = main({words!r}); sys.exit(c or 'torch' in sys.modules)"
     began = time.monotonic()
     process = start("-c", code, stdout=subprocess.PIPE)
     out, err = process.communicate()
