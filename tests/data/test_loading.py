@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -237,9 +238,10 @@ def main():
     def start(mode):
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, mode], env=environment, text=True, start_new_session=True, **pipes
-        )
+        # A suite that was started in the background ignores Ctrl-C, and so would this process.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        options = {"env": environment, "text": True, "start_new_session": True, "preexec_fn": heed}
+        process = subprocess.Popen([sys.executable, "-c", MAIN, mode], **options, **pipes)
         running.append(process)
         assert process.stdout.readline() == "started\n"
         workers = psutil.Process(process.pid).children(recursive=True)
