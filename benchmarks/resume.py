@@ -264,17 +264,22 @@ class Bench:
     def inside_saves(self, *, kills: int) -> tuple[int, int, int]:
         """Killed inside saves; the newest checkpoint read after each; the run continued to an end."""
         recipe = replace(RECIPE, epochs=10_000, save_every=1)
-        folder, whole, done = self.new_folder(), 0, 0
+        folder, whole, done, saved = self.new_folder(), 0, 0, False
         with tqdm(total=kills, desc="inside saves") as bar:
             while done < kills:
-                if self._killed_inside_a_save(folder, recipe):
-                    done += 1
-                    bar.update()
-                    try:
-                        whole += newest(folder / "checkpoints") is not None or done == 1
-                    except ValueError as error:
-                        self.wrong.append(f"killed inside a save: {error}")
-                        return kills, kills, whole
+                finished = self._killed_inside_a_save(folder, recipe)
+                if finished is None:
+                    continue
+                done += 1
+                bar.update()
+                try:
+                    there = newest(folder / "checkpoints") is not None
+                except ValueError as error:
+                    self.wrong.append(f"killed inside a save: {error}")
+                    return kills, kills, whole
+                saved = saved or finished > 0
+                whole += there or not saved  # kills in the very first save leave none, and have none to lose
+                saved = saved or there
         found = newest(folder / "checkpoints")
         epochs = (found[1]["position"]["epoch"] if found else 0) + 1
         ending = replace(recipe, epochs=epochs)
@@ -282,8 +287,11 @@ class Bench:
         self.finish("after the kills inside saves", folder, ending, 1, expected)
         return kills, kills, whole
 
-    def _killed_inside_a_save(self, folder: Path, recipe: Recipe) -> bool:
-        """Start the run and kill it somewhere in its first or second save; whether it was in that save indeed."""
+    def _killed_inside_a_save(self, folder: Path, recipe: Recipe) -> int | None:
+        """Start the run and kill it somewhere in its first or second save.
+
+        Returns: the saves that it had finished; None if it was not in a save when it was killed.
+        """
         listen, tell = os.pipe()
 
         def telling() -> None:
@@ -298,9 +306,8 @@ class Bench:
             run_folder.put = told  # type: ignore[assignment]
 
         (process,) = self.start(folder, recipe, 1, telling, 0)
-        for _ in range(
-            self.random.choice([1, 3])
-        ):  # marks to hear: the start of a save, its end, the next one's start
+        marks = self.random.choice([1, 3])  # to be heard: the start of a save, its end, the next one's start
+        for _ in range(marks):
             if select.select([listen], [], [], 60)[0]:
                 os.read(listen, 1)
         time.sleep(self.random.uniform(0, 0.02))
@@ -309,7 +316,7 @@ class Bench:
         os.close(tell)
         rest = os.read(listen, 100)
         os.close(listen)
-        return rest == b""
+        return marks // 2 if rest == b"" else None
 
 
 def _nothing() -> None:
