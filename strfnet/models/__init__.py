@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from strfnet.clip import channels_last
+from strfnet.layers.normalization import in_place_norms
 from strfnet.models.backbones import DEPTHS
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.nvan import frame_pooling_resnet, nvan_resnet
@@ -37,7 +38,8 @@ FORMS: dict[str, Callable[..., ReIDNetwork]] = {
 def create_model(name: str, *, num_classes: int | None = 625, weights: Any = None) -> ReIDNetwork:
     """A network of the two papers, or of their baselines, by name.
 
-    Its kernels lie in channels-last order, so the whole network works in one memory order.
+    Its kernels lie in channels-last order, so the whole network works in one memory order. In evaluation and
+    without gradients its batch norms write over the maps that they are given (`InPlaceNorm`).
 
     Args:
         name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50".
@@ -51,7 +53,7 @@ def create_model(name: str, *, num_classes: int | None = 625, weights: Any = Non
         for depth in DEPTHS:
             if form.format(depth) == name:
                 network = build(depth, num_classes, weights)
-                channels_last(network)
+                channels_last(in_place_norms(network))
                 return network
     near = difflib.get_close_matches(str(name), list_models(), n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else "; strfnet.list_models() names them all"

@@ -6,6 +6,7 @@ from strategies import assert_golden, clips, golden, normal, wake
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from strfnet import NonLocalBlock
+from strfnet.layers import non_local
 
 NAMES = {"theta": "query", "phi": "key", "g": "value", "W": "out", "W.0": "out", "W.1": "norm"}
 FULL = ("soft", "dot", "soft_sub", "dot_sub", "soft_nobn", "dot_nobn_sub")
@@ -300,3 +301,25 @@ def test_options_that_make_no_sense_together_are_refused():
         NonLocalBlock(4, stripes=5)(torch.zeros(1, 4, 2, 4, 3))
     assert NonLocalBlock(1).query.weight.shape == (1, 1) and NonLocalBlock(6).query.weight.shape == (3, 6)
     assert NonLocalBlock(6, stripes=2, pool="both").key.weight.shape == (3, 12)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("subsample", [True, False])
+def test_bfloat16_queries_in_chunks_gather_what_the_fused_attention_gathers(monkeypatch, window, subsample):
+    monkeypatch.setattr(non_local, "MULTIPLIES_BFLOAT16", True)
+    monkeypatch.setattr(non_local, "CHUNK", 5)
+    sizes = []
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda x, dim: sizes.append(x.shape[2]) or torch.softmax(x, dim))
+    block = wake(NonLocalBlock(6, window=window, subsample=subsample)).eval().requires_grad_(False)
+    clip = torch.randn(2, 6, 3, 4, 2, generator=torch.Generator().manual_seed(0))
+    expected = block.double()(clip.double()).float()
+    assert not sizes
+    halved = block.bfloat16()
+    with torch.no_grad():
+        answer = halved(clip.bfloat16()).float()
+    assert sizes and max(sizes) == 5
+    torch.testing.assert_close(answer, expected, rtol=0, atol=0.04 * expected.abs().max().item())
+    with torch.enable_grad():
+        before = len(sizes)
+        halved(clip.bfloat16())
+        assert len(sizes) == before, "chunks kept for gradients would be the whole matrix"
