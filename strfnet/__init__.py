@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from strfnet.deployment import optimize
     from strfnet.inflation import deflate, inflate
     from strfnet.layers.appearance import AP3DA, AP3DB, AP3DC, AP3DI, AppearancePreserving
     from strfnet.layers.attention_mask import FAM
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from strfnet.models import create_model, list_models
     from strfnet.profiler import profile
     from strfnet.splicing import splice
+    from strfnet.streaming import Stream
 
 __version__ = "0.1.0"
 
@@ -37,11 +39,13 @@ _HOME = {
     "P3DB": "layers.temporal",
     "P3DC": "layers.temporal",
     "STRF": "layers.strf",
+    "Stream": "streaming",
     "TemporalReduction": "layers.reduction",
     "create_model": "models",
     "deflate": "inflation",
     "inflate": "inflation",
     "list_models": "models",
+    "optimize": "deployment",
     "profile": "profiler",
     "splice": "splicing",
 }
@@ -61,11 +65,13 @@ __all__ = [
     "STRF",
     "AppearancePreserving",
     "NonLocalBlock",
+    "Stream",
     "TemporalReduction",
     "create_model",
     "deflate",
     "inflate",
     "list_models",
+    "optimize",
     "profile",
     "splice",
 ]

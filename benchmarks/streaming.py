@@ -1,0 +1,152 @@
+"""One more frame of a tracklet, embedded by a stream, against the clip of all frames embedded anew.
+
+    python benchmarks/streaming.py                # five minutes of one core
+    python benchmarks/streaming.py --json FILE    # the figures too
+    python benchmarks/streaming.py --quick        # a small network, nothing judged but that the answers agree
+
+In turns, on one thread, by process CPU time. The stream is in its stride: it has seen the frames before, and is
+asked for the embedding after every push. Its cost does not depend on how many frames it has seen. Beside the
+time stands the share of multiply-adds, counted while both run. Exits 1 if embeddings differ or a goal is missed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from interleaved import Spread, difference, in_turn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import strfnet
+from strfnet.heads import Head
+from strfnet.models.backbones import map_channels, resnet_maps
+from strfnet.models.network import ReIDNetwork
+from strfnet.streaming import Stream
+
+CASE, FRAMES, GOAL = "p3dc_resnet50", 32, 8.0  # embedding the clip anew takes at least so many times as long
+TOLERANCE = 1e-5  # of the largest value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network at one length: seconds, how many times as long the clip anew takes, and the share of its work.
+
+    ``more`` frames are pushed before the embedding is asked for.
+    """
+
+    network: str
+    frames: int
+    more: int
+    anew: float
+    stream: float
+    ratio: Spread
+    macs: float
+    apart: float
+
+
+def strf_p3dc(depth: str) -> ReIDNetwork:
+    """STRF on P3D-C with a mask for every place of every frame, as the default one averages over all frames."""
+    maps = resnet_maps(depth)
+    backbone = strfnet.inflate(
+        maps, unit=partial(strfnet.STRF, mask="joint"), last_stride=1 if depth == "resnet50" else None
+    )
+    return ReIDNetwork(backbone, Head(map_channels(maps), None, pooling="max_mean"))
+
+
+def measured(name: str, network: ReIDNetwork, frames: int, more: int, size: tuple[int, int], rounds: int) -> Row:
+    """A stream that is ``more`` frames short of ``frames`` takes them; then it goes on for ``rounds`` rounds."""
+    network = awake(network).eval()
+    stream = Stream(network)
+    clip = torch.randn(1, 3, frames, *size, generator=torch.Generator().manual_seed(0))
+    source = clip.split(more, dim=2)
+    stream.push(clip[:, :, :-more])
+    stream.embedding()
+
+    def anew() -> Tensor:
+        with torch.inference_mode():
+            return network(clip).embedding
+
+    def go_on() -> Tensor:
+        stream.push(source[-1])
+        return stream.embedding()
+
+    (embedding, ours), (expected, theirs) = counted(go_on), counted(anew)
+    apart = difference(embedding, expected)
+    timings = in_turn({"stream": go_on, "anew": anew}, rounds=rounds)
+    anew_seconds, stream_seconds = (timings.of(variant).median for variant in ("anew", "stream"))
+    ratio = timings.ratio("anew", "stream")
+    return Row(name, frames, more, anew_seconds, stream_seconds, ratio, ours / theirs, apart)
+
+
+def counted(call: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """The answer, and the operations of convolutions and matrix products that it takes."""
+    with FlopCounterMode(display=False) as counter:
+        answer = call()
+    return answer, counter.get_total_flops()
+
+
+def awake(network: ReIDNetwork) -> ReIDNetwork:
+    """Norms and layers that start as zero or one get other values, in place: asleep, errors would not show."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.normal_(std=0.1, generator=generator)
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+    return network
+
+
+def rows(depth: str, size: tuple[int, int], lengths: tuple[int, ...], rounds: int) -> Iterator[Row]:
+    forms: dict[str, Callable[[], ReIDNetwork]] = {
+        f"{form}_{depth}": partial(strfnet.create_model, f"{form}_{depth}", num_classes=None)
+        for form in ("p3dc", "i3d", "c2d")
+    }
+    forms[f"strf_p3dc_{depth}, joint"] = partial(strf_p3dc, depth)
+    for name, build in forms.items():
+        for frames in lengths:
+            yield measured(name, build(), frames, 1, size, rounds)
+    name = f"p3dc_{depth}"
+    yield measured(name, forms[name](), lengths[-1], 4, size, rounds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+    parser.add_argument("--quick", action="store_true", help="a small network; speed is not judged")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    asked = ("resnet8", (64, 32), (8,), 2) if given.quick else ("resnet50", (256, 128), (8, 16, 32), 5)
+    print(
+        f"{asked[1][0]}x{asked[1][1]}, one tracklet, float32, one thread, CPU time, median of {asked[3]}", flush=True
+    )
+    print(f"{'network':27}{'frames':>7}{'more':>5}{'anew (ms)':>11}{'stream (ms)':>12}{'times':>7}"
+          f"{'least .. most':>16}{'MACs':>8}{'apart':>9}")  # fmt: skip
+    found = []
+    for row in rows(*asked):
+        found.append(row)
+        span = f"{row.ratio.least:.2f} .. {row.ratio.most:.2f}"
+        print(f"{row.network:27}{row.frames:7}{row.more:5}{1000 * row.anew:11.1f}{1000 * row.stream:12.1f}"
+              f"{row.ratio.median:7.2f}{span:>16}{row.macs:8.3f}{row.apart:9.1e}", flush=True)  # fmt: skip
+    reached = {f"embeddings agree within {TOLERANCE:g} of the largest": all(row.apart <= TOLERANCE for row in found)}
+    if not given.quick:
+        judged = next(row for row in found if (row.network, row.frames, row.more) == (CASE, FRAMES, 1))
+        name = f"{CASE}, {FRAMES} frames: the clip anew takes at least {GOAL:g} times as long as one more frame"
+        reached[name] = judged.ratio.median >= GOAL
+    print()
+    for goal, kept in reached.items():
+        print(f"{'reached' if kept else 'MISSED ':8} {goal}")
+    if given.json is not None:
+        given.json.write_text(json.dumps({"rows": [asdict(row) for row in found], "reached": reached}, indent=2))
+    return 0 if all(reached.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

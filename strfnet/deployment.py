@@ -1,0 +1,184 @@
+"""A network made ready for many clips of one shape: norms folded, compiled, checked, and no slower than it was."""
+
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from strfnet.clip import AXES, check_clip
+from strfnet.folding import fold_norms
+
+# How far an answer may be from the network's own, as a share of its largest value.
+TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.05, torch.float16: 0.02}
+
+
+def optimize(
+    network: nn.Module, clip_shape: tuple[int, ...], *, dtype: torch.dtype | None = None, compiled: bool = True
+) -> "Deployed":
+    """The network for inference alone, as fast as this machine runs it, for clips of one shape.
+
+    Batch norms become part of the convolutions before them, P3D-C's shortcut part of its temporal kernel
+    (`strfnet.folding`); the rest is compiled by ``torch.compile`` with frozen weights, which packs kernels and
+    fuses what follows them. The network and both forms then answer the same random clip: answers are compared,
+    and the faster form is kept. What could not be done, or is no faster than the network, is told in a warning.
+
+    Compiling takes from seconds to a minute, and memory for a second set of weights.
+
+    Args:
+        network: takes clips (b, c, t, h, w) and returns tensors; it is not modified, and later changes to it do
+            not reach the copy.
+        clip_shape: (b, c, t, h, w) of the clips to come.
+        dtype: to compute in, such as torch.bfloat16; None for the network's.
+        compiled: False stays with folded norms, which suits clips of ever other shapes.
+
+    Raises: ValueError if ``clip_shape`` is none, or if an answer is further from the network's own than
+    rounding explains: 1e-4 of the largest value in float32, 0.05 in bfloat16.
+    """
+    like = next(network.parameters())
+    dtype = like.dtype if dtype is None else dtype
+    if dtype not in TOLERANCES:
+        raise ValueError(f"dtype is {dtype}, wanted one of {', '.join(map(str, TOLERANCES))}")
+    if len(clip_shape) != 5 or min(clip_shape) < 1:
+        raise ValueError(f"clip_shape is {tuple(clip_shape)}, wanted {AXES} of at least 1 each")
+    clip = torch.randn(tuple(clip_shape), generator=torch.Generator().manual_seed(0)).to(like)
+    original = copy.deepcopy(network).eval()
+    with torch.inference_mode():
+        answer = original(clip)
+    deployed = Deployed(fold_norms(network, tuple(clip_shape)).to(dtype), tuple(clip_shape), dtype)
+    deployed.error = _checked_error(deployed(clip), answer, dtype, "folded")
+    if compiled and (failure := deployed.compile_for(clip)):
+        warnings.warn(f"not compiled ({failure}); batch norms are folded all the same", stacklevel=2)
+    elif compiled:
+        deployed.error = _checked_error(deployed(clip), answer, dtype, "compiled")
+    deployed.seconds = _seconds(original, deployed, clip)
+    for line in _kept(deployed):
+        warnings.warn(line, stacklevel=2)
+    return deployed
+
+
+class Deployed(nn.Module):
+    """What `optimize` returns: called as the network is, always in inference mode.
+
+    Clips of another shape than ``clip_shape`` are answered with folded norms only, as are calls under other
+    settings than it was compiled under, such as another number of threads. The first such call warns.
+
+    Attributes:
+        form: "compiled" or "folded": by which clips of ``clip_shape`` are answered.
+        clip_shape: (b, c, t, h, w).
+        dtype: in which it computes. Clips may have any floating type; answers have that of their clip.
+        error: largest difference from the network's own answer to a random clip, as a share of the largest value.
+        seconds: of one call, of the "network" as it was and of each form; the least of three.
+    """
+
+    def __init__(self, folded: nn.Module, clip_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.folded = folded
+        self.clip_shape, self.dtype = clip_shape, dtype
+        self.form, self.error = "folded", float("nan")
+        self.seconds: dict[str, float] = {}
+        self._compiled: Callable[[Tensor], Any] = folded
+        self._told = False
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Deployed":
+        """Stays in evaluation. Raises: ValueError for training: there are no norms left to train."""
+        if mode:
+            raise ValueError("mode is True, but a deployed network cannot be trained; train the one it came from")
+        return super().train(False)
+
+    def forward(self, clip: Tensor) -> Any:
+        check_clip(clip, name="clip")
+        foreseen = tuple(clip.shape) == self.clip_shape
+        if self.form == "compiled" and not foreseen:
+            self._tell(f"clips of {tuple(clip.shape)}")
+        return self.run(self.form if foreseen else "folded", clip)
+
+    def run(self, form: str, clip: Tensor) -> Any:
+        """The answer of one form, "compiled" or "folded"."""
+        network = self._compiled if form == "compiled" else self.folded
+        with torch.inference_mode(), torch.autocast(clip.device.type, enabled=False):
+            # A copy, so that the compiler meets the same order, type and kind of tensor every time.
+            taken = clip.to(self.dtype, memory_format=torch.contiguous_format, copy=True)
+            return tree_map_only(Tensor, lambda value: value.to(clip.dtype), network(taken))
+
+    def compile_for(self, clip: Tensor) -> str | None:
+        """Compile for clips such as this one; what prevented it, in a line, or None."""
+        from torch._dynamo import lookup_backend
+        from torch._inductor import config
+
+        frozen = False
+
+        def freeze(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+            if frozen:  # PyTorch wants to compile again, and this time would not freeze the weights
+                self._tell("calls under other settings, such as another number of threads,")
+                return graph.forward
+            return lookup_backend("inductor")(graph, inputs)
+
+        self._compiled = torch.compile(self.folded, backend=freeze, dynamic=False)
+        try:
+            with config.patch(freezing=True):
+                self.run("compiled", clip)
+        except Exception as error:  # whatever stops a compiler: none there, no room, an operator unknown to it
+            self._compiled = self.folded
+            cause = getattr(error, "inner_exception", error)
+            return f"{type(cause).__name__}: {next(iter(str(cause).strip().splitlines()), '')}"
+        frozen, self.form = True, "compiled"
+        return None
+
+    def _tell(self, what: str) -> None:
+        if not self._told:
+            self._told = True
+            warnings.warn(f"compiled for {self.clip_shape}: {what} are answered with folded norms only", stacklevel=3)
+
+    def extra_repr(self) -> str:
+        return f"{self.form}, clip_shape={self.clip_shape}, dtype={self.dtype}, error={self.error:.1e}"
+
+
+def _checked_error(answer: Any, expected: Any, dtype: torch.dtype, form: str) -> float:
+    """The largest difference, as a share of the largest value; ValueError if rounding does not explain it."""
+    pairs = [(a.double(), e.double()) for a, e in zip(_tensors(answer), _tensors(expected), strict=True)]
+    error = max(float((a - e).abs().max() / e.abs().max().clamp(min=1e-30)) for a, e in pairs)
+    if not error <= TOLERANCES[dtype]:
+        raise ValueError(
+            f"the {form} network answers a random clip {error:.1e} of the largest value away from the network's own "
+            f"answer, wanted at most {TOLERANCES[dtype]:.0e} in {dtype}; some of it cannot be folded or compiled"
+        )
+    return error
+
+
+def _seconds(original: nn.Module, deployed: Deployed, clip: Tensor) -> dict[str, float]:
+    """The least of three calls of the network and of each form, taken in turn."""
+
+    def once(call: Callable[[Tensor], Any]) -> float:
+        start = time.perf_counter()
+        answer = call(clip)
+        _tensors(answer)[0].sum().item()  # waits until a device is done
+        return time.perf_counter() - start
+
+    calls: dict[str, Callable[[Tensor], Any]] = {"network": torch.inference_mode()(original)}
+    for form in dict.fromkeys(("folded", deployed.form)):
+        calls[form] = partial(deployed.run, form)
+    rounds = [{form: once(call) for form, call in calls.items()} for _ in range(3)]
+    return {form: min(seconds[form] for seconds in rounds) for form in calls}
+
+
+def _kept(deployed: Deployed) -> list[str]:
+    """Keep the faster form; lines on what did not help."""
+    seconds, lines = deployed.seconds, []
+    told = ", ".join(f"{form} {value * 1e3:.1f} ms" for form, value in seconds.items())
+    if deployed.form == "compiled" and seconds["compiled"] > seconds["folded"]:
+        deployed.form = "folded"
+        lines.append(f"compiling did not help ({told}): clips are answered with folded norms only")
+    if seconds[deployed.form] > 1.05 * seconds["network"]:
+        lines.append(f"{deployed.dtype} is slower on this machine than the network as it was ({told})")
+    return lines
+
+
+def _tensors(answer: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]

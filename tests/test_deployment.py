@@ -1,0 +1,187 @@
+"""Deployed networks answer as their originals do, and say whatever is not as it was asked for."""
+
+import warnings
+
+import pytest
+import torch
+from strategies import wake
+from torch import nn
+
+import strfnet
+from strfnet.deployment import Deployed, optimize
+
+SHAPE = (2, 3, 4, 64, 32)
+# Times on a busy machine are no matter here; what is told of them has a test of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:compiling did not help", "ignore:.*slower on this machine")
+
+
+def network(name="strf_p3dc_resnet8", dtype=torch.float32):
+    torch.manual_seed(0)
+    made = strfnet.create_model(name, num_classes=3)
+    for module in made.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            wake(module)
+    return made.to(dtype).eval()
+
+
+def clip(shape=SHAPE, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def agree(answer, expected, bound):
+    difference = (answer.embedding - expected.embedding).abs().max()
+    assert difference <= bound * expected.embedding.abs().max(), difference
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """A compiled network and its original; the form is set by hand, whatever the clock said."""
+    made = network()
+    deployed = optimize(made, SHAPE)
+    assert set(deployed.seconds) == {"network", "folded", "compiled"}
+    deployed.form = "compiled"
+    return deployed, made
+
+
+def test_a_compiled_network_answers_as_its_original(compiled):
+    deployed, made = compiled
+    assert deployed.error < 1e-5
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(2):
+            agree(deployed(clip(seed=seed)), made(clip(seed=seed)), 1e-5)
+        answer = deployed(clip().contiguous(memory_format=torch.channels_last_3d))
+        agree(answer, made(clip()), 1e-5)
+    assert answer.logits is None and not answer.embedding.requires_grad
+
+
+def test_it_is_compiled_once_for_every_kind_of_call(compiled):
+    deployed, _ = compiled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        deployed._told = False
+        deployed(clip())
+        deployed(clip().double())
+        deployed(clip().requires_grad_())
+        for context in (torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")):
+            with context():
+                deployed(clip())
+    assert deployed(clip().double()).embedding.dtype == torch.float64
+
+
+def test_weights_are_frozen(compiled):
+    """Compiled without freezing it would go on reading its kernels; frozen, the program has packed copies."""
+    deployed, made = compiled
+    kept = {key: value.clone() for key, value in deployed.folded.state_dict().items()}
+    with torch.no_grad():
+        for parameter in deployed.folded.parameters():
+            if parameter.ndim == 4:
+                parameter.zero_()
+    agree(deployed(clip()), made(clip()), 1e-5)
+    deployed.folded.load_state_dict(kept)
+
+
+def test_another_shape_is_answered_with_folded_norms_and_told_once(compiled):
+    deployed, made = compiled
+    deployed._told = False
+    told = []
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as lines:
+            warnings.simplefilter("always")
+            agree(deployed(clip((1, 3, 6, 64, 32))), made(clip((1, 3, 6, 64, 32))), 1e-5)
+        told += [str(line.message) for line in lines]
+    (line,) = told
+    assert line.endswith("clips of (1, 3, 6, 64, 32) are answered with folded norms only")
+
+
+def test_other_settings_are_answered_with_folded_norms_and_told(compiled):
+    deployed, made = compiled
+    threads = torch.get_num_threads()
+    deployed._told = False
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.warns(UserWarning, match="other settings, such as another number of threads"):
+            agree(deployed(clip()), made(clip()), 1e-5)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ["p3da", "i3d", "ste_nvan", "ap3d_nl"])
+def test_folded_norms_alone(name):
+    made = network(f"{name}_resnet8")
+    deployed = optimize(made, SHAPE, compiled=False)
+    assert deployed.form == "folded" and "compiled" not in deployed.seconds
+    for shape in (SHAPE, (1, 3, 5, 64, 32)):
+        agree(deployed(clip(shape)), made(clip(shape)), 1e-5)
+
+
+def test_in_bfloat16_the_answer_has_the_type_of_the_clip():
+    made = network("p3dc_resnet8")
+    deployed = optimize(made, SHAPE, dtype=torch.bfloat16, compiled=False)
+    assert next(deployed.folded.parameters()).dtype == torch.bfloat16
+    answer = deployed(clip())
+    assert answer.embedding.dtype == torch.float32
+    assert 1e-4 < deployed.error < 0.05
+    agree(answer, made(clip()), 0.05)
+
+
+def test_without_a_compiler_norms_are_folded_and_that_is_told(monkeypatch):
+    def nothing(*_args):
+        raise RuntimeError("no C++ compiler here\nand a long trace")
+
+    monkeypatch.setattr("torch._dynamo.lookup_backend", lambda _name: nothing)
+    with pytest.warns(UserWarning, match=r"not compiled \(.*no C\+\+ compiler here"):
+        deployed = optimize(network("c2d_resnet8"), SHAPE)
+    assert deployed.form == "folded"
+    agree(deployed(clip()), network("c2d_resnet8")(clip()), 1e-5)
+
+
+def test_what_is_no_faster_is_not_kept_and_is_told():
+    from strfnet.deployment import _kept
+
+    deployed = Deployed(network("c2d_resnet8"), SHAPE, torch.bfloat16)
+    deployed.form, deployed.seconds = "compiled", {"network": 1.0, "folded": 2.0, "compiled": 3.0}
+    lines = _kept(deployed)
+    assert deployed.form == "folded"
+    assert lines[0].startswith("compiling did not help (network 1000.0 ms, folded 2000.0 ms, compiled 3000.0 ms)")
+    assert lines[1].startswith("torch.bfloat16 is slower on this machine than the network as it was")
+    deployed.form, deployed.seconds = "compiled", {"network": 1.0, "folded": 0.9, "compiled": 0.8}
+    assert _kept(deployed) == [] and deployed.form == "compiled"
+
+
+class Shared(nn.Module):
+    """A network that reads a convolution's answer both before and after the norm: it must not be folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+def test_a_network_that_cannot_be_folded_is_refused_rather_than_changed():
+    made = strfnet.inflate(wake(Shared()).eval(), places=[], unit=None)
+    with pytest.raises(ValueError, match=r"the folded network answers a random clip .* of the largest value away"):
+        optimize(made, (1, 3, 2, 8, 8), compiled=False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "words"),
+    [
+        ((3, 8, 64, 32), None, r"clip_shape is \(3, 8, 64, 32\), wanted \(b, c, t, h, w\)"),
+        ((1, 3, 0, 64, 32), None, r"clip_shape is \(1, 3, 0, 64, 32\), wanted"),
+        (SHAPE, torch.int8, "dtype is torch.int8, wanted one of torch.float32"),
+    ],
+)
+def test_impossible_calls_are_refused(shape, dtype, words):
+    with pytest.raises(ValueError, match=words):
+        optimize(network("c2d_resnet8"), shape, dtype=dtype)
+
+
+def test_a_deployed_network_cannot_be_trained():
+    deployed = optimize(network("c2d_resnet8"), SHAPE, compiled=False)
+    with pytest.raises(ValueError, match="mode is True, but a deployed network cannot be trained"):
+        deployed.train()
+    assert not deployed.eval().training
