@@ -68,7 +68,8 @@ class Embedding(Network):
         split: which of the splits, where there are several.
         complete: whether a published data set must have its published counts.
         clips: frames of a tracklet to look at: a form and a number, such as all_frames:32.
-        out: safetensors file to write.
+        out: safetensors file to write; until it is whole, its parts are in OUT.parts, from where the same command
+            goes on.
     """
 
     data: Path
@@ -145,17 +146,14 @@ def embed(call: Embedding) -> None:
     """Write one vector for every tracklet."""
     from strfnet.data.folder import read_folder
     from strfnet.data.reading import FORMATS
-    from strfnet.embedding import save_embeddings
 
     with _wrong_call():
         check_name("format", call.format, FORMATS)
         clips = _clips(call.clips)
     _check_file(call.out)
     tracklets = read_folder(call.data) if call.format == "folder" else _data_set(call).test
-    embeddings = _embedder(call).embed(tracklets, clips, progress=is_first())
-    if is_first():
-        save_embeddings(call.out, embeddings, tracklets)
-        print(f"{len(embeddings)} embeddings of {embeddings.shape[1]} numbers are in {call.out}")
+    width = _embedder(call).embed_into(call.out, tracklets, clips, progress=is_first())
+    _tell(f"{len(tracklets)} embeddings of {width} numbers are in {call.out}")
 
 
 def _data_set(call: Recipe | Evaluation | Embedding) -> "DataSet":

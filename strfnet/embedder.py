@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from strfnet.data.tracklet import Tracklet
@@ -59,9 +60,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A network on its device, and the size, interpolation, batch and workers by which clips reach it."""
+    """A network on its device, its name, and the size, interpolation, batch and workers by which clips reach it."""
 
     network: "nn.Module"
+    name: str
     size: tuple[int, int]
     interpolation: str
     batch: int
@@ -70,7 +72,9 @@ class Embedder:
     @classmethod
     def of_recipe(cls, network: "nn.Module", recipe: "Recipe") -> "Embedder":
         """The network shown clips as in its training."""
-        return cls(network, (recipe.height, recipe.width), recipe.interpolation, recipe.batch, recipe.workers)
+        return cls(
+            network, recipe.model, (recipe.height, recipe.width), recipe.interpolation, recipe.batch, recipe.workers
+        )
 
     def embed(self, tracklets: Sequence["Tracklet"], clips: tuple[str, int], *, progress: bool = False) -> "Tensor":
         """One vector for each tracklet, (n, d) on the CPU of every process; the processes share the work.
@@ -82,22 +86,96 @@ class Embedder:
         """
         from functools import partial
 
-        from strfnet.data.sampling import evaluation_form
         from strfnet.embedding import embed
         from strfnet.training.sharing import share
 
-        form, frames = clips
-        work = partial(
-            embed,
-            self.network,
-            clips=evaluation_form(form, frames=frames),
-            size=self.size,
-            interpolation=self.interpolation,
-            batch=self.batch,
-            workers=self.workers,
-            progress=progress,
-        )
-        return share(work, tracklets, next(self.network.parameters()).device)
+        work = partial(embed, self.network, progress=progress, **self._settings(clips))
+        return share(work, tracklets, self._device)
+
+    def embed_into(
+        self, path: Path, tracklets: Sequence["Tracklet"], clips: tuple[str, int], *, progress: bool = False
+    ) -> int:
+        """Write one vector for each tracklet as `save_embeddings` does; the processes share the work.
+
+        The work is done in parts (see `strfnet.parts`). Stopped or killed at any moment, it goes on with the part
+        that was in work when it is called again in the same way, by as many processes as there are then. The file
+        does not depend on any of this.
+
+        SIGTERM and SIGINT raise `Stopped`, whose exit code is 143 or 130; a second SIGINT ends the process at once.
+
+        Args:
+            path: of the safetensors file. While it is made, ``<path>.parts`` is beside it.
+            tracklets: at least one, the same on all processes.
+            clips: a test form of `strfnet.data.sampling`, and the frames of its clips.
+            progress: whether this process tells how far it is.
+
+        Returns: the length of a vector; 0 on all processes but the first, which do not wait for the others.
+        Raises: ValueError as `embed` does, or if ``<path>.parts`` cannot be gone on with.
+        """
+        from contextlib import closing
+
+        from strfnet.embedding import embed_each
+        from strfnet.parts import Parts
+        from strfnet.progress import counting
+        from strfnet.training.stopping import Stopped, hearing_signals
+
+        if not tracklets:
+            raise ValueError("got 0 tracklets, wanted at least 1")
+        settings = self._settings(clips)
+        with closing(Parts(path, tracklets, self._facts(clips), self._device)) as parts:
+            if progress and parts.before:
+                told = f"{parts.before} of {len(tracklets)} tracklets are in {parts.folder} already"
+                print(f"{told}: going on from there", file=sys.stderr)
+            groups = [parts.tracklets(number) for number in parts.mine]
+            share = sum(map(len, groups))
+            alone = parts.before + share == len(tracklets)
+            before, whose = (parts.before, "") if alone else (0, "of this process's share, ")
+            try:
+                with hearing_signals() as asked, asked.leaving_at_once():
+                    counted = counting(before + share, before=before, whose=whose, shown=progress)
+                    with counted as tell, closing(embed_each(self.network, groups, tell=tell, **settings)) as made:
+                        for number, embeddings in zip(parts.mine, made, strict=True):
+                            parts.put(number, embeddings)
+                    if progress and not alone:
+                        print("this share is done; waiting for the other processes'", file=sys.stderr)
+                    return parts.join() if is_first() else 0
+            except Stopped as stopped:
+                if progress:
+                    told = f"{parts.done()} of {len(tracklets)} tracklets are in {parts.folder}"
+                    advice = "the same command goes on from there"
+                    print(f"strfnet: stopped by {stopped.name}; {told}; {advice}", file=sys.stderr)
+                raise
+
+    @property
+    def _device(self) -> "torch.device":
+        return next(self.network.parameters()).device
+
+    def _settings(self, clips: tuple[str, int]) -> dict[str, Any]:
+        """How the network is shown clips, as `strfnet.embedding` wants to be told."""
+        from strfnet.data.sampling import evaluation_form
+
+        return {
+            "clips": evaluation_form(clips[0], frames=clips[1]),
+            "size": self.size,
+            "interpolation": self.interpolation,
+            "batch": self.batch,
+            "workers": self.workers,
+        }
+
+    def _facts(self, clips: tuple[str, int]) -> dict[str, Any]:
+        """All that embeddings depend on beside the tracklets, rounding included."""
+        from strfnet.parts import digest_of
+
+        return {
+            "network": self.name,
+            "weights": digest_of(self.network)[:16],
+            "dtype": str(next(self.network.parameters()).dtype),
+            "device": self._device.type,
+            "clips": f"{clips[0]}:{clips[1]}",
+            "size": self.size,
+            "interpolation": self.interpolation,
+            "batch": self.batch,
+        }
 
 
 def make_embedder(asked: Network) -> Embedder:
@@ -129,7 +207,7 @@ def make_embedder(asked: Network) -> Embedder:
         network.load_state_dict(kept)
     size = asked.height or size[0], asked.width or size[1]
     interpolation = asked.interpolation or interpolation
-    return Embedder(network.to(device), size, interpolation, asked.batch, asked.workers)
+    return Embedder(network.to(device), name, size, interpolation, asked.batch, asked.workers)
 
 
 def is_first() -> bool:

@@ -1,10 +1,8 @@
 """Tracklets turned into vectors by a network, and the vectors kept in a file."""
 
 import json
-import sys
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import chain
@@ -18,6 +16,7 @@ from strfnet.data.frames import read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
 from strfnet.files import write_whole
+from strfnet.progress import Tell, counting
 
 
 def embed(
@@ -59,26 +58,61 @@ def embed(
     Raises: ValueError if there are no tracklets, a frame cannot be read, a tracklet gets no clip, the network
     returns something else, or an embedding is not finite (naming the tracklet's first frame).
     """
-    if not tracklets or batch < 1 or workers < 0:
-        given = f"{len(tracklets)} tracklets in batches of {batch} by {workers} workers"
-        raise ValueError(f"got {given}, wanted at least 1, 1 and 0")
+    choose = clips or (lambda length: [restricted_first(length, frames)])
+    with counting(len(tracklets), shown=progress) as tell:
+        (embeddings,) = embed_each(
+            network,
+            [tracklets],
+            clips=choose,
+            size=size,
+            interpolation=interpolation,
+            batch=batch,
+            workers=workers,
+            tell=tell,
+        )
+    return embeddings
+
+
+def embed_each(
+    network: nn.Module,
+    groups: Iterable[Sequence[Tracklet]],
+    *,
+    clips: Callable[[int], list[list[int]]],
+    size: tuple[int, int],
+    interpolation: str,
+    batch: int,
+    workers: int,
+    tell: Tell,
+) -> Generator[Tensor]:
+    """The embeddings of one group of tracklets after the other, each as `embed` makes them of the group alone.
+
+    A batch holds clips of one group only, so a group's embeddings do not depend on its neighbours by as much as
+    rounding; but the next group is decoded while the network is at work on this one. Closing the generator ends
+    its threads and gives the network its modes back.
+
+    ``groups`` are asked for one after the other, as far ahead as clips are decoded; ``tell`` is called after each
+    batch with the tracklets that it has finished, and its frames.
+
+    All other arguments are those of `embed`. Yields: float32 (n, d) on the CPU for each group of n.
+    Raises: ValueError, as `embed` does.
+    """
+    if batch < 1 or workers < 0:
+        raise ValueError(f"got batches of {batch} by {workers} workers, wanted at least 1 and 0")
     like = next(chain(network.parameters(), network.buffers()), torch.empty(0))
     dtype = like.dtype if like.is_floating_point() else torch.float32
-    choose = clips or (lambda length: [restricted_first(length, frames)])
 
-    def read(piece: _Piece) -> Tensor:
-        return read_clip(tracklets[piece.row].frames, piece.indices, size, interpolation=interpolation)
+    def read(group: _Group, piece: _Piece) -> Tensor:
+        return read_clip(group.tracklets[piece.row].frames, piece.indices, size, interpolation=interpolation)
 
-    means = _Means(tracklets)
-    batches = _batches(_pieces(tracklets, choose), batch)
-    ready = closing(_decoded(batches, read, workers))
-    with _evaluating(network), _counting(len(tracklets), progress) as tell, ready as decoded:
-        for part, stacked in decoded:
+    batches = ((group, part) for group in map(_Group, groups) for part in _batches(group.pieces(clips), batch))
+    with _evaluating(network), closing(_decoded(batches, read, workers)) as decoded:
+        for group, part, stacked in decoded:
             with torch.inference_mode():
                 answer = network(stacked.to(like.device, dtype))
-            means.add(part, answer)
-            tell(means.finished)
-    return means.result()
+            finished = group.add(part, answer)
+            tell(finished, sum(len(piece.indices) for piece in part))
+            if group.finished == len(group.tracklets):
+                yield group.means()
 
 
 class _Piece(NamedTuple):
@@ -87,14 +121,6 @@ class _Piece(NamedTuple):
     row: int
     indices: list[int]
     of: int
-
-
-def _pieces(tracklets: Sequence[Tracklet], choose: Callable[[int], list[list[int]]]) -> Iterator[_Piece]:
-    for row, tracklet in enumerate(tracklets):
-        chosen = choose(len(tracklet.frames))
-        if not chosen:
-            raise ValueError(f"got no clips of the {len(tracklet.frames)} frames of {tracklet.where}, wanted some")
-        yield from (_Piece(row, indices, len(chosen)) for indices in chosen)
 
 
 def _batches(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:
@@ -108,18 +134,56 @@ def _batches(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:
     yield from waiting.values()
 
 
+class _Group:
+    """Tracklets, and the sums of what the network says of their clips, in float64, weighted by frames."""
+
+    def __init__(self, tracklets: Sequence[Tracklet]) -> None:
+        if not tracklets:
+            raise ValueError("got 0 tracklets, wanted at least 1")
+        self.tracklets = tracklets
+        self.sums = torch.zeros(len(tracklets), 0, dtype=torch.float64)
+        self.frames = torch.zeros(len(tracklets), 1, dtype=torch.float64)
+        self.clips = [0] * len(tracklets)
+        self.finished = 0
+
+    def pieces(self, choose: Callable[[int], list[list[int]]]) -> Iterator[_Piece]:
+        for row, tracklet in enumerate(self.tracklets):
+            chosen = choose(len(tracklet.frames))
+            if not chosen:
+                raise ValueError(
+                    f"got no clips of the {len(tracklet.frames)} frames of {tracklet.where}, wanted some"
+                )
+            yield from (_Piece(row, indices, len(chosen)) for indices in chosen)
+
+    def add(self, part: list[_Piece], answer: object) -> int:
+        """Add the answer to a batch; how many tracklets it has finished."""
+        vectors = _checked(answer, [self.tracklets[piece.row] for piece in part]).double()
+        if not self.sums.shape[1]:
+            self.sums = self.sums.new_zeros(len(self.tracklets), vectors.shape[1])
+        before = self.finished
+        for piece, vector in zip(part, vectors, strict=True):
+            self.sums[piece.row] += len(piece.indices) * vector
+            self.frames[piece.row] += len(piece.indices)
+            self.clips[piece.row] += 1
+            self.finished += self.clips[piece.row] == piece.of
+        return self.finished - before
+
+    def means(self) -> Tensor:
+        return (self.sums / self.frames).float()
+
+
 def _decoded(
-    batches: Iterator[list[_Piece]], read: Callable[[_Piece], Tensor], workers: int
-) -> Generator[tuple[list[_Piece], Tensor]]:
+    batches: Iterator[tuple[_Group, list[_Piece]]], read: Callable[[_Group, _Piece], Tensor], workers: int
+) -> Generator[tuple[_Group, list[_Piece], Tensor]]:
     """Each batch with its clips (b, c, t, h, w), in order."""
     if not workers:
-        yield from ((part, torch.stack([read(piece) for piece in part])) for part in batches)
+        yield from ((group, part, torch.stack([read(group, piece) for piece in part])) for group, part in batches)
         return
     pool = ThreadPoolExecutor(workers)
-    ahead: deque[tuple[list[_Piece], list[Future[Tensor]]]] = deque()
+    ahead: deque[tuple[_Group, list[_Piece], list[Future[Tensor]]]] = deque()
     try:
-        for part in batches:
-            ahead.append((part, [pool.submit(read, piece) for piece in part]))
+        for group, part in batches:
+            ahead.append((group, part, [pool.submit(read, group, piece) for piece in part]))
             if len(ahead) > 2:
                 yield _joined(*ahead.popleft())
         while ahead:
@@ -128,32 +192,8 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _joined(part: list[_Piece], clips: list[Future[Tensor]]) -> tuple[list[_Piece], Tensor]:
-    return part, torch.stack([clip.result() for clip in clips])
-
-
-class _Means:
-    """Sums of what the network says of the clips of each tracklet, in float64, weighted by frames."""
-
-    def __init__(self, tracklets: Sequence[Tracklet]) -> None:
-        self.tracklets = tracklets
-        self.sums = torch.zeros(len(tracklets), 0, dtype=torch.float64)
-        self.frames = torch.zeros(len(tracklets), 1, dtype=torch.float64)
-        self.clips = [0] * len(tracklets)
-        self.finished = 0
-
-    def add(self, part: list[_Piece], answer: object) -> None:
-        vectors = _checked(answer, [self.tracklets[piece.row] for piece in part]).double()
-        if not self.sums.shape[1]:
-            self.sums = self.sums.new_zeros(len(self.tracklets), vectors.shape[1])
-        for piece, vector in zip(part, vectors, strict=True):
-            self.sums[piece.row] += len(piece.indices) * vector
-            self.frames[piece.row] += len(piece.indices)
-            self.clips[piece.row] += 1
-            self.finished += self.clips[piece.row] == piece.of
-
-    def result(self) -> Tensor:
-        return (self.sums / self.frames).float()
+def _joined(group: _Group, part: list[_Piece], clips: list[Future[Tensor]]) -> tuple[_Group, list[_Piece], Tensor]:
+    return group, part, torch.stack([clip.result() for clip in clips])
 
 
 def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tracklet]) -> None:
@@ -170,17 +210,17 @@ def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tr
     if embeddings.ndim != 2 or len(embeddings) != len(tracklets):
         wanted = f"one row for each of {len(tracklets)} tracklets"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
-    described = [
-        {
-            "identity": item.identity,
-            "camera": item.camera,
-            "frames": len(item.frames),
-            "path": item.where,
-        }
-        for item in tracklets
-    ]
     tensors = {"embeddings": embeddings.detach().cpu().contiguous()}
-    write_whole(Path(path), save(tensors, metadata={"tracklets": json.dumps(described)}))
+    write_whole(Path(path), save(tensors, metadata={"tracklets": describe(tracklets)}))
+
+
+def describe(tracklets: Sequence[Tracklet]) -> str:
+    """The JSON list of whose embeddings they are, see `save_embeddings`."""
+    described = (
+        {"identity": item.identity, "camera": item.camera, "frames": len(item.frames), "path": item.where}
+        for item in tracklets
+    )
+    return f"[{', '.join(map(json.dumps, described))}]"  # a list of 100,000 dictionaries is not held
 
 
 @contextmanager
@@ -206,24 +246,3 @@ def _checked(answer: object, part: Sequence[Tracklet]) -> Tensor:
         if not vector.isfinite().all():
             raise ValueError(f"the embedding of the tracklet of {tracklet.where} holds NaN or infinity")
     return vectors
-
-
-@contextmanager
-def _counting(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Tells on stderr how many tracklets are done: one line rewritten on a terminal, else one every 10 s."""
-    began = told = time.monotonic()
-    terminal = shown and sys.stderr.isatty()
-
-    def tell(done: int) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if shown and (terminal or done == total or now - told > 10):
-            told = now
-            text = f"{done} of {total} tracklets embedded, {(now - began) / max(done, 1) * (total - done):.0f} s left"
-            print(f"\r{text:<60}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
-
-    try:
-        yield tell
-    finally:
-        if terminal:
-            print(file=sys.stderr)

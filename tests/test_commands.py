@@ -136,10 +136,10 @@ def test_two_processes_evaluate_and_embed_as_one(run, walkers, tmp_path):
         words = [command, *asked(run, walkers), "--out"]
         assert main([*words, str(tmp_path / name)]) == 0
         on_two_ranks(*words, tmp_path / f"two_{name}")
-    assert (tmp_path / "figures.json").read_bytes() == (tmp_path / "two_figures.json").read_bytes()
-    one, two = (load_file(tmp_path / f"{two}vectors.safetensors")["embeddings"] for two in ("", "two_"))
-    assert len(one) == len(two) == len(read_mars(walkers, complete=False).test)
-    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+    for name in ("figures.json", "vectors.safetensors"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"two_{name}").read_bytes()
+    vectors = load_file(tmp_path / "vectors.safetensors")["embeddings"]
+    assert len(vectors) == len(read_mars(walkers, complete=False).test)
 
 
 def test_embed_writes_what_the_trained_network_says(run, walkers, tmp_path):

@@ -33,6 +33,7 @@ def value(embedder):
 def test_a_run_gives_its_newest_weights_or_its_best(run):
     assert value(make_embedder(Network(trained=run))) == [2.0]
     assert value(make_embedder(Network(trained=run, best=True))) == [3.0]
+    assert make_embedder(Network(trained=run)).name == "c2d_resnet8"
 
 
 def test_a_run_tells_how_clips_are_shown_unless_the_call_does(run):

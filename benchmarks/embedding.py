@@ -1,0 +1,201 @@
+"""`strfnet embed` at work on many tracklets: how fast, in how much memory, and what kills leave behind.
+
+    python benchmarks/embedding.py                   # some minutes
+    python benchmarks/embedding.py --quick           # under two minutes, fewer of everything
+    python benchmarks/embedding.py --tracklets 100000 --json figures.json
+
+Tracklets are drawn: one random picture of 32 x 16 pixels, saved once as JPEG, under as many names as are wanted
+(hard links), two frames to a tracklet; the network is the smallest there is (c2d_resnet8, random weights, one
+thread). Each command is a fresh process. Three tables:
+
+- throughput: wall and CPU time of `strfnet.embedding.embed` without workers and with two, and how much of it the
+  network alone takes on clips that are decoded already;
+- memory: the highest resident memory of the whole command, for more and more tracklets; what it grows by is the
+  list of frames;
+- kills: a command that is killed with SIGKILL at a random moment after each part but the last, and started again
+  until it ends, must leave the bytes of one that was never killed.
+
+The goals: two workers are not slower than none (5 % for the noise of a shared machine); memory grows by at most
+5 MiB for 1000 tracklets; there were kills, and every file is the same. Linux only. Exits 1 if a goal is missed.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from strfnet import create_model
+from strfnet.data.folder import read_folder
+from strfnet.data.frames import read_clip
+from strfnet.embedding import embed
+
+HEIGHT, WIDTH, FRAMES = 32, 16, 2
+SLOWER_GOAL, GROWTH_GOAL = 1.05, 5.0  # times; MiB for 1000 tracklets
+
+
+def draw(root: Path, tracklets: int) -> Path:
+    """A folder of tracklets of two frames; 1000 have files of their own, the others are links to them."""
+    random_numbers = np.random.default_rng(0)
+    for number in range(tracklets):
+        folder = root / f"person{number // 20:05d}" / f"camera{number % 4}" / f"{number:06d}"
+        folder.mkdir(parents=True)
+        for frame in range(FRAMES):
+            file = folder / f"{frame}.jpg"
+            if number < 1000:
+                pixels = random_numbers.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(file)
+            else:
+                twin = number % 1000
+                os.link(root / f"person{twin // 20:05d}" / f"camera{twin % 4}" / f"{twin:06d}" / file.name, file)
+    return root
+
+
+def command(data: Path, out: Path) -> list[str]:
+    shown = ["--clips", f"evenly:{FRAMES}", "--height", str(HEIGHT), "--width", str(WIDTH), "--batch", "32"]
+    asked = ["--model", "c2d_resnet8", "--device", "cpu", "--workers", "1", "--data", str(data), "--out", str(out)]
+    return [sys.executable, "-m", "strfnet.cli", "embed", *asked, *shown]
+
+
+def run(words: Sequence[str], kill_when: Callable[[], bool] | None = None) -> tuple[bool, float, float, float]:
+    """A command in a fresh process: whether it was killed, its wall and CPU seconds, and its highest MiB."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    began = time.monotonic()
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ended, status, used = os.wait4(process.pid, os.WNOHANG if kill_when else 0)
+    while not ended:
+        if kill_when is not None and kill_when():
+            os.kill(process.pid, signal.SIGKILL)  # Popen.kill would take the exit status first
+            kill_when = None
+        time.sleep(0.002)
+        ended, status, used = os.wait4(process.pid, os.WNOHANG)
+    code = process.returncode = os.waitstatus_to_exitcode(status)
+    if code not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"the command ended with {code}, wanted 0 or a kill: {' '.join(words)}")
+    return code != 0, time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def throughput(data: Path, rounds: int) -> dict[str, Any]:
+    """Seconds for all tracklets, the fastest of some rounds in turn, and the share that the network alone takes."""
+    tracklets = read_folder(data)
+    network = create_model("c2d_resnet8", num_classes=None, weights=None).eval()
+    clip = torch.stack([read_clip(item.frames, range(FRAMES), (HEIGHT, WIDTH)) for item in tracklets[:32]])
+    seconds: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        for name, workers in (("0 workers", 0), ("2 workers", 2), ("network alone", None)):
+            began = time.monotonic(), time.process_time()
+            if workers is None:
+                with torch.inference_mode():
+                    for _ in range(-(-len(tracklets) // 32)):
+                        network(clip)
+            else:
+                embed(network, tracklets, frames=FRAMES, size=(HEIGHT, WIDTH), batch=32, workers=workers)
+            seconds.setdefault(name, []).append((time.monotonic() - began[0], time.process_time() - began[1]))
+    best = {name: (min(wall for wall, _ in took), min(cpu for _, cpu in took)) for name, took in seconds.items()}
+    return {
+        name: {
+            "tracklets_per_s": len(tracklets) / wall,
+            "wall_s": wall,
+            "cpu_s": cpu,
+            "share_of_network": best["network alone"][0] / wall,
+        }
+        for name, (wall, cpu) in best.items()
+    }
+
+
+def memory(room: Path, counts: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Of one command for each number of tracklets."""
+    found = {}
+    for count in counts:
+        _, wall, cpu, peak = run(command(draw(room / f"memory{count}", count), room / f"memory{count}.out"))
+        found[count] = {"wall_s": wall, "cpu_s": cpu, "peak_mib": peak}
+    return found
+
+
+def kills(room: Path, tracklets: int, runs: int) -> dict[str, Any]:
+    """Commands killed after every part until one ends; how many of the files are those of an unbroken one."""
+    data, moments = draw(room / "killed", tracklets), random.Random(0)
+    out, folder = room / "embeddings", room / "embeddings.parts"
+    run(command(data, out))
+    wanted, same, count = hashlib.sha256(out.read_bytes()).digest(), 0, 0
+
+    def parts() -> int:
+        return len(list(folder.glob("[0-9]*"))) if folder.is_dir() else 0
+
+    for _ in range(runs):
+        out.unlink()
+        killed = True
+        while killed:
+            aim, moment = parts() + 1, 0.0
+
+            def kill_when(aim: int = aim) -> bool:
+                nonlocal moment
+                if not moment and parts() >= aim:
+                    moment = time.monotonic() + moments.uniform(0.0, 0.3)
+                return 0 < moment < time.monotonic()
+
+            killed = run(command(data, out), kill_when)[0]
+            count += killed
+        left = [path.name for path in room.iterdir() if path.name.startswith(("embeddings.", ".embeddings"))]
+        same += hashlib.sha256(out.read_bytes()).digest() == wanted and not left
+    return {"kills": count, "runs": runs, "same": same}
+
+
+def growth(found: dict[int, dict[str, float]]) -> float:
+    """MiB for each 1000 tracklets more, from the fewest to the most."""
+    few, many = min(found), max(found)
+    return (found[many]["peak_mib"] - found[few]["peak_mib"]) / (many - few) * 1000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer of everything")
+    parser.add_argument("--tracklets", type=int, metavar="N", help="the most of the memory table (default: 10000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    most = given.tracklets or (3000 if given.quick else 10_000)
+    with tempfile.TemporaryDirectory() as name:
+        room = Path(name)
+        speed = throughput(draw(room / "speed", 300 if given.quick else 1000), 2 if given.quick else 5)
+        peaks = memory(room, sorted({1000, most}))
+        killed = kills(room, 1000, 1 if given.quick else 2)
+
+    print(f"{'throughput':<16}{'tracklets/s':>12}{'wall (s)':>10}{'CPU (s)':>9}{'network':>9}")
+    for row, told in speed.items():
+        rates = f"{told['tracklets_per_s']:>12.0f}{told['wall_s']:>10.2f}{told['cpu_s']:>9.2f}"
+        print(f"{row:<16}{rates}{told['share_of_network']:>9.0%}")
+    print(f"\n{'memory':<16}{'peak (MiB)':>12}{'wall (s)':>10}{'CPU (s)':>9}")
+    for count, told in peaks.items():
+        print(f"{count:<16}{told['peak_mib']:>12.0f}{told['wall_s']:>10.1f}{told['cpu_s']:>9.1f}")
+    slower = speed["2 workers"]["wall_s"] / speed["0 workers"]["wall_s"]
+    goals = {
+        f"two workers take {slower:.2f} of the time of none (goal: at most {SLOWER_GOAL})": slower <= SLOWER_GOAL,
+        f"{growth(peaks):.1f} MiB for 1000 tracklets (goal: at most {GROWTH_GOAL})": growth(peaks) <= GROWTH_GOAL,
+        f"{killed['same']} of {killed['runs']} files the same after {killed['kills']} kills (goal: all)": (
+            killed["same"] == killed["runs"] <= killed["kills"]
+        ),
+    }
+    print()
+    for goal, reached in goals.items():
+        print(goal + ("" if reached else "  <- missed"))
+    if given.json is not None:
+        figures = {"throughput": speed, "memory": peaks, "kills": killed, "reached": all(goals.values())}
+        given.json.write_text(json.dumps(figures, indent=1))
+    return 0 if all(goals.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
