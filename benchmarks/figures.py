@@ -1,0 +1,114 @@
+"""The figures of the speed benchmark: what was measured, what was wanted, and the tables of both."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from interleaved import Spread
+
+BEGIN, END = "<!-- speed.py writes from here -->", "<!-- to here -->"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity of one case.
+
+    ``unit`` is "x" for ratios of times, "roof" for shares of it, "GFLOP/s", "MiB", "share" of another's memory,
+    "" for errors in parts of the largest value, and "s" for seconds, which tables leave out. ``least`` and
+    ``most`` are its spread over rounds. A ``goal`` is a floor, or the most that is allowed if ``at_most``; None
+    for a figure that is not judged.
+    """
+
+    case: str
+    quantity: str
+    value: float
+    unit: str = ""
+    least: float | None = None
+    most: float | None = None
+    goal: float | None = None
+    at_most: bool = False
+
+    @classmethod
+    def spread(cls, case: str, quantity: str, spread: Spread, unit: str, **wanted: Any) -> "Figure":
+        """A figure over rounds."""
+        return cls(case, quantity, spread.median, unit, spread.least, spread.most, **wanted)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is reached; None without one. A figure that is not a number reaches none."""
+        if self.goal is None:
+            return None
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+    @property
+    def verdict(self) -> str:
+        """Whether the goal is reached, or by how much of it the figure falls short."""
+        if self.goal is None:
+            return ""
+        return "reached" if self.reached else f"MISSED by {abs(self.value / self.goal - 1):.1%}"
+
+
+def dumped(figures: Iterable[Figure]) -> list[dict[str, Any]]:
+    """Figures as plain values, with whether each is reached."""
+    return [{**asdict(figure), "reached": figure.reached} for figure in figures]
+
+
+def loaded(rows: Iterable[dict[str, Any]]) -> list[Figure]:
+    """The figures that `dumped` wrote."""
+    return [Figure(**{name: value for name, value in row.items() if name != "reached"}) for row in rows]
+
+
+def table(figures: list[Figure]) -> str:
+    """One line for each figure, as text, and how many goals are reached."""
+    lines = [f"{'case':28}{'quantity':44}{'figure':>17}{'least .. most':>20}{'goal':>12}"]
+    for figure in (figure for figure in figures if figure.unit != "s"):
+        span = "" if figure.least is None else f"{_number(figure.least)} .. {_number(figure.most)}"
+        shown = f"{_number(figure.value)} {figure.unit}"
+        lines.append(
+            f"{figure.case:28}{figure.quantity:44}{shown:>17}{span:>20}{_goal(figure):>12}  {figure.verdict}".rstrip()
+        )
+    return "\n".join([*lines, "", counted(figures)])
+
+
+def counted(figures: list[Figure]) -> str:
+    """How many goals are reached."""
+    judged = [figure for figure in figures if figure.goal is not None]
+    return f"{sum(bool(figure.reached) for figure in judged)} of {len(judged)} goals reached"
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """A stored run as a page shows it."""
+    figures, machine = loaded(record["figures"]), record["machine"]
+    lines = [
+        f"{machine['name']}, PyTorch {machine['torch']}, {machine['threads']} thread, {record['settings']}, "
+        f"{record['jobs']} case(s) at a time, {record['minutes']:.0f} minutes.",
+        "",
+        "| case | quantity | figure | least .. most | goal | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for figure in (figure for figure in figures if figure.unit != "s"):
+        span = "" if figure.least is None else f"{_number(figure.least)} .. {_number(figure.most)}"
+        verdict = figure.verdict.replace("MISSED", "**missed**")
+        cells = (figure.case, figure.quantity, f"{_number(figure.value)} {figure.unit}", span, _goal(figure))
+        lines.append(f"| {' | '.join(cells)} | {verdict} |")
+    return "\n".join([*lines, "", f"{counted(figures)}."])
+
+
+def put(text: str, page: Path) -> None:
+    """Replace what stands between the two marks. Raises: ValueError if the page does not have them."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no {BEGIN} .. {END} to put the table into")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+def _goal(figure: Figure) -> str:
+    return "" if figure.goal is None else f"{'≤' if figure.at_most else '≥'} {_number(figure.goal)}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2g}" if abs(value) < 0.1 else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"

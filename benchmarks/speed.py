@@ -1,0 +1,152 @@
+"""How fast the networks are beside the published code, how close to the machine's roof, and in how much memory.
+
+    python benchmarks/speed.py                                 # under 15 minutes on two cores
+    python benchmarks/speed.py --json speed.json --plot speed.png
+    python benchmarks/speed.py --quick                         # two minutes: answers are judged, speed is not
+    python benchmarks/speed.py --only "batch 4" --jobs 1       # cases whose name has this in it
+    python benchmarks/speed.py --peers ../STE-NVAN             # that code itself too, with the same weights
+    python benchmarks/speed.py --from docs/data/speed.json --page docs/performance.md
+
+Every case runs in a process of its own, on one thread. In it the variants take turns: the published computation
+as restated in restatements.py, our eager network, the deployed one (`strfnet.deployment.optimize`), and the
+probes of the roof. Answers are compared before times are taken. What counts is process CPU time, or on a GPU
+(`--device cuda`) the time between device events. Exits 1 if a goal is missed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import memory
+import torch
+from blocks import FORMS, GROWTH, block, growth
+from cases import FOUR, NETWORKS, QUICK, TRAINED, Settings, inference, price, training
+from figures import Figure, dumped, loaded, markdown, put, table
+
+Case = Callable[[], list[Figure]]
+
+
+def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
+    """Every case by name, in the order of the table; fewer if the run is quick."""
+    names = NETWORKS if settings.judged else TRAINED
+    named: dict[str, Case] = {}
+    for form in names:
+        named[f"{form.format(settings.depth)}, batch 1"] = partial(inference, form, 1, settings)
+    for form in (form for form in NETWORKS if form in FOUR and settings.judged):
+        named[f"{form.format(settings.depth)}, batch 4"] = partial(inference, form, 4, settings)
+    for name in FORMS:
+        named[name] = partial(block, name, settings)
+    for form in TRAINED:
+        named[f"{form.format(settings.depth)}, training"] = partial(training, form, settings)
+    named["price of STRF"] = partial(price, settings)
+    named |= {f"growth of {subject}": partial(growth, subject, settings) for subject in GROWTH}
+    if settings.device == "cuda":
+        import cuda_cases
+
+        named |= cuda_cases.cases(settings)
+    else:
+        named["memory"] = partial(memory.figures, judged=settings.judged)
+    if peers is not None:
+        from peers import compared, found
+
+        for form in found(peers):
+            named[f"{form.format(settings.depth)}, peer"] = partial(compared, peers, form, settings)
+    return named
+
+
+def run_one(case: Case) -> list[Figure]:
+    """A case in this process, on one thread, without TF32."""
+    torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return case()
+
+
+def run_apart(name: str, arguments: list[str]) -> list[Figure]:
+    """A case in a process of its own. Raises: RuntimeError with the end of what it said if it fails."""
+    command = [sys.executable, __file__, *arguments, "--case", name]
+    setting = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=setting, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the case {name!r} failed: {done.stderr[-2000:]}")
+    print(f"{name}: done", file=sys.stderr)
+    return loaded(json.loads(done.stdout.splitlines()[-1]))
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures hold for."""
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        name = f"{models[0].partition(':')[2].strip()}, {torch.backends.cpu.get_cpu_capability()}"
+    return {"name": name, "torch": torch.__version__, "threads": 1, "cores": os.cpu_count()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small clips, two rounds; speed is shown, not judged")
+    parser.add_argument("--only", action="append", metavar="PART", help="cases with this in their name")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="cases at a time")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="a checkout of STE-NVAN or AP3D, timed too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG: growth with T, networks under the roof")
+    parser.add_argument("--from", type=Path, dest="stored", metavar="FILE", help="show a stored run; measure nothing")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table into a page")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no CUDA GPU here")
+    if given.stored:
+        record = json.loads(given.stored.read_text())
+    else:
+        settings = Settings(device=given.device) if not given.quick else QUICK
+        try:
+            named = cases(settings, given.peers)
+        except ValueError as error:
+            parser.error(str(error))
+        if given.case:
+            print(json.dumps(dumped(run_one(named[given.case]))))
+            return 0
+        chosen = [name for name in named if not given.only or any(part in name for part in given.only)]
+        if not chosen:
+            parser.error(f"--only {' '.join(given.only)} is in none of: {'; '.join(named)}")
+        arguments = ["--device", given.device, *(["--quick"] if given.quick else [])]
+        arguments += ["--peers", str(given.peers)] if given.peers else []
+        began = time.monotonic()
+        with ThreadPoolExecutor(1 if given.device == "cuda" else given.jobs) as pool:
+            done = list(pool.map(partial(run_apart, arguments=arguments), chosen))
+        record = {
+            "machine": machine(given.device),
+            "settings": str(settings),
+            "jobs": given.jobs,
+            "minutes": (time.monotonic() - began) / 60,
+            "figures": dumped(figure for figures in done for figure in figures),
+        }
+    if given.json:
+        given.json.write_text(json.dumps(record, indent=1) + "\n")
+    if given.plot:
+        from plots import draw
+
+        draw(record, given.plot)
+    if given.page:
+        put(markdown(record), given.page)
+    figures = loaded(record["figures"])
+    print(f"{record['machine']['name']}, PyTorch {record['machine']['torch']}, one thread; {record['settings']}")
+    print(f"{record['jobs']} case(s) at a time, {record['minutes']:.1f} minutes")
+    if given.quick:
+        print("quick: smaller clips and fewer rounds and networks; answers are judged, speed and memory are not")
+    print(table(figures))
+    return 0 if all(figure.reached is not False for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
