@@ -4,10 +4,13 @@ import copy
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from strfnet.clip import channels_last
+from strfnet.clip import channels_last, fold, unfold
 from strfnet.layers.appearance import AP3DA, AP3DB, AP3DC, AP3DI
+from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.normalization import InPlaceNorm
 from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
 from strfnet.splicing import Followed, extend, retract, set_module
@@ -20,8 +23,9 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 def fold_norms(network: Network, clip_shape: tuple[int, ...]) -> Network:
     """A copy of ``network`` for evaluation, with its batch norms inside the convolutions before them.
 
-    The shortcut of P3D-C becomes part of its temporal kernel. Which norm follows which convolution is found by
-    running the network once on the meta device, without time or memory. A norm behind a unit, one of another
+    The shortcut of P3D-C becomes part of its temporal kernel, and the projections of a non-local block become
+    convolutions, which compilers pack and fuse with what follows. Which norm follows which convolution is found
+    by running the network once on the meta device, without time or memory. A norm behind a unit, one of another
     class (such as timm's with a built-in activation), or one without running statistics stays as it is.
     Products are taken in float64; kernels come out in channels-last order. Hooks are left out, as nothing that
     they watched may still be there; so is the wish for gradients.
@@ -38,6 +42,7 @@ def fold_norms(network: Network, clip_shape: tuple[int, ...]) -> Network:
         set_module(folded, norm_path, nn.Identity())
     for module in list(folded.modules()):
         absorb_shortcut(module)
+        convolve_projections(module)
     channels_last(folded)
     return folded
 
@@ -58,8 +63,43 @@ def absorb_shortcut(module: nn.Module) -> None:
         extend(module, Followed)
 
 
-def absorb_norm(conv: Any, norm: nn.BatchNorm2d) -> None:
-    """Put what ``norm`` does in evaluation into the kernels and the bias of ``conv``, in place."""
+class ConvolvedNonLocalBlock(NonLocalBlock):
+    """A non-local block on pixels, for evaluation: its projections are 1x1 convolutions, its norm is in the last."""
+
+    def _projected(self, x: Tensor) -> list[Tensor]:
+        frames, t = fold(x), x.shape[2]
+        projected = [self.query(frames), self.key(frames), self.value(frames)]
+        if self.subsample:
+            cell = [min(2, size) for size in x.shape[3:]]
+            projected[1:] = [F.max_pool2d(maps, cell) for maps in projected[1:]]
+        return [rearrange(maps, "(b t) d h w -> b t (h w) d", t=t) for maps in projected]
+
+    def _added(self, x: Tensor, gathered: Tensor) -> Tensor:
+        h, w = x.shape[3:]
+        maps = rearrange(gathered, "b t (h w) d -> (b t) d h w", h=h, w=w)
+        return unfold(fold(x) + self.out(maps), x.shape[2])
+
+
+def convolve_projections(block: nn.Module) -> None:
+    """Make the projections of a non-local block on pixels 1x1 convolutions, the norm part of the last, in place."""
+    if type(block) is not NonLocalBlock or block.stripes is not None:
+        return
+    if block.norm is not None and block.norm.running_mean is None:
+        return
+    if block.norm is not None:
+        absorb_norm(block.out, block.norm)
+        block.norm = None
+    for name in ("query", "key", "value", "out"):
+        linear = cast(nn.Linear, block.get_submodule(name))
+        conv = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
+        conv.weight = nn.Parameter(linear.weight[:, :, None, None], requires_grad=False)
+        conv.bias = nn.Parameter(linear.bias, requires_grad=False)
+        setattr(block, name, conv)
+    block.__class__ = ConvolvedNonLocalBlock
+
+
+def absorb_norm(conv: Any, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Put what ``norm`` does in evaluation into weights and bias of the layer before it, ``conv``, in place."""
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
         raise ValueError("norm has no running statistics, wanted one that does the same to every batch")

@@ -9,7 +9,15 @@ from torch import nn
 from torchvision.models import resnet18
 
 import strfnet
-from strfnet.folding import CONVOLUTIONS, absorb_norm, absorb_shortcut, fold_norms
+from strfnet import NonLocalBlock
+from strfnet.folding import (
+    CONVOLUTIONS,
+    ConvolvedNonLocalBlock,
+    absorb_norm,
+    absorb_shortcut,
+    convolve_projections,
+    fold_norms,
+)
 from strfnet.models import FORMS
 
 SHAPE = (2, 3, 4, 64, 32)
@@ -59,6 +67,27 @@ def test_a_folded_network_answers_as_before_and_has_no_norm_left_behind_a_convol
     assert left == [path.replace("conv", "bn") for path in followed if "conv" in path]
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in state.items())
     assert not any(p.requires_grad for p in folded.parameters()) and not folded.training
+
+
+@pytest.mark.parametrize("subsample", [True, False])
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("pairing", ["softmax", "dot"])
+def test_a_non_local_block_of_convolutions_answers_as_the_block(subsample, norm, window, pairing):
+    block = wake(NonLocalBlock(4, subsample=subsample, norm=norm, window=window, pairing=pairing)).double().eval()
+    clip = random_clip((2, 4, 3, 5, 3))
+    expected = block(clip)
+    convolve_projections(block)
+    assert type(block) is ConvolvedNonLocalBlock and block.norm is None
+    torch.testing.assert_close(block(clip), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_striped_block_and_one_without_statistics_stay():
+    momentary = NonLocalBlock(4)
+    momentary.norm = nn.BatchNorm1d(4, track_running_stats=False)
+    for block in (NonLocalBlock(4, stripes=2), momentary):
+        convolve_projections(block)
+        assert type(block) is NonLocalBlock and isinstance(block.query, nn.Linear)
 
 
 def test_hooks_are_left_out_and_stay_on_the_network_itself():
