@@ -23,14 +23,16 @@ class Network:
         trained: folder of a training run whose network is taken, as it was after the newest checkpoint.
         best: take the weights of the run's best evaluation instead.
         model: without a run: one of `strfnet models`.
-        weights: without a run: a safetensors file with all its weights; null takes torchvision's for its image
-            network if they are at hand, and random ones else.
+        weights: without a run: a file with all its weights, of ours or of published code; null takes torchvision's
+            for its image network if they are at hand, and random ones else.
         height: of the frames, in pixels; null as in the run, or 256.
         width: of the frames, in pixels; null as in the run, or 128.
         interpolation: bilinear or bicubic; null as in the run, or bilinear.
         batch: clips at a time.
         workers: threads that read frames.
         device: such as cpu or cuda:1; null takes a GPU if there is one.
+        optimize: fold the batch norms and compile the network for full batches first (`strfnet.optimize`), which
+            takes up to a minute.
         seed: of what starts at random.
     """
 
@@ -44,6 +46,7 @@ class Network:
     batch: int = 8
     workers: int = 2
     device: str | None = None
+    optimize: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,7 +63,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A network on its device, its name, and the size, interpolation, batch and workers by which clips reach it."""
+    """A network on its device, its name, and the size, interpolation, batch and workers by which clips reach it.
+
+    With ``optimize`` it is `strfnet.optimize`'s form of the network that embeds.
+    """
 
     network: "nn.Module"
     name: str
@@ -68,6 +74,7 @@ class Embedder:
     interpolation: str
     batch: int
     workers: int
+    optimize: bool = False
 
     @classmethod
     def of_recipe(cls, network: "nn.Module", recipe: "Recipe") -> "Embedder":
@@ -89,7 +96,7 @@ class Embedder:
         from strfnet.embedding import embed
         from strfnet.training.sharing import share
 
-        work = partial(embed, self.network, progress=progress, **self._settings(clips))
+        work = partial(embed, self._at_work(clips), progress=progress, **self._settings(clips))
         return share(work, tracklets, self._device)
 
     def embed_into(
@@ -133,7 +140,8 @@ class Embedder:
             try:
                 with hearing_signals() as asked, asked.leaving_at_once():
                     counted = counting(before + share, before=before, whose=whose, shown=progress)
-                    with counted as tell, closing(embed_each(self.network, groups, tell=tell, **settings)) as made:
+                    network = self._at_work(clips)
+                    with counted as tell, closing(embed_each(network, groups, tell=tell, **settings)) as made:
                         for number, embeddings in zip(parts.mine, made, strict=True):
                             parts.put(number, embeddings)
                     if progress and not alone:
@@ -149,6 +157,14 @@ class Embedder:
     @property
     def _device(self) -> "torch.device":
         return next(self.network.parameters()).device
+
+    def _at_work(self, clips: tuple[str, int]) -> "nn.Module":
+        """The network, or its form for full batches of such clips."""
+        if not self.optimize:
+            return self.network
+        from strfnet import optimize
+
+        return optimize(self.network, (self.batch, 3, clips[1], *self.size))
 
     def _settings(self, clips: tuple[str, int]) -> dict[str, Any]:
         """How the network is shown clips, as `strfnet.embedding` wants to be told."""
@@ -175,6 +191,7 @@ class Embedder:
             "size": self.size,
             "interpolation": self.interpolation,
             "batch": self.batch,
+            "optimize": self.optimize,
         }
 
 
@@ -193,21 +210,25 @@ def make_embedder(asked: Network) -> Embedder:
 
     size, interpolation, name = (256, 128), "bilinear", str(asked.model)
     weights: dict[str, Tensor] | None = None
+    pretrained: Path | None = None
     if asked.trained is not None:
         recipe, weights = read_run(asked.trained, best=asked.best)
         size, interpolation, name = (recipe.height, recipe.width), recipe.interpolation, recipe.model
-    elif asked.weights is not None:
+    elif asked.weights is not None and asked.weights.is_dir():
         weights = read_weights(asked.weights)
+    else:
+        pretrained = asked.weights
     device = join_processes(asked.device)
     torch.manual_seed(asked.seed)
-    network = create_model(name, num_classes=None, weights=None if weights else _weights_at_hand(name))
+    at_hand = _weights_at_hand(name) if weights is None and pretrained is None else None
+    network = create_model(name, num_classes=None, weights=at_hand, pretrained=pretrained)
     if weights is not None:
         kept = {key: value for key, value in weights.items() if not key.startswith("head.classifier.")}
         check_fit(network, kept, asked.trained or asked.weights)
         network.load_state_dict(kept)
     size = asked.height or size[0], asked.width or size[1]
     interpolation = asked.interpolation or interpolation
-    return Embedder(network.to(device), name, size, interpolation, asked.batch, asked.workers)
+    return Embedder(network.to(device), name, size, interpolation, asked.batch, asked.workers, asked.optimize)
 
 
 def is_first() -> bool:

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import strfnet
+from strfnet.data.folder import read_folder
+from strfnet.data.synthetic import write_walkers
+from strfnet.deployment import optimize
 from strfnet.embedder import Network, make_embedder
 from strfnet.training.recipe import Recipe
 from strfnet.training.resume import WEIGHTS, weights_file
@@ -62,3 +65,22 @@ def test_weights_of_another_network_are_refused_by_the_name_of_their_file(tmp_pa
     file.write_bytes(weights_file(strfnet.create_model("strf_c2d_resnet8", num_classes=5)))
     with pytest.raises(ValueError, match=f"{file} does not fit ReIDNetwork: .* is not in the network"):
         make_embedder(Network(model="c2d_resnet8", weights=file))
+
+
+def test_an_optimized_network_embeds_alike_and_its_parts_are_not_mixed_with_others(tmp_path, monkeypatch):
+    """The compiler has tests of its own; here clips of full batches must be what it is asked for."""
+    asked = []
+
+    def folded_only(network, clip_shape):
+        asked.append(clip_shape)
+        return optimize(network, clip_shape, compiled=False)
+
+    monkeypatch.setattr(strfnet, "optimize", folded_only)
+    write_walkers(tmp_path / "walkers", identities=2, cameras=2, frames=5, height=32)
+    tracklets = read_folder(tmp_path / "walkers")
+    plain = make_embedder(Network(model="p3dc_resnet8", height=32, width=16, batch=3))
+    fast = replace(plain, optimize=True)
+    expected = plain.embed(tracklets, ("evenly", 4))
+    torch.testing.assert_close(fast.embed(tracklets, ("evenly", 4)), expected, rtol=1e-4, atol=1e-4)
+    assert asked == [(3, 3, 4, 32, 16)]
+    assert plain._facts(("evenly", 4)) != fast._facts(("evenly", 4))
