@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from strfnet.checkpoints import load, load_official, save, save_official
     from strfnet.deployment import optimize
     from strfnet.inflation import deflate, inflate
     from strfnet.layers.appearance import AP3DA, AP3DB, AP3DC, AP3DI, AppearancePreserving
@@ -45,8 +46,12 @@ _HOME = {
     "deflate": "inflation",
     "inflate": "inflation",
     "list_models": "models",
+    "load": "checkpoints",
+    "load_official": "checkpoints",
     "optimize": "deployment",
     "profile": "profiler",
+    "save": "checkpoints",
+    "save_official": "checkpoints",
     "splice": "splicing",
 }
 
@@ -71,8 +76,12 @@ __all__ = [
     "deflate",
     "inflate",
     "list_models",
+    "load",
+    "load_official",
     "optimize",
     "profile",
+    "save",
+    "save_official",
     "splice",
 ]
 

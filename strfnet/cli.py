@@ -5,6 +5,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from itertools import pairwise
 
 from strfnet import __version__
 from strfnet.names import unknown
@@ -15,6 +17,7 @@ CONFIGURED = {
     "train": "train a network on a data set, or go on with a run that was stopped",
     "evaluate": "rank the queries of a data set against its gallery, by one protocol or by all",
     "embed": "turn tracklets into a file of vectors",
+    "show": "pictures of what a network attends to and finds, and a report of an evaluation",
 }
 
 
@@ -99,6 +102,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     profile.add_argument("--json", action="store_true", help="print JSON, with all modules, instead of a table")
     profile.set_defaults(command=_profile, parser=profile)
 
+    convert = commands.add_parser("convert", help="published weights into a file of ours, or back")
+    convert.add_argument("source", metavar="IN", help="a file of ours, of published code, or of an image ResNet")
+    convert.add_argument(
+        "target", metavar="OUT", help="ours if it ends in .safetensors, else as published code writes"
+    )
+    convert.add_argument("--name", metavar="NAME", help="which network, where its published names do not tell")
+    convert.set_defaults(command=_convert, parser=convert)
+
     for name, about in CONFIGURED.items():
         commands.add_parser(name, help=about, usage=f"strfnet {name} [--config FILE] [--NAME VALUE ...]")
 
@@ -125,6 +136,17 @@ def _profile(arguments: argparse.Namespace) -> None:
     print(report.to_json() if arguments.json else report.table(depth=arguments.depth))
 
 
+def _convert(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from strfnet import list_models
+    from strfnet.checkpoints import convert
+
+    if arguments.name is not None and arguments.name not in list_models():
+        arguments.parser.error(unknown("model", arguments.name, list_models()))
+    print(convert(Path(arguments.source), Path(arguments.target), name=arguments.name))
+
+
 def _configured(arguments: argparse.Namespace) -> None:
     """A command whose many arguments may come from files."""
     from strfnet import commands
@@ -133,9 +155,19 @@ def _configured(arguments: argparse.Namespace) -> None:
     kind, run = commands.COMMANDS[arguments.name]
     try:
         program = f"strfnet {arguments.name}"
-        run(configure(kind, arguments.words, program=program, about=CONFIGURED[arguments.name]))
+        words = _with_values(kind, arguments.words)
+        run(configure(kind, words, program=program, about=CONFIGURED[arguments.name]))
     except WrongCall as error:
         arguments.parser.error(str(error))
+
+
+def _with_values(kind: type, words: Sequence[str]) -> list[str]:
+    """The words of a call in which an option that is yes or no, such as ``--masks``, may stand without a value."""
+    flags = {f"--{field.name.replace('_', '-')}" for field in fields(kind) if field.type in (bool, "bool")}
+    return [
+        f"{word}=true" if word.replace("_", "-") in flags and after.startswith("--") else word
+        for word, after in pairwise([*words, "--"])
+    ]
 
 
 def _check_model(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from strfnet.configuration import WrongCall
 from strfnet.embedder import Embedder, Network, is_first, make_embedder
 from strfnet.names import check_name
+from strfnet.showing import Showing
 from strfnet.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -156,7 +157,31 @@ def embed(call: Embedding) -> None:
     _tell(f"{len(tracklets)} embeddings of {width} numbers are in {call.out}")
 
 
-def _data_set(call: Recipe | Evaluation | Embedding) -> "DataSet":
+def show(call: Showing) -> None:
+    """Write the pictures that are asked for."""
+    from strfnet.data.reading import FORMATS
+    from strfnet.exhibition import Exhibition, protocols_for
+    from strfnet.files import write_whole
+    from strfnet.protocols import PROTOCOLS
+
+    with _wrong_call():
+        check_name("format", call.format, FORMATS)
+        check_name("protocol", call.protocol, (*PROTOCOLS, "all"))
+        clips = _clips(call.clips)
+    for name in call.wanted:
+        call.file(name).parent.mkdir(parents=True, exist_ok=True)
+        _check_file(call.file(name))
+    data_set = _data_set(call)
+    protocols = protocols_for(data_set) if call.protocol == "all" else [PROTOCOLS[call.protocol]]
+    exhibition = Exhibition(call, _embedder(call), data_set, protocols, clips, progress=is_first())
+    for name in call.wanted:
+        made = exhibition.make(name)
+        if is_first():
+            write_whole(call.file(name), made)
+            print(f"{name}: {call.file(name)}")
+
+
+def _data_set(call: Recipe | Evaluation | Embedding | Showing) -> "DataSet":
     from strfnet.data.reading import read_data_set
     from strfnet.data.walker_set import draw_set
 
@@ -233,4 +258,5 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "train": (Training, train),
     "evaluate": (Evaluation, evaluate),
     "embed": (Embedding, embed),
+    "show": (Showing, show),
 }

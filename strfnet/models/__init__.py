@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from strfnet.clip import channels_last
@@ -11,6 +12,7 @@ from strfnet.models.backbones import DEPTHS
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.nvan import frame_pooling_resnet, nvan_resnet
 from strfnet.models.strf import temporal_resnet
+from strfnet.official import fill
 
 FORMS: dict[str, Callable[..., ReIDNetwork]] = {
     "c2d_{}": partial(temporal_resnet, temporal="c2d"),
@@ -35,7 +37,9 @@ FORMS: dict[str, Callable[..., ReIDNetwork]] = {
 }
 
 
-def create_model(name: str, *, num_classes: int | None = 625, weights: Any = None) -> ReIDNetwork:
+def create_model(
+    name: str, *, num_classes: int | None = 625, weights: Any = None, pretrained: str | Path | None = None
+) -> ReIDNetwork:
     """A network of the two papers, or of their baselines, by name.
 
     Its kernels lie in channels-last order, so the whole network works in one memory order. In evaluation and
@@ -45,15 +49,23 @@ def create_model(name: str, *, num_classes: int | None = 625, weights: Any = Non
         name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50".
         num_classes: identities of the classifier (625 are those of MARS); None for no classifier.
         weights: of the image network, as torchvision takes them, e.g. "IMAGENET1K_V2"; None starts at random.
+        pretrained: a file with weights of the whole network: of `strfnet.save`, a published one of its family (see
+            `strfnet.load_official`), or an image ResNet's, which fills the image network alone. A classifier of other
+            than ``num_classes`` is left out with a warning, and starts at random; all else must fit.
 
     Shape: the network takes (b, 3, t, h, w) and returns a `strfnet.heads.ReIDOutput`.
-    Raises: ValueError for an unknown name, with the nearest ones.
+    Raises: ValueError for an unknown name, with the nearest ones; for a file that cannot be read or does not fit.
     """
+    if weights is not None and pretrained is not None:
+        raise ValueError(f"weights are {weights!r} and pretrained is {str(pretrained)!r}, wanted one of the two")
     for form, build in FORMS.items():
         for depth in DEPTHS:
             if form.format(depth) == name:
                 network = build(depth, num_classes, weights)
                 channels_last(in_place_norms(network))
+                network.name = name
+                if pretrained is not None:
+                    fill(network, Path(pretrained))
                 return network
     near = difflib.get_close_matches(str(name), list_models(), n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else "; strfnet.list_models() names them all"

@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from strfnet.training.shelf import checkpoints, take
+from strfnet.weights import read_file
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
@@ -82,7 +83,7 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor], source: object)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Weights from a safetensors file, a checkpoint, or the folder of a run, whose newest checkpoint is taken.
+    """Weights from a file, a checkpoint, or the folder of a run, whose newest checkpoint is taken.
 
     Raises: ValueError if there are none there, or they are damaged.
     """
@@ -91,10 +92,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         found = checkpoints(path / "checkpoints")
         checkpoint = found[-1] if found else path
         return load(take(checkpoint)[1][WEIGHTS])
-    try:
-        return load(path.read_bytes())
-    except Exception as error:  # safetensors has an error class of its own
-        raise ValueError(f"cannot read weights from {path}: {error}") from error
+    return read_file(path).tensors
 
 
 def start_from(network: nn.Module, path: str | Path) -> None:

@@ -1,0 +1,49 @@
+"""What STRF's four masks look at: a walker whose leg swings, and one behind a block that passes by.
+
+python examples/show_masks.py                                 # an untrained network: its masks are noise
+python examples/show_masks.py --trained runs/walkers          # the run of docs/pictures.md, 20 s of training
+"""
+
+import argparse
+from pathlib import Path
+
+from strfnet.data.frames import read_clip
+from strfnet.data.synthetic import Nuisances, draw_camera, draw_walker, render
+from strfnet.embedder import Network, make_embedder
+from strfnet.page import png
+from strfnet.pictures import draw_masks
+from strfnet.visualization import masks_of
+
+SCENES = {  # by name: the nuisances, and the frames that are shown
+    "leg": (Nuisances(occlusion=0, jitter=0), [4, 5, 6, 7]),
+    "block": (Nuisances(occlusion=1), [1, 3, 6, 9]),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trained", type=Path, help="folder of a training run; an untrained network if not given")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.trained is None:
+        asked = Network(model="strf_c2d_resnet8", height=64, width=32, device="cpu")
+    else:
+        asked = Network(trained=arguments.trained, device="cpu")
+    embedder = make_embedder(asked)
+    note = "" if arguments.trained else " (untrained: noise)"
+
+    for name, (nuisances, chosen) in SCENES.items():
+        tracklet = render(draw_walker(0, 17), draw_camera(0, 3), seed=29, nuisances=nuisances)
+        clip = read_clip(tuple(tracklet), chosen, embedder.size)
+        masks = masks_of(embedder.network, clip[None])
+        for path, units in masks.items():
+            told = ", ".join(f"{unit} {mask.min():.2f} to {mask.max():.2f}" for unit, mask in units.items())
+            print(f"{name}, {path}: {told}")
+        file = arguments.out / f"masks_{name}.png"
+        file.write_bytes(png(draw_masks(clip, masks, title=f"{embedder.name}{note}: a {name} that moves")))
+        print(f"picture     {file}")
+
+
+if __name__ == "__main__":
+    main()

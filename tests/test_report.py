@@ -1,0 +1,109 @@
+"""The report is one sound HTML page that asks for nothing, with the numbers of the table, and all text escaped."""
+
+import re
+from base64 import b64decode
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from strategies import normal
+
+from strfnet.data.walker_set import draw_set
+from strfnet.evaluation import evaluate, table
+from strfnet.page import Page, png
+from strfnet.protocols import PROTOCOLS
+from strfnet.report import Picture, Section, report_page
+
+EVIL = """<script src="https://evil.example/x.js">alert('1')</script>&"'$"""
+VOID = {"meta", "link", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Tags in order with their attributes, text by tag, and whether every tag is closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.texts = [], [], []
+        self.feed(page)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def text(self, tag):
+        return [text for of, text in self.texts if of == tag]
+
+
+@pytest.fixture(scope="module")
+def evaluations():
+    data = draw_set(train=1, test=4, frames=1, height=8)
+    vectors = normal(len(data.test), 6)
+    known = [evaluate(vectors, data, PROTOCOLS[name], sampling="evenly 15") for name in ("nvan", "torchreid")]
+    return [known[0], replace(known[1], data=EVIL)]
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return png(Page(40, 30).figure)
+
+
+def page_of(evaluations, picture):
+    return report_page(
+        EVIL,
+        notes=[EVIL],
+        facts={EVIL: EVIL},
+        evaluations=evaluations,
+        sections=[Section(EVIL, EVIL, (Picture(picture, EVIL),)), Section("last", "no picture")],
+    )
+
+
+def test_nothing_is_asked_for_from_outside(evaluations, picture):
+    page = page_of(evaluations, picture)
+    reader = Reader(page)
+    names = {tag for tag, _ in reader.tags}
+    assert not names & {"script", "iframe", "object", "embed", "base", "form", "a", "video", "audio", "svg"}
+    for tag, attributes in reader.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "srcset", "action", "poster", "data", "background"):
+                assert value.startswith("data:"), (tag, value)
+            assert name != "style"
+    (style,) = reader.text("style")
+    assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
+    policy = next(a["content"] for tag, a in reader.tags if "content-security-policy" in str(a).lower())
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_the_pictures_lie_in_the_page(evaluations, picture):
+    images = [attributes for tag, attributes in Reader(page_of(evaluations, picture)).tags if tag == "img"]
+    (image,) = images
+    kind, _, data = image["src"].partition(",")
+    assert kind == "data:image/png;base64" and b64decode(data) == picture and image["alt"] == EVIL
+
+
+def test_text_from_outside_is_shown_as_it_is(evaluations, picture):
+    reader = Reader(page_of(evaluations, picture))
+    for tag in ("title", "h1", "dt", "dd", "h2", "figcaption"):
+        assert EVIL in reader.text(tag), tag
+    assert reader.text("p").count(EVIL) == 2  # a note and a section
+    assert EVIL in reader.text("td")  # the name of a data set
+
+
+def test_the_table_has_the_numbers_of_the_text(evaluations, picture):
+    reader = Reader(page_of(evaluations, picture))
+    lines = table(evaluations).splitlines()
+    assert reader.text("th") == re.split(r"\s{2,}", lines[0])
+    cells, width = reader.text("td"), len(reader.text("th"))
+    assert cells[:width] == re.split(r"\s{2,}", lines[1])
+    assert cells[width:] == re.split(r"\s{2,}", lines[2])
+    told = [line for line in lines[3:] if line]
+    assert told == [text for text in reader.text("p") if text in told] and told[0].startswith("* not the frames")
