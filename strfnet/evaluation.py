@@ -149,7 +149,7 @@ def mean_over_splits(evaluations: Sequence[Evaluation]) -> Evaluation:
     return replace(evaluations[0], rankings=rankings)
 
 
-_HEAD = (
+COLUMNS = (
     *("protocol", "data", "mAP rectangle", "mAP trapezoid", "R1", "R5", "R10", "R20"),
     *("queries", "unmatched", "gallery", "distance", "splits", "frames"),
 )
@@ -158,7 +158,7 @@ _HEAD = (
 def table(evaluations: Iterable[Evaluation]) -> str:
     """Evaluations as text, one a line, in percent; the two rules of AP have a column each."""
     evaluations = tuple(evaluations)
-    lines = [_HEAD, *map(_row, evaluations)]
+    lines = [COLUMNS, *map(cells_of, evaluations)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     words = (0, 1, 11, 13)  # the columns of text stand to the left, those of numbers to the right
     text = [
@@ -167,11 +167,12 @@ def table(evaluations: Iterable[Evaluation]) -> str:
     ]
     if any(not each.as_published for each in evaluations):
         text += ["", "* not the frames of the protocol, which wants the ones in its line below"]
-    text += ["", *dict.fromkeys(_said(each.protocol) for each in evaluations)]
+    text += ["", *dict.fromkeys(said_of(each.protocol) for each in evaluations)]
     return "\n".join(line.rstrip() for line in text)
 
 
-def _row(evaluation: Evaluation) -> tuple[str, ...]:
+def cells_of(evaluation: Evaluation) -> tuple[str, ...]:
+    """An evaluation as text under each of `COLUMNS`."""
     rule, cmc = evaluation.protocol.average_precision, evaluation.cmc
     percent = f"{100 * evaluation.mean_average_precision:.2f}"
     precisions = [percent if rule == column else "-" for column in ("rectangle", "trapezoid")]
@@ -190,5 +191,6 @@ def _range(counts: list[int]) -> str:
     return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)}..{max(counts)}"
 
 
-def _said(protocol: Protocol) -> str:
+def said_of(protocol: Protocol) -> str:
+    """What a protocol does, in a line."""
     return f"{protocol.name}: {protocol.about} [frames: {protocol.sampling}]"

@@ -66,7 +66,7 @@ def absorb_shortcut(module: nn.Module) -> None:
 class ConvolvedNonLocalBlock(NonLocalBlock):
     """A non-local block on pixels, for evaluation: its projections are 1x1 convolutions, its norm is in the last."""
 
-    def _projected(self, x: Tensor) -> list[Tensor]:
+    def project(self, x: Tensor) -> list[Tensor]:
         frames, t = fold(x), x.shape[2]
         projected = [self.query(frames), self.key(frames), self.value(frames)]
         if self.subsample:

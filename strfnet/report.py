@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from strfnet.evaluation import _HEAD, Evaluation, _row, _said
+from strfnet.evaluation import COLUMNS, Evaluation, cells_of, said_of
 
 _STYLE = """
 :root { color-scheme: light dark;
@@ -96,15 +96,15 @@ def _table(evaluations: Sequence[Evaluation]) -> list[str]:
     """The table in a box that scrolls by itself, and the rules of each protocol."""
 
     def cells(kind: str, row: Sequence[str]) -> str:
-        numbers = ["" if column in _WORDS else ' class="number"' for column in _HEAD]
+        numbers = ["" if column in _WORDS else ' class="number"' for column in COLUMNS]
         return "".join(f"<{kind}{is_}>{escape(cell)}</{kind}>" for cell, is_ in zip(row, numbers, strict=True))
 
-    rows = [f"<tr>{cells('td', _row(evaluation))}</tr>" for evaluation in evaluations]
+    rows = [f"<tr>{cells('td', cells_of(evaluation))}</tr>" for evaluation in evaluations]
     told = ["In percent. The two rules of AP give other figures for one ranking, and have a column each."]
     if any(not evaluation.as_published for evaluation in evaluations):
         told.append("* not the frames of the protocol, which wants the ones in its line below")
-    told += dict.fromkeys(_said(evaluation.protocol) for evaluation in evaluations)
-    head = f"<thead><tr>{cells('th', _HEAD)}</tr></thead>"
+    told += dict.fromkeys(said_of(evaluation.protocol) for evaluation in evaluations)
+    head = f"<thead><tr>{cells('th', COLUMNS)}</tr></thead>"
     table = f'<div class="wide" tabindex="0"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
     return [table, *(f'<p class="rules">{escape(line)}</p>' for line in told)]
 

@@ -92,7 +92,7 @@ def non_local_row(block: NonLocalBlock, x: Tensor, place: Place) -> Tensor:
     t, h, w = x.shape[2:]
     frame, row, column = place
     token = row * w + column if block.stripes is None else row * block.stripes // h
-    query, key, _ = block._projected(x)  # (b, t, n, d) each: linear in t h w
+    query, key, _ = block.project(x)  # (b, t, n, d) each: linear in t h w
     window = t if block.window is None else block.window
     start = frame // window * window
     seen = key[:, start : start + window]

@@ -91,7 +91,7 @@ class NonLocalBlock(nn.Module):
 
         It holds all the entries that `forward` avoids: (t h w)^2 for one window over all frames.
         """
-        query, key, _ = self._projected(x)
+        query, key, _ = self.project(x)
         t, n = query.shape[1:3]
         exists, asks = self._exists(key), self._exists(query)
         affinity = self._windows(query) @ self._windows(key).mT
@@ -103,7 +103,7 @@ class NonLocalBlock(nn.Module):
 
     def _gathered(self, x: Tensor) -> Tensor:
         """What every token gathers, (b, t, n, d); queries, keys and values are free again when it returns."""
-        query, key, value = self._projected(x)  # b t n d
+        query, key, value = self.project(x)  # b t n d
         t, n = query.shape[1:3]
         exists = self._exists(key)
         query, key, value = self._windows(query), self._windows(key), self._windows(value)
@@ -116,7 +116,7 @@ class NonLocalBlock(nn.Module):
         frames = torch.arange(t, device=gathered.device)
         return gathered.unflatten(2, (self.window, n))[:, frames // self.window, frames % self.window]
 
-    def _projected(self, x: Tensor) -> list[Tensor]:
+    def project(self, x: Tensor) -> list[Tensor]:
         """Query, key and value of every token, (b, t, n, d) each."""
         check_clip(x, self.channels, weight=self.query.weight)
         h, w = x.shape[3:]
