@@ -19,7 +19,7 @@ FORMS: dict[str, tuple[dict[str, Any], int, int, float]] = {  # options, batch, 
     "block, dot": ({"pairing": "dot"}, 1, 8, 5.0),
     "block, T = 32": ({}, 1, 32, 1.6),
 }
-GROWTH = {"block": (4, 8, 16), "nvan": (4, 8, 16)}
+GROWTH = {"block": (4, 8, 16), "nvan": (4, 8)}
 
 
 def woken_block(channels: int, settings: Settings, **options: Any) -> NonLocalBlock:

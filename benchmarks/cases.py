@@ -47,7 +47,10 @@ class Settings:
 
     @property
     def half(self) -> "Settings":
-        """For bfloat16: these, or one round of a small clip where a processor must emulate it, many times slower."""
+        """For bfloat16: these, or one round of a small clip where a processor must emulate it, many times slower.
+
+        There three networks show it.
+        """
         if self.device != "cpu" or has_bfloat16():
             return self
         return replace(self, frames=4, frame=(256, 16), rounds=1)
@@ -126,7 +129,8 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
         figures.append(Figure.spread(case, f"{name}: published takes", ratio, "x", goal=goal))
     if batch == 1:
         figures += _of_the_roof(case, form, network, timings, best(timings, probed), settings)
-        figures += _in_bfloat16(case, network, networks["published"], settings.half)
+        if settings.half is settings or form in TRAINED:
+            figures += _in_bfloat16(case, network, networks["published"], settings.half)
     return figures + [Figure.spread(case, name, timings.of(name), "s") for name in timings.seconds]
 
 

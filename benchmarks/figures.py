@@ -59,6 +59,16 @@ def loaded(rows: Iterable[dict[str, Any]]) -> list[Figure]:
     return [Figure(**{name: value for name, value in row.items() if name != "reached"}) for row in rows]
 
 
+def figures_of(record: dict[str, Any]) -> list[Figure]:
+    """The figures of a stored run, case by case."""
+    return [figure for case in record["cases"].values() for figure in loaded(case["figures"])]
+
+
+def minutes(record: dict[str, Any]) -> float:
+    """How long a stored run took, were its cases always run as many at a time as it says."""
+    return sum(case["seconds"] for case in record["cases"].values()) / record["jobs"] / 60
+
+
 def table(figures: list[Figure]) -> str:
     """One line for each figure, as text, and how many goals are reached."""
     lines = [f"{'case':28}{'quantity':44}{'figure':>17}{'least .. most':>20}{'goal':>12}"]
@@ -79,10 +89,10 @@ def counted(figures: list[Figure]) -> str:
 
 def markdown(record: dict[str, Any]) -> str:
     """A stored run as a page shows it."""
-    figures, machine = loaded(record["figures"]), record["machine"]
+    figures, machine = figures_of(record), record["machine"]
     lines = [
         f"{machine['name']}, PyTorch {machine['torch']}, {machine['threads']} thread, {record['settings']}, "
-        f"{record['jobs']} case(s) at a time, {record['minutes']:.0f} minutes.",
+        f"{record['jobs']} case(s) at a time, {minutes(record):.0f} minutes.",
         "",
         "| case | quantity | figure | least .. most | goal | |",
         "|---|---|---|---|---|---|",

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from figures import Figure, loaded
+from figures import Figure, figures_of
 
 COLOURS = {"published": "#b3592b", "eager": "#2b6cb3", "deployed": "#2f8f4e"}
 MEMORY = {
@@ -22,7 +22,7 @@ def draw(record: dict[str, Any], file: Path) -> None:
         from matplotlib.figure import Figure as Picture
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'strfnet[viz]'") from error
-    figures = loaded(record["figures"])
+    figures = figures_of(record)
     picture = Picture(figsize=(12, 8.5), layout="constrained")
     grid = picture.add_gridspec(2, 4)
     for row, (subject, title) in enumerate({"block": "non-local block", "nvan": "NVAN"}.items()):

@@ -10,7 +10,8 @@
 Every case runs in a process of its own, on one thread. In it the variants take turns: the published computation
 as restated in restatements.py, our eager network, the deployed one (`strfnet.deployment.optimize`), and the
 probes of the roof. Answers are compared before times are taken. What counts is process CPU time, or on a GPU
-(`--device cuda`) the time between device events. Exits 1 if a goal is missed.
+(`--device cuda`) the time between device events. With `--json` each case is kept as soon as it is done, and `--only`
+measures some of a stored run again. Exits 1 if a goal is missed.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import memory
 import torch
 from blocks import FORMS, GROWTH, block, growth
 from cases import FOUR, NETWORKS, QUICK, TRAINED, Settings, inference, price, training
-from figures import Figure, dumped, loaded, markdown, put, table
+from figures import Figure, dumped, figures_of, markdown, minutes, put, table
 
 Case = Callable[[], list[Figure]]
 
@@ -69,15 +70,28 @@ def run_one(case: Case) -> list[Figure]:
     return case()
 
 
-def run_apart(name: str, arguments: list[str]) -> list[Figure]:
-    """A case in a process of its own. Raises: RuntimeError with the end of what it said if it fails."""
+def run_apart(name: str, arguments: list[str]) -> dict[str, Any]:
+    """A case in a process of its own: its figures as plain values, and the seconds that it took.
+
+    Raises: RuntimeError with the end of what it said if it fails.
+    """
+    began = time.monotonic()
     command = [sys.executable, __file__, *arguments, "--case", name]
     setting = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=setting, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the case {name!r} failed: {done.stderr[-2000:]}")
     print(f"{name}: done", file=sys.stderr)
-    return loaded(json.loads(done.stdout.splitlines()[-1]))
+    return {"seconds": time.monotonic() - began, "figures": json.loads(done.stdout.splitlines()[-1])}
+
+
+def begun(file: Path | None, told: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run: that in ``file``, if it was made on the same machine in the same way, else a new one."""
+    if file is not None and file.exists():
+        record: dict[str, Any] = json.loads(file.read_text())
+        if {name: record.get(name) for name in told} == told:
+            return record
+    return {**told, "cases": {}}
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -121,27 +135,22 @@ def main() -> int:
             parser.error(f"--only {' '.join(given.only)} is in none of: {'; '.join(named)}")
         arguments = ["--device", given.device, *(["--quick"] if given.quick else [])]
         arguments += ["--peers", str(given.peers)] if given.peers else []
-        began = time.monotonic()
+        record = begun(given.json, {"machine": machine(given.device), "settings": str(settings), "jobs": given.jobs})
         with ThreadPoolExecutor(1 if given.device == "cuda" else given.jobs) as pool:
-            done = list(pool.map(partial(run_apart, arguments=arguments), chosen))
-        record = {
-            "machine": machine(given.device),
-            "settings": str(settings),
-            "jobs": given.jobs,
-            "minutes": (time.monotonic() - began) / 60,
-            "figures": dumped(figure for figures in done for figure in figures),
-        }
-    if given.json:
-        given.json.write_text(json.dumps(record, indent=1) + "\n")
+            for name, done in zip(chosen, pool.map(partial(run_apart, arguments=arguments), chosen), strict=True):
+                record["cases"][name] = done
+                record["cases"] = {case: record["cases"][case] for case in named if case in record["cases"]}
+                if given.json:
+                    given.json.write_text(json.dumps(record, indent=1) + "\n")
     if given.plot:
         from plots import draw
 
         draw(record, given.plot)
     if given.page:
         put(markdown(record), given.page)
-    figures = loaded(record["figures"])
+    figures = figures_of(record)
     print(f"{record['machine']['name']}, PyTorch {record['machine']['torch']}, one thread; {record['settings']}")
-    print(f"{record['jobs']} case(s) at a time, {record['minutes']:.1f} minutes")
+    print(f"{record['jobs']} case(s) at a time, {minutes(record):.1f} minutes")
     if given.quick:
         print("quick: smaller clips and fewer rounds and networks; answers are judged, speed and memory are not")
     print(table(figures))

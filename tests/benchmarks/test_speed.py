@@ -187,8 +187,8 @@ def record(rooms):
         figure("memory", "strfnet, T = 8: of explicit", 0.2, "share", goal=0.18, at_most=True),
     ]
     machine = {"name": "a machine", "torch": "2", "threads": 1, "cores": 2}
-    stored = {"machine": machine, "settings": "small", "jobs": 2, "minutes": 1.0}
-    return stored | {"figures": rooms.figures.dumped(rows)}
+    cases = {"all": {"seconds": 120.0, "figures": rooms.figures.dumped(rows)}}
+    return {"machine": machine, "settings": "small", "jobs": 2, "cases": cases}
 
 
 def test_tables_say_goal_figure_and_by_how_much_it_is_missed(rooms, record, tmp_path, monkeypatch, capsys):
@@ -204,7 +204,9 @@ def test_tables_say_goal_figure_and_by_how_much_it_is_missed(rooms, record, tmp_
     shown = page.read_text()
     assert shown.startswith("before\n") and shown.endswith("after\n") and "old" not in shown
     assert "| eager: published takes | 1.30 x | 1.20 .. 1.40 | ≥ 1.10 | reached |" in shown
-    record["figures"] = [row for row in record["figures"] if row["reached"] is not False]
+    record["cases"]["all"]["figures"] = [
+        row for row in record["cases"]["all"]["figures"] if row["reached"] is not False
+    ]
     stored.write_text(json.dumps(record))
     assert rooms.speed.main() == 0 and "1 of 1 goals reached" in capsys.readouterr().out
     page.write_text("nothing")
@@ -233,10 +235,19 @@ def test_cases_run_apart_and_meet_in_one_record(rooms, tmp_path, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--jobs", "2", *chosen, "--json", str(stored)])
     assert rooms.speed.main() == 0
     record = json.loads(stored.read_text())
-    assert {row["case"] for row in record["figures"]} == {"block, 16 stripes", "block, dot"}
+    assert list(record["cases"]) == ["block, 16 stripes", "block, dot"]
     assert record["machine"]["name"] and record["machine"]["torch"] == torch.__version__
-    assert all(row["goal"] is None for row in record["figures"] if row["unit"] == "x")
+    rows = [row for case in record["cases"].values() for row in case["figures"]]
+    assert rows and all(row["goal"] is None for row in rows if row["unit"] == "x")
     assert "answers are judged, speed and memory are not" in capsys.readouterr().out
+
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--jobs", "2", *chosen[:2], "--json", str(stored)])
+    assert rooms.speed.main() == 0
+    again = json.loads(stored.read_text())
+    assert again["cases"]["block, 16 stripes"] == record["cases"]["block, 16 stripes"]
+    assert again["cases"]["block, dot"] != record["cases"]["block, dot"]
+    told = {name: record[name] for name in ("machine", "settings", "jobs")}
+    assert rooms.speed.begun(stored, {**told, "jobs": 1}) == {**told, "jobs": 1, "cases": {}}
 
 
 def test_wrong_calls_are_told_what_there_is(rooms, tmp_path, monkeypatch, capsys):
