@@ -1,11 +1,11 @@
-"""Peak memory of one inference: the non-local block and NVAN against the published computation, as clips grow.
+"""Peak memory of the non-local block and NVAN against the published computation, as clips grow.
 
     python benchmarks/memory.py
 
-Each figure is taken in a fresh process: resident memory at its peak during one forward pass, less what was
-resident before, inputs and weights included there. Large buffers are given back at once
-(MALLOC_MMAP_THRESHOLD_), so resident memory is live memory. Linux only. The published computation is left out
-at 64 frames, where one matrix takes 4 GiB. Exits 1 if a goal is missed.
+Each figure is taken in a fresh process: resident memory at its peak during one inference, or one step of training
+(forward and backward), less what was resident before, inputs and weights included there. Large buffers are given
+back at once (MALLOC_MMAP_THRESHOLD_), so resident memory is live memory. Linux only. The published computation is
+left out at 64 frames, where one matrix takes 4 GiB. Exits 1 if a goal is missed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from figures import Figure, dumped, table
 from restatements import restate
-from torch import nn
+from torch import Tensor, nn
 
 import strfnet
 from strfnet import NonLocalBlock
@@ -29,10 +29,12 @@ CHANNELS, HEIGHT, WIDTH = 512, 32, 16
 SHARES = {"strfnet": {8: 0.18, 32: 0.05}, "nvan, strfnet": {8: 0.35}}
 OF = {"strfnet": "explicit", "nvan, strfnet": "nvan, published"}
 MOST_MIB, EXPONENT = 250, 1.0  # of the block at 64 frames, and of its growth
+TRAINING, TRAINING_EXPONENT = "strfnet, training", 1.05  # linear, but for what does not grow
 
 SUBJECTS: dict[str, Callable[[], nn.Module]] = {
     "explicit": lambda: restate(NonLocalBlock(CHANNELS)),
     "strfnet": lambda: NonLocalBlock(CHANNELS),
+    TRAINING: lambda: NonLocalBlock(CHANNELS),
     "strfnet, dot": lambda: NonLocalBlock(CHANNELS, pairing="dot"),
     "strfnet, 16 stripes": lambda: NonLocalBlock(CHANNELS, stripes=16),
     "nvan, published": lambda: restate(strfnet.create_model("nvan_resnet50", num_classes=None)),
@@ -47,21 +49,29 @@ def resident(field: str) -> float:
 
 
 def measure(subject: str, frames: int) -> float:
-    """MiB that one forward pass adds at its peak; changes this process, so run it in a fresh one."""
+    """MiB that one pass adds at its peak; changes this process, so run it in a fresh one."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = SUBJECTS[subject]().eval()
+    training = subject == TRAINING
+    network = SUBJECTS[subject]().train(training)
     clip = torch.randn(1, 3, frames, 256, 128)
     if not subject.startswith("nvan"):
         order = torch.contiguous_format if subject == "explicit" else torch.channels_last_3d
         clip = torch.randn(1, CHANNELS, frames, HEIGHT, WIDTH).contiguous(memory_format=order)
-    with torch.inference_mode():
-        network(clip[:, :, :1].clone())
+
+    def once(clip: Tensor) -> None:
+        answer = network(clip.requires_grad_(training))
+        if training:
+            answer.sum().backward()
+
+    with torch.inference_mode(not training):
+        once(clip[:, :, :1].clone())
+        network.zero_grad()
         ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/clear_refs", "w") as peak:
             peak.write("5")
         before = resident("VmRSS")
-        network(clip)
+        once(clip)
     return resident("VmHWM") - before
 
 
@@ -77,7 +87,7 @@ def figures(*, judged: bool = True) -> list[Figure]:
     """All figures; without ``judged`` only those of eight frames, and no goals."""
     peaks: dict[str, dict[int, float]] = {}
     for name in SUBJECTS:
-        lengths = (8,) if not judged else (8, 32) if name in OF.values() else (8, 32, 64)
+        lengths = (8,) if not judged else (8, 32) if name in (*OF.values(), TRAINING) else (8, 32, 64)
         peaks[name] = {t: measured_afresh(name, t) for t in lengths}
     rows = [Figure("memory", f"{name}, T = {t}", peak[t], "MiB") for name, peak in peaks.items() for t in peak]
     for name, shares in SHARES.items():
@@ -90,6 +100,10 @@ def figures(*, judged: bool = True) -> list[Figure]:
         growth = math.log(block[64] / block[8], 8)
         rows.append(Figure("memory", "strfnet, at T = 64", block[64], "MiB", goal=MOST_MIB, at_most=True))
         rows.append(Figure("memory", "strfnet: growth exponent", growth, "", goal=EXPONENT, at_most=True))
+        growth = math.log(peaks[TRAINING][32] / peaks[TRAINING][8], 4)
+        rows.append(
+            Figure("memory", f"{TRAINING}: growth exponent", growth, "", goal=TRAINING_EXPONENT, at_most=True)
+        )
     return rows
 
 
