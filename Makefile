@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
 
-.PHONY: demo test check clean
+.PHONY: demo test docs check clean
 
 demo: $(VENV)/installed  ## a ResNet-50 with STRF ranks tracklets; a small network is trained with and without STRF
 	$(BIN)/python examples/rank_tracklets.py $(if $(DATA),--data $(DATA))
@@ -14,6 +14,9 @@ test: $(VENV)/installed  ## linters, types, then the whole suite
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+
+docs: $(VENV)/installed  ## the pages as a site in build/docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

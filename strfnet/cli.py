@@ -18,6 +18,7 @@ CONFIGURED = {
     "evaluate": "rank the queries of a data set against its gallery, by one protocol or by all",
     "embed": "turn tracklets into a file of vectors",
     "show": "pictures of what a network attends to and finds, and a report of an evaluation",
+    "export": "write a network as a file for other programs, checked before it is kept",
 }
 
 

@@ -81,6 +81,33 @@ class Embedding(Network):
     clips: str = "restricted_first:8"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exporting:
+    """A network and the file for other programs that it is to become.
+
+    Args:
+        out: file to write; it ends in .onnx, or in .pt2 for the other formats.
+        format: onnx; pt2, a program for torch.export.load; or package, machine code by a C++ compiler.
+        trained: folder of a training run whose network is taken, as it was after the newest checkpoint.
+        best: take the weights of the run's best evaluation instead.
+        model: without a run: one of `strfnet models`.
+        weights: without a run: a file with all its weights, of ours or of published code.
+        height: of the frames, in pixels; null as in the run, or 256.
+        width: of the frames, in pixels; null as in the run, or 128.
+        seed: of what starts at random.
+    """
+
+    out: Path
+    format: str = "onnx"
+    trained: Path | None = None
+    best: bool = False
+    model: str | None = None
+    weights: Path | None = None
+    height: int | None = None
+    width: int | None = None
+    seed: int = 0
+
+
 def train(call: Training) -> None:
     """Train by a recipe, evaluate by its protocol, and print the last epoch's figures."""
     import torch
@@ -181,6 +208,19 @@ def show(call: Showing) -> None:
             print(f"{name}: {call.file(name)}")
 
 
+def export(call: Exporting) -> None:
+    """Write a network as a file for other programs, and print its size, times and differences."""
+    from strfnet.exporting import FORMATS, check_target, export
+
+    asked = {field.name: getattr(call, field.name) for field in fields(call) if field.name not in ("out", "format")}
+    with _wrong_call():
+        check_name("format", call.format, FORMATS)
+        network = Network(**asked, device="cpu")
+    check_target(call.out, call.format)
+    embedder = _embedder(network)
+    print(export(embedder.network, call.out, call.format, size=embedder.size))
+
+
 def _data_set(call: Recipe | Evaluation | Embedding | Showing) -> "DataSet":
     from strfnet.data.reading import read_data_set
     from strfnet.data.walker_set import draw_set
@@ -259,4 +299,5 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "evaluate": (Evaluation, evaluate),
     "embed": (Embedding, embed),
     "show": (Showing, show),
+    "export": (Exporting, export),
 }

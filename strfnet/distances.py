@@ -12,7 +12,7 @@ from torch import Tensor
 def euclidean_distances(query: Tensor, gallery: Tensor) -> Tensor:
     """The length of the difference of every pair.
 
-    Differences are formed one by one: the quicker |q|^2 + |g|^2 - 2 q g loses a small spread under a large
+    Differences are formed one by one: the quicker ``|q|^2 + |g|^2 - 2 q g`` loses a small spread under a large
     offset.
 
     Shape: query (n, d) and gallery (m, d) to (n, m); float32, or float64 where an input is.

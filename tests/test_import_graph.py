@@ -28,6 +28,8 @@ MAY_READ = {
     "inflation": {"clip", "layers", "splicing"},
     "folding": {"clip", "layers", "splicing"},
     "deployment": {"clip", "folding"},
+    "answering": set(),
+    "exporting": {"__init__", "answering", "clip", "data", "files", "folding"},
     "reach": {"layers"},
     "delaying": {"clip", "layers", "reach", "splicing"},
     "streaming": {"clip", "data", "delaying", "heads", "inflation", "models", "reach", "splicing"},
@@ -60,8 +62,8 @@ MAY_READ = {
     "showing": {"embedder"},
     "exhibition": {"__init__", "charts", "data", "embedder", "evaluation", "layers", "page", "pictures", "protocols",
                    "ranked_list", "report", "showing", "training", "visualization"},
-    "commands": {"__init__", "configuration", "data", "embedder", "embedding", "evaluation", "exhibition", "files",
-                 "losses", "names", "protocols", "showing", "training"},
+    "commands": {"__init__", "configuration", "data", "embedder", "embedding", "evaluation", "exhibition", "exporting",
+                 "files", "losses", "names", "protocols", "showing", "training"},
     "cli": {"__init__", "checkpoints", "commands", "configuration", "names", "profiler"},
 }  # fmt: skip
 LIBRARIES = {

@@ -29,6 +29,8 @@ class AppearancePreserving(nn.Module):
         detach_gate: whether gradients stop before the gate, as published.
 
     Shape: (b, c, t, h, w) to (b, c, 3 t, h, w): previous, frame itself, next, for each frame in turn.
+    Raises: ValueError for widths below 1, or a clip of other channels.
+    Source: Gu et al., AP3D, ECCV 2020. Ours: the names, and gradients through the gate where they are wanted.
     """
 
     def __init__(
@@ -88,7 +90,16 @@ def _shifted(tokens: Tensor, step: int) -> Tensor:
 
 
 class AP3DI(I3D):
-    """A true 3-D convolution over registered triples; its middle slice starts as the 2-D kernel."""
+    """A true 3-D convolution over registered triples; its middle slice starts as the 2-D kernel.
+
+    Args:
+        conv: the 2-D convolution; it is not modified.
+        temperature, gate: see `AppearancePreserving`.
+
+    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Source: AP3D, Gu et al., ECCV 2020.
+    """
 
     def __init__(self, conv: nn.Conv2d, *, temperature: float = 4.0, gate: bool = True) -> None:
         super().__init__(conv)
@@ -111,15 +122,43 @@ class _Registered(P3D):
 
 
 class AP3DA(_Registered, P3DA):
-    """Space, then time over registered triples; the temporal kernel starts as the identity."""
+    """Space, then time over registered triples; the temporal kernel starts as the identity.
+
+    Args:
+        conv: the 2-D convolution; it is not modified.
+        temperature, gate: see `AppearancePreserving`.
+
+    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Source: AP3D, Gu et al., ECCV 2020.
+    """
 
 
 class AP3DB(_Registered, P3DB):
-    """Space and time over registered triples side by side; the temporal kernel starts at zero."""
+    """Space and time over registered triples side by side; the temporal kernel starts at zero.
+
+    Args:
+        conv: the 2-D convolution; it is not modified.
+        temperature, gate: see `AppearancePreserving`.
+
+    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``, ValueError if its padding and kernel
+    leave no pixel under the middle of the kernel.
+    Source: AP3D, Gu et al., ECCV 2020.
+    """
 
 
 class AP3DC(_Registered, P3DC):
-    """Space, then time over registered triples beside a shortcut; the temporal kernel starts at zero."""
+    """Space, then time over registered triples beside a shortcut; the temporal kernel starts at zero.
+
+    Args:
+        conv: the 2-D convolution; it is not modified.
+        temperature, gate: see `AppearancePreserving`.
+
+    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Source: AP3D, Gu et al., ECCV 2020.
+    """
 
 
 def _appearance(conv: nn.Conv2d, channels: int, temperature: float, gate: bool) -> AppearancePreserving:

@@ -24,6 +24,7 @@ class FAM(nn.Module):
             again, so that a clip of equal frames gets equal masks) or "zeros".
 
     Shape: (b, c, t, h, w) to the same.
+    Raises: ValueError for an unknown form or padding, or a clip of other channels.
     Source: the name and the task are of Aich et al., STRF, ICCV 2021. The equations are our reconstruction.
     """
 

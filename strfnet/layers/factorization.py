@@ -37,6 +37,7 @@ class FFM(nn.Module):
         time_padding: "replicate" or "zeros", for the taps over time, the mask's included.
 
     Shape: (b, c, t, h, w) to the same.
+    Raises: ValueError for an unknown unit or value, or a clip of other channels.
     Source: the names and tasks of the four units are of Aich et al., STRF, ICCV 2021. Bands, convolutions and
     their sizes are our reconstruction, with the paper's parameter counts as its measure.
     """

@@ -16,6 +16,7 @@ class TemporalReduction(nn.Module):
         factor: frames that become one.
 
     Shape: (b, c, t, h, w) to (b, c, ceil(t / factor), h, w).
+    Raises: ValueError for a factor below 1, or for lengths beyond the frames of the clips.
     Source: Liu et al., STE-NVAN, BMVC 2019 (pairs). Ours: any factor, any t, ragged clips.
     """
 

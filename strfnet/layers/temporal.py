@@ -82,7 +82,14 @@ class TemporalConv(nn.Conv2d):
 
 
 class C2D(TemporalConv):
-    """The 2-D convolution on every frame, with no extent in time."""
+    """The 2-D convolution on every frame, with no extent in time.
+
+    Args:
+        conv: the 2-D convolution; it is not modified.
+
+    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    """
 
     def convolve(self, clip: Tensor) -> Tensor:
         return self.spatial(clip)
@@ -92,6 +99,13 @@ class I3D(TemporalConv):
     """A true 3-D convolution whose middle slice starts as the 2-D kernel, the others as zero.
 
     Its ``weight`` is (o, i, 3, h, w); a 2-D weight in a checkpoint is inflated when it is loaded.
+
+    Args:
+        conv: the 2-D convolution; it is not modified.
+
+    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Source: Carreira and Zisserman, CVPR 2017; the middle slice as the start is of published re-ID code.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -145,7 +159,15 @@ class P3D(TemporalConv):
 
 
 class P3DA(P3D):
-    """Space, then time: ``temporal(spatial(x))``; the temporal kernel starts as the identity."""
+    """Space, then time: ``temporal(spatial(x))``; the temporal kernel starts as the identity.
+
+    Args:
+        conv: the 2-D convolution; it is not modified.
+
+    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Source: Qiu et al., P3D, ICCV 2017.
+    """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(conv)
@@ -161,7 +183,14 @@ class P3DB(P3D):
     """Space and time side by side: ``spatial(x) + temporal(x)``; the temporal kernel starts at zero.
 
     The temporal branch reads the pixel under the middle of the spatial kernel and steps with its strides.
-    Raises: ValueError if padding and kernel leave no such pixel.
+
+    Args:
+        conv: the 2-D convolution; it is not modified.
+
+    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``, ValueError if padding and kernel
+    leave no such pixel.
+    Source: Qiu et al., P3D, ICCV 2017.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -174,7 +203,15 @@ class P3DB(P3D):
 
 
 class P3DC(P3D):
-    """Space, then time beside a shortcut: ``y + temporal(y)``, ``y = spatial(x)``; time starts at zero."""
+    """Space, then time beside a shortcut: ``y + temporal(y)``, ``y = spatial(x)``; time starts at zero.
+
+    Args:
+        conv: the 2-D convolution; it is not modified.
+
+    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Source: Qiu et al., P3D, ICCV 2017.
+    """
 
     def convolve(self, clip: Tensor) -> Tensor:
         y = self.spatial(clip)
