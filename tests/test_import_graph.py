@@ -62,8 +62,8 @@ MAY_READ = {
     "showing": {"embedder"},
     "exhibition": {"__init__", "charts", "data", "embedder", "evaluation", "layers", "page", "pictures", "protocols",
                    "ranked_list", "report", "showing", "training", "visualization"},
-    "commands": {"__init__", "configuration", "data", "embedder", "embedding", "evaluation", "exhibition", "exporting",
-                 "files", "losses", "names", "protocols", "showing", "training"},
+    "commands": {"__init__", "configuration", "data", "embedder", "embedding", "evaluation", "exhibition",
+                 "exporting", "files", "losses", "names", "protocols", "showing", "training"},
     "cli": {"__init__", "checkpoints", "commands", "configuration", "names", "profiler"},
 }  # fmt: skip
 LIBRARIES = {
