@@ -81,9 +81,10 @@ def test_weights_are_frozen(compiled):
     deployed.folded.load_state_dict(kept)
 
 
-def test_another_shape_is_answered_with_folded_norms_and_told_once(compiled):
+def test_another_shape_is_answered_with_folded_norms_and_told_once(compiled, monkeypatch):
     deployed, made = compiled
     deployed._told = False
+    monkeypatch.setattr(deployed, "_compiled", None)  # must not be asked
     told = []
     for _ in range(2):
         with warnings.catch_warnings(record=True) as lines:
