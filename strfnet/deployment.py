@@ -82,7 +82,7 @@ class Deployed(nn.Module):
         self.clip_shape, self.dtype = clip_shape, dtype
         self.form, self.error = "folded", float("nan")
         self.seconds: dict[str, float] = {}
-        self._compiled: Callable[[Tensor], Any] = folded
+        self._compiled: Callable[[Tensor], Any] = folded.__call__  # no module: weights are listed once
         self._told = False
         self.eval()
 
@@ -120,12 +120,13 @@ class Deployed(nn.Module):
                 return graph.forward
             return lookup_backend("inductor")(graph, inputs)
 
-        self._compiled = torch.compile(self.folded, backend=freeze, dynamic=False)
+        compiled: Any = torch.compile(self.folded, backend=freeze, dynamic=False)
+        self._compiled = compiled.__call__
         try:
             with config.patch(freezing=True):
                 self.run("compiled", clip)
         except Exception as error:  # whatever stops a compiler: none there, no room, an operator unknown to it
-            self._compiled = self.folded
+            self._compiled = self.folded.__call__
             cause = getattr(error, "inner_exception", error)
             return f"{type(cause).__name__}: {next(iter(str(cause).strip().splitlines()), '')}"
         frozen, self.form = True, "compiled"

@@ -53,6 +53,7 @@ def test_a_compiled_network_answers_as_its_original(compiled):
         answer = deployed(clip().contiguous(memory_format=torch.channels_last_3d))
         agree(answer, made(clip()), 1e-5)
     assert answer.logits is None and not answer.embedding.requires_grad
+    assert len(deployed.state_dict()) == len(deployed.folded.state_dict()), "weights are listed once"
 
 
 def test_it_is_compiled_once_for_every_kind_of_call(compiled):
