@@ -153,7 +153,7 @@ def evaluate(call: Evaluation) -> None:
     from strfnet.data.reading import FORMATS
     from strfnet.evaluation import table
     from strfnet.files import write_whole
-    from strfnet.protocols import PROTOCOLS, protocols_of
+    from strfnet.protocols import PROTOCOLS
 
     with _wrong_call():
         check_name("format", call.format, FORMATS)
@@ -161,7 +161,7 @@ def evaluate(call: Evaluation) -> None:
         clips = _clips(call.clips) if call.clips else None
     _check_file(call.out)
     data_set = _data_set(call)
-    chosen = protocols_of(data_set) if call.protocol == "all" else (PROTOCOLS[call.protocol],)
+    chosen = _protocols(call.protocol, data_set)
     results = _judged(_embedder(call), data_set, chosen, clips=clips, rerank=call.rerank, progress=is_first())
     _tell(table(results))
     if call.out is not None and is_first():
@@ -187,7 +187,7 @@ def embed(call: Embedding) -> None:
 def show(call: Showing) -> None:
     """Write the pictures that are asked for."""
     from strfnet.data.reading import FORMATS
-    from strfnet.exhibition import Exhibition, protocols_for
+    from strfnet.exhibition import Exhibition
     from strfnet.files import write_whole
     from strfnet.protocols import PROTOCOLS
 
@@ -196,14 +196,15 @@ def show(call: Showing) -> None:
         check_name("protocol", call.protocol, (*PROTOCOLS, "all"))
         clips = _clips(call.clips)
     for name in call.wanted:
-        call.file(name).parent.mkdir(parents=True, exist_ok=True)
-        _check_file(call.file(name))
+        if call.file(name).parent.exists():  # else it is made when there is something to put into it
+            _check_file(call.file(name))
     data_set = _data_set(call)
-    protocols = protocols_for(data_set) if call.protocol == "all" else [PROTOCOLS[call.protocol]]
+    protocols = _protocols(call.protocol, data_set)
     exhibition = Exhibition(call, _embedder(call), data_set, protocols, clips, progress=is_first())
     for name in call.wanted:
         made = exhibition.make(name)
         if is_first():
+            call.file(name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(call.file(name), made)
             print(f"{name}: {call.file(name)}")
 
@@ -238,6 +239,30 @@ def _embedder(call: Network) -> Embedder:
         if call.model is not None:
             check_name("model", call.model, list_models())
     return make_embedder(call)
+
+
+def _protocols(name: str, data_set: "DataSet") -> list["Protocol"]:
+    """The protocol of that name; of "all", every one that is meant for such data and leaves a gallery.
+
+    A line on stderr tells of those that leave none. Raises: ValueError if no protocol is left.
+    """
+    from strfnet.evaluation import gallery_of
+    from strfnet.protocols import PROTOCOLS, protocols_of
+
+    if name != "all":
+        return [PROTOCOLS[name]]
+    fitting = []
+    for protocol in protocols_of(data_set):
+        try:
+            gallery_of(data_set, protocol)
+        except ValueError as error:
+            if is_first():
+                print(f"{error}: it is left out", file=sys.stderr)
+        else:
+            fitting.append(protocol)
+    if not fitting:
+        raise ValueError(f"no protocol leaves a gallery of {data_set.name}")
+    return fitting
 
 
 def _judged(

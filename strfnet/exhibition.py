@@ -256,24 +256,3 @@ class Exhibition:
     def _tell(self, text: str) -> None:
         if self.progress:
             print(f"{text} ...", file=sys.stderr)
-
-
-def protocols_for(data_set: "DataSet") -> list["Protocol"]:
-    """Every protocol that is meant for such data and leaves a gallery; a line on stderr tells of the others.
-
-    Raises: ValueError if none is left.
-    """
-    from strfnet.evaluation import gallery_of
-    from strfnet.protocols import protocols_of
-
-    fitting = []
-    for protocol in protocols_of(data_set):
-        try:
-            gallery_of(data_set, protocol)
-        except ValueError as error:
-            print(f"{error}: it is left out", file=sys.stderr)
-        else:
-            fitting.append(protocol)
-    if not fitting:
-        raise ValueError(f"no protocol leaves a gallery of {data_set.name}")
-    return fitting

@@ -15,6 +15,7 @@ from test_cli import start
 from strfnet.cli import main
 from strfnet.data.mars import read_mars
 from strfnet.data.reading import FORMATS
+from strfnet.data.synthetic import write_walkers
 from strfnet.data.walker_set import draw_set, write_mars
 from strfnet.embedding import embed
 from strfnet.training.folder import read_run
@@ -119,6 +120,18 @@ def test_all_protocols_stand_side_by_side(run, walkers, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:6]] == ["mars", "cfaan", "nvan", "ap3d", "torchreid"]
     assert "mAP rectangle" in lines[0] and "mAP trapezoid" in lines[0]
+
+
+def test_a_protocol_that_leaves_no_gallery_is_left_out_and_the_others_are_shown(run, tmp_path, capsys):
+    people = tmp_path / "people"
+    write_walkers(people, identities=3, cameras=2, tracklets=1, frames=4, height=32)  # so all tracklets are queries
+    data = ["--data", str(people), "--trained", str(run)]
+    assert main(["evaluate", *data]) == 0
+    said = capsys.readouterr()
+    assert "protocol torchreid leaves no gallery" in said.err and "it is left out" in said.err
+    assert "torchreid" not in said.out and "folder" in said.out and "nvan" in said.out
+    assert main(["evaluate", *data, "--protocol", "torchreid"]) != 0
+    assert "protocol torchreid leaves no gallery" in capsys.readouterr().err
 
 
 def test_other_frames_than_the_protocol_s_are_marked(run, walkers, capsys):

@@ -84,7 +84,17 @@ def test_a_wrong_call_is_told_in_a_line(words, reason, tmp_path, monkeypatch, ca
 
 
 def test_a_tracklet_that_is_not_there_is_refused(walkers, tmp_path, capsys):
-    words = ["show", "--masks", "--row", "6", "--data", str(walkers), *NETWORK, "--out", str(tmp_path / "x.png")]
+    words = [
+        "show",
+        "--masks",
+        "--row",
+        "6",
+        "--data",
+        str(walkers),
+        *NETWORK,
+        "--out",
+        str(tmp_path / "new" / "x.png"),
+    ]
     assert main(words) == 1
     assert "row is 6, wanted one of 6 test tracklets" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
