@@ -121,6 +121,6 @@ PROTOCOLS = {
 
 def protocols_of(data_set: DataSet) -> tuple[Protocol, ...]:
     """Those made for this data set, or "folder" where none was, and then those of code bases for any data set."""
-    made_for_it = [protocol for protocol in PROTOCOLS.values() if protocol.data == data_set.name]
+    made_for_it = [protocol for protocol in PROTOCOLS.values() if protocol.data == (data_set.layout or data_set.name)]
     for_any = [PROTOCOLS[name] for name in ("nvan", "ap3d", "torchreid")]
     return (*(made_for_it or [PROTOCOLS["folder"]]), *for_any)

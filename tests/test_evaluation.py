@@ -98,6 +98,8 @@ def test_the_protocols_of_a_data_set():
     assert names("MARS") == ["mars", "cfaan", "nvan", "ap3d", "torchreid"]
     assert names("iLIDS-VID") == ["ilids", "nvan", "ap3d", "torchreid"]
     assert names("folder of mine") == ["folder", "nvan", "ap3d", "torchreid"]
+    drawn = DataSet("MARS", (), (), (), ()).named_after(Path("demo/walkers"))
+    assert drawn.name == "walkers (MARS layout)" and protocols_of(drawn)[0].name == "mars"
 
 
 def test_the_mean_over_splits():

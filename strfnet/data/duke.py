@@ -51,7 +51,7 @@ def read_duke(root: str | Path, *, complete: bool = True) -> DataSet:
             "query identities": len({tracklet.identity for tracklet in query}),
         }
         check_counts(data.name, base, found=found, published=_PUBLISHED)
-    return data
+    return data if complete else data.named_after(base)
 
 
 def _tracklets(part: Path) -> list[Tracklet]:

@@ -50,4 +50,5 @@ def read_ilids(root: str | Path, *, split: int = 0, complete: bool = True) -> Da
         )
     half = len(places) // 2
     test, train = ([names[place - 1] for place in sorted(part)] for part in (places[:half], places[half:]))
-    return cross_camera("iLIDS-VID", cameras, train=train, test=test)
+    data = cross_camera("iLIDS-VID", cameras, train=train, test=test)
+    return data if complete else data.named_after(base)

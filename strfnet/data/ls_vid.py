@@ -42,7 +42,8 @@ def read_ls_vid(root: str | Path, *, complete: bool = True) -> DataSet:
         parts = {"training identities": train, "test identities": test}
         found = {what: len({tracklet.identity for tracklet in part}) for what, part in parts.items()}
         check_counts("LS-VID", base, found=found, published=_PUBLISHED)
-    return DataSet("LS-VID", train, test, tuple(query), tuple(range(len(test))))
+    data = DataSet("LS-VID", train, test, tuple(query), tuple(range(len(test))))
+    return data if complete else data.named_after(base)
 
 
 def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:

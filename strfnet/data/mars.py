@@ -51,7 +51,8 @@ def read_mars(root: str | Path, *, complete: bool = True) -> DataSet:
     query = _queries(base / "info" / "query_IDX.mat", test)
     if complete:
         check_counts("MARS", base, found=_counts(train, test, query), published=_PUBLISHED)
-    return DataSet("MARS", train, test, query, tuple(range(len(test))))
+    data = DataSet("MARS", train, test, query, tuple(range(len(test))))
+    return data if complete else data.named_after(base)
 
 
 def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:

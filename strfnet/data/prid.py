@@ -47,7 +47,8 @@ def read_prid(root: str | Path, *, split: int = 0, complete: bool = True) -> Dat
         missing = next((name for name in train + test if name not in seen), None)
         if missing is not None:
             raise ValueError(f"{camera / missing} is missing, wanted as split {split} of {file} names it")
-    return cross_camera("PRID2011", cameras, train=train, test=test)
+    data = cross_camera("PRID2011", cameras, train=train, test=test)
+    return data if complete else data.named_after(base)
 
 
 def _is_split(part: object) -> bool:

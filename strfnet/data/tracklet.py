@@ -1,7 +1,7 @@
 """A tracklet: one person's run of images from one camera; and a data set of them."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ class DataSet:
         test: all tracklets of the test, those of queries and gallery.
         query: rows of ``test`` that are asked for.
         gallery: rows of ``test`` that are searched; a query may be among them.
+        layout: the data set in whose layout these lie and whose protocols are meant for them, if it is another.
 
     Raises: ValueError for a row that ``test`` does not have.
     """
@@ -57,6 +58,7 @@ class DataSet:
     test: tuple[Tracklet, ...]
     query: tuple[int, ...]
     gallery: tuple[int, ...]
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         for name, rows in (("query", self.query), ("gallery", self.gallery)):
@@ -64,6 +66,10 @@ class DataSet:
             if wrong is not None:
                 wanted = f"rows of {len(self.test)} test tracklets, counted from 0"
                 raise ValueError(f"{name} of {self.name} holds {wrong}, wanted {wanted}")
+
+    def named_after(self, folder: Path) -> "DataSet":
+        """The same as data that only lie as this set does: no figure of theirs shall pass for one of this set's."""
+        return replace(self, name=f"{folder.name} ({self.name} layout)", layout=self.name)
 
 
 def natural_order(path: Path) -> tuple[list[str | int], str]:

@@ -17,6 +17,9 @@ def test_the_formats_are_those_that_are_drawn_and_those_that_are_told():
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_read_and_every_query_has_a_match(tmp_path, name):
     data = read_data_set(name, TREES[name](tmp_path / name), complete=False)
+    layouts = ["MARS", "DukeMTMC-VideoReID", "LS-VID", "iLIDS-VID", "PRID2011", None, None]
+    assert data.layout == dict(zip(FORMATS, layouts, strict=True))[name]
+    assert data.layout is None or (data.name != data.layout and data.name.endswith(f"({data.layout} layout)"))
     assert data.train and data.query and data.gallery
     for query in (data.test[row] for row in data.query):
         others = [data.test[row] for row in data.gallery]
