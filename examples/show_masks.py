@@ -1,7 +1,7 @@
 """What STRF's four masks look at: a walker whose leg swings, and one behind a block that passes by.
 
-python examples/show_masks.py                                 # an untrained network: its masks are noise
-python examples/show_masks.py --trained runs/walkers          # the run of docs/pictures.md, 20 s of training
+python examples/show_masks.py                                 # by the weights that come with strfnet
+python examples/show_masks.py --trained RUN                   # by a run of your own
 """
 
 import argparse
@@ -22,16 +22,12 @@ SCENES = {  # by name: the nuisances, and the frames that are shown
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trained", type=Path, help="folder of a training run; an untrained network if not given")
+    parser.add_argument("--trained", type=Path, help="folder of a training run, in place of our weights")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.trained is None:
-        asked = Network(model="strf_c2d_resnet8", height=64, width=32, device="cpu")
-    else:
-        asked = Network(trained=arguments.trained, device="cpu")
-    embedder = make_embedder(asked)
-    note = "" if arguments.trained else " (untrained: noise)"
+    ours = Network(model="strf_c2d_resnet8", weights=Path("walkers"), device="cpu")
+    embedder = make_embedder(Network(trained=arguments.trained, device="cpu") if arguments.trained else ours)
 
     for name, (nuisances, chosen) in SCENES.items():
         tracklet = render(draw_walker(0, 17), draw_camera(0, 3), seed=29, nuisances=nuisances)
@@ -41,7 +37,7 @@ def main() -> None:
             told = ", ".join(f"{unit} {mask.min():.2f} to {mask.max():.2f}" for unit, mask in units.items())
             print(f"{name}, {path}: {told}")
         file = arguments.out / f"masks_{name}.png"
-        file.write_bytes(png(draw_masks(clip, masks, title=f"{embedder.name}{note}: a {name} that moves")))
+        file.write_bytes(png(draw_masks(clip, masks, title=f"{embedder.name}: a {name} that moves")))
         print(f"picture     {file}")
 
 

@@ -44,7 +44,7 @@ def draw_cmc(evaluations: Sequence[Evaluation], *, ranks: int = 20, title: str =
         )
     axes.set_title(title, loc="left", fontsize=11, weight="bold", parse_math=False)
     axes.set(xlabel="rank", ylabel="queries with a hit by then, %", xlim=(0.5, ranks + 0.5))
-    axes.set_ylim(top=101)
+    axes.set_ylim(min(80, *(100 * evaluation.cmc[0] for evaluation in evaluations)) - 1, 101)
     from matplotlib.ticker import MaxNLocator  # after the page, which tells where it comes from
 
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
@@ -79,7 +79,7 @@ def draw_training(lines: Sequence[Mapping[str, Any]], *, title: str = "") -> "Fi
         means = _by_epoch(steps, name)
         upper.plot([epoch + 0.5 for epoch in means], list(means.values()), color=colour, marker="o", markersize=3,
                    label=name.replace("_", " "))  # fmt: skip
-    upper.set_ylabel("loss of a step; bold: mean of the epoch")
+    upper.set_ylabel("loss; bold: mean of an epoch")
     upper.set_title(title, loc="left", fontsize=11, weight="bold", parse_math=False)
     for axes in lower:
         figures = [name for name in judged[0] if name not in ("kind", "step", "epoch")]

@@ -103,8 +103,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     profile.add_argument("--json", action="store_true", help="print JSON, with all modules, instead of a table")
     profile.set_defaults(command=_profile, parser=profile)
 
-    convert = commands.add_parser("convert", help="published weights into a file of ours, or back")
-    convert.add_argument("source", metavar="IN", help="a file of ours, of published code, or of an image ResNet")
+    convert = commands.add_parser("convert", help="a run or published weights into a file of ours, or back")
+    convert.add_argument(
+        "source",
+        metavar="IN",
+        help="a file of ours, of published code or of an image ResNet, or the folder of a run",
+    )
     convert.add_argument(
         "target", metavar="OUT", help="ours if it ends in .safetensors, else as published code writes"
     )

@@ -91,9 +91,10 @@ class Exporting:
         trained: folder of a training run whose network is taken, as it was after the newest checkpoint.
         best: take the weights of the run's best evaluation instead.
         model: without a run: one of `strfnet models`.
-        weights: without a run: a file with all its weights, of ours or of published code.
-        height: of the frames, in pixels; null as in the run, or 256.
-        width: of the frames, in pixels; null as in the run, or 128.
+        weights: without a run: a file with all its weights, of ours or of published code, or walkers, which come
+            with strfnet.
+        height: of the frames, in pixels; null as in the training, or 256 if that is not known.
+        width: of the frames, in pixels; null as in the training, or 128.
         seed: of what starts at random.
     """
 

@@ -23,11 +23,11 @@ class Network:
         trained: folder of a training run whose network is taken, as it was after the newest checkpoint.
         best: take the weights of the run's best evaluation instead.
         model: without a run: one of `strfnet models`.
-        weights: without a run: a file with all its weights, of ours or of published code; null takes torchvision's
-            for its image network if they are at hand, and random ones else.
-        height: of the frames, in pixels; null as in the run, or 256.
-        width: of the frames, in pixels; null as in the run, or 128.
-        interpolation: bilinear or bicubic; null as in the run, or bilinear.
+        weights: without a run: a file with all its weights, of ours or of published code, or walkers, which come
+            with strfnet; null takes torchvision's for its image network if they are at hand, and random ones else.
+        height: of the frames, in pixels; null as in the training, or 256 if that is not known.
+        width: of the frames, in pixels; null as in the training, or 128.
+        interpolation: bilinear or bicubic; null as in the training, or bilinear.
         batch: clips at a time.
         workers: threads that read frames.
         device: such as cpu or cuda:1; null takes a GPU if there is one.
@@ -207,17 +207,19 @@ def make_embedder(asked: Network) -> Embedder:
     from strfnet.training.folder import read_run
     from strfnet.training.resume import check_fit, read_weights
     from strfnet.training.sharing import join_processes
+    from strfnet.weights import find_file, read_file
 
-    size, interpolation, name = (256, 128), "bilinear", str(asked.model)
+    name, facts = str(asked.model), {}
     weights: dict[str, Tensor] | None = None
     pretrained: Path | None = None
     if asked.trained is not None:
         recipe, weights = read_run(asked.trained, best=asked.best)
-        size, interpolation, name = (recipe.height, recipe.width), recipe.interpolation, recipe.model
+        name, facts = recipe.model, recipe.to_json()
     elif asked.weights is not None and asked.weights.is_dir():
         weights = read_weights(asked.weights)
-    else:
-        pretrained = asked.weights
+    elif asked.weights is not None:
+        pretrained = find_file(asked.weights, name)
+        facts = (read_file(pretrained).description or {}).get("facts", {})
     device = join_processes(asked.device)
     torch.manual_seed(asked.seed)
     at_hand = _weights_at_hand(name) if weights is None and pretrained is None else None
@@ -226,8 +228,8 @@ def make_embedder(asked: Network) -> Embedder:
         kept = {key: value for key, value in weights.items() if not key.startswith("head.classifier.")}
         check_fit(network, kept, asked.trained or asked.weights)
         network.load_state_dict(kept)
-    size = asked.height or size[0], asked.width or size[1]
-    interpolation = asked.interpolation or interpolation
+    size = asked.height or facts.get("height", 256), asked.width or facts.get("width", 128)
+    interpolation = asked.interpolation or facts.get("interpolation", "bilinear")
     return Embedder(network.to(device), name, size, interpolation, asked.batch, asked.workers, asked.optimize)
 
 

@@ -151,8 +151,8 @@ def own_state(network: Any, official: Official, *, classifier: bool = True) -> d
 def fill(network: Any, path: Path) -> None:
     """Put the weights of a file, of ours or published, into a network, in place.
 
-    A classifier of another number of classes is left as it is, and a warning says so. All else must fit. Of an
-    image file nothing but the image network is taken.
+    A classifier of another number of classes is left as it is, and a warning says so; one of which the file has
+    nothing is left as it is too. All else must fit. Of an image file nothing but the image network is taken.
 
     Raises: ValueError naming the file and all that does not fit; nothing has been changed then.
     """
@@ -173,7 +173,7 @@ def fill(network: Any, path: Path) -> None:
         if wrong := misfits(own, wanted):
             raise ValueError(f"{path} does not fit {type(network).__name__}: {listed(wrong)}")
         check_finite(own, path)
-    if classifier is not None and not fits and not image:
+    if classifier is not None and classes is not None and not fits and not image:
         what = f"the classifier in {path} is for {classes} classes, wanted {classifier.out_features}"
         warnings.warn(f"{what}: it is left out, and a new one starts at random", stacklevel=3)
     network.load_state_dict(network.state_dict() | own)

@@ -55,5 +55,5 @@ def blank(width: float, height: float) -> "Figure":
 def png(figure: "Figure") -> bytes:
     """The figure as a PNG file; equal figures give equal bytes with one release of matplotlib."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI)
+    figure.savefig(file, format="png", dpi=DPI, pil_kwargs={"optimize": True})
     return file.getvalue()

@@ -19,6 +19,8 @@ from strfnet.files import write_whole
 FORMAT = 1
 OURS = "strfnet"  # the entry of a safetensors file's metadata that makes it one of ours
 BLANK = "0" * 64
+WALKERS = "walkers"  # the word for the weights that come with this package
+SHIPPED = Path(__file__).parent / "pretrained"
 SHOWN = 8  # of what does not fit; the rest is counted
 
 
@@ -35,6 +37,20 @@ class Weights:
     tensors: dict[str, Tensor]
     description: dict[str, Any] | None = None
     beside: dict[str, Any] | None = None
+
+
+def find_file(pretrained: str | Path, name: str) -> Path:
+    """The file that is meant for a network: the one that comes with this package if it is "walkers", else itself.
+
+    Raises: ValueError if none comes for ``name``, naming those for which one does.
+    """
+    if str(pretrained) != WALKERS:
+        return Path(pretrained)
+    file = SHIPPED / f"{name}_{WALKERS}.safetensors"
+    if not file.exists():
+        there = ", ".join(sorted(path.stem.removesuffix(f"_{WALKERS}") for path in SHIPPED.glob("*.safetensors")))
+        raise ValueError(f"no weights {WALKERS!r} come for {name}, wanted {there}; a file so named is ./{WALKERS}")
+    return file
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from data_trees import TREES
 from safetensors.torch import load_file
 from test_cli import start
 
+from strfnet.checkpoints import describe, load
 from strfnet.cli import main
 from strfnet.data.mars import read_mars
 from strfnet.data.reading import FORMATS
@@ -175,6 +176,31 @@ def test_best_weights_are_those_of_the_best_evaluation(run, walkers, tmp_path):
     call = ["evaluate", *asked(run, walkers), "--protocol", "nvan", "--best", "true", "--out", str(file)]
     assert main(call) == 0
     assert json.loads(file.read_text())[0]["mean_average_precision"] == result["best"]
+
+
+def test_a_run_becomes_one_file_that_tells_its_recipe(run, walkers, tmp_path, capsys):
+    file = tmp_path / "network.safetensors"
+    assert main(["convert", str(run), str(file)]) == 0
+    recipe, weights = read_run(run)
+    assert capsys.readouterr().out.startswith(f"recognised {recipe.model} (")
+    network = load(file)
+    own = network.state_dict()
+    assert network.head.classifier is None and all(torch.equal(weights[key], value) for key, value in own.items())
+    assert weights.keys() - own.keys() == {"head.classifier.weight", "head.classifier.bias"} & weights.keys()
+    facts = describe(file)["facts"]
+    assert (
+        facts["lr"] == recipe.lr
+        and facts["height"] == recipe.height
+        and str(walkers) not in file.read_bytes().decode("latin1")
+    )
+    data = ["--data", str(walkers), "--format", "mars", "--complete=false", "--protocol", "ap3d", "--device", "cpu"]
+    figures = []
+    for network in (["--trained", str(run)], ["--model", recipe.model, "--weights", str(file)]):
+        assert main(["evaluate", *data, *network]) == 0
+        figures.append(capsys.readouterr().out)
+    assert figures[0] == figures[1]  # frames are shown in the size of the run
+    assert main(["convert", str(tmp_path), str(file)]) == 1
+    assert "holds no run" in capsys.readouterr().err and load(file)
 
 
 def test_a_network_starts_from_the_weights_of_a_run(run, config, tmp_path, capsys):

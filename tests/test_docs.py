@@ -7,17 +7,20 @@ import inspect
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
+from string import Template
 
 import pytest
 import torch
 from torch import nn
 
 import strfnet
+from strfnet.cli import CONFIGURED, _parse, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -39,6 +42,30 @@ def test_the_code_of_a_page_runs(page):
     names = {}
     for block in BLOCKS[page]:
         exec(compile(block, page, "exec"), names)
+
+
+def shell_lines(text):
+    """The lines of shell on a page, as words."""
+    shell = re.sub(r"```python\n.*?```", "", text, flags=re.S).replace("\\\n", " ")
+    values = dict(re.findall(r'^ {4}([A-Z]+)="(.*)"$', shell, re.M))
+    lines = re.findall(r"^(?: {4})?((?:strfnet|python|torchrun) .*)$", shell, re.M)
+    return [shlex.split(Template(line).safe_substitute(values), comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if shell_lines(text)])
+def test_the_lines_of_shell_are_calls_that_are_understood(page, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    for program, *words in shell_lines(PAGES[page]):
+        if program == "python":
+            text = (ROOT / words[0]).read_text()
+            assert all(f'"{option}"' in text for option in words if option.startswith("--")), words
+            continue
+        if program == "torchrun":
+            words = words[words.index("strfnet.cli") + 1 :]
+        if words[0] in CONFIGURED:
+            assert main([*words, "--print-config"]) == 0, capsys.readouterr().err
+        else:
+            assert _parse(words).command
 
 
 def anchors(text):

@@ -13,6 +13,7 @@ from strfnet.models.network import ReIDNetwork
 from strfnet.models.nvan import frame_pooling_resnet, nvan_resnet
 from strfnet.models.strf import temporal_resnet
 from strfnet.official import fill
+from strfnet.weights import find_file
 
 FORMS: dict[str, Callable[..., ReIDNetwork]] = {
     "c2d_{}": partial(temporal_resnet, temporal="c2d"),
@@ -51,7 +52,9 @@ def create_model(
         weights: of the image network, as torchvision takes them, e.g. "IMAGENET1K_V2"; None starts at random.
         pretrained: a file with weights of the whole network: of `strfnet.save`, a published one of its family (see
             `strfnet.load_official`), or an image ResNet's, which fills the image network alone. A classifier of other
-            than ``num_classes`` is left out with a warning, and starts at random; all else must fit.
+            than ``num_classes`` is left out with a warning, and starts at random, as it does if the file has none;
+            all else must fit. "walkers" are the weights that come with strfnet for "strf_c2d_resnet8", trained on
+            drawn figures for examples and pictures, and of no use on people.
 
     Shape: the network takes (b, 3, t, h, w) and returns a `strfnet.heads.ReIDOutput`.
     Raises: ValueError for an unknown name, with the nearest ones; for a file that cannot be read or does not fit.
@@ -65,7 +68,7 @@ def create_model(
                 channels_last(in_place_norms(network))
                 network.name = name
                 if pretrained is not None:
-                    fill(network, Path(pretrained))
+                    fill(network, find_file(pretrained, name))
                 return network
     near = difflib.get_close_matches(str(name), list_models(), n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else "; strfnet.list_models() names them all"
