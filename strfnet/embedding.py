@@ -4,7 +4,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from strfnet.data.frames import read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
 from strfnet.files import write_whole
+from strfnet.modes import evaluating
 from strfnet.progress import Tell, counting
 
 
@@ -105,7 +106,7 @@ def embed_each(
         return read_clip(group.tracklets[piece.row].frames, piece.indices, size, interpolation=interpolation)
 
     batches = ((group, part) for group in map(_Group, groups) for part in _batches(group.pieces(clips), batch))
-    with _evaluating(network), closing(_decoded(batches, read, workers)) as decoded:
+    with evaluating(network), closing(_decoded(batches, read, workers)) as decoded:
         for group, part, stacked in decoded:
             with torch.inference_mode():
                 answer = network(stacked.to(like.device, dtype))
@@ -221,18 +222,6 @@ def describe(tracklets: Sequence[Tracklet]) -> str:
         for item in tracklets
     )
     return f"[{', '.join(map(json.dumps, described))}]"  # a list of 100,000 dictionaries is not held
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each module is in its own mode again, a norm frozen in training too."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _checked(answer: object, part: Sequence[Tracklet]) -> Tensor:

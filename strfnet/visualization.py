@@ -1,7 +1,6 @@
 """What a network attends to: masks and attention captured from a forward pass, and laid over the frames."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from strfnet.clip import check_clip
 from strfnet.layers.appearance import AppearancePreserving
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
+from strfnet.modes import evaluating
 
 Images = NDArray[np.floating]
 Place = tuple[int, int, int]  # frame, row and column, counted from 0
@@ -173,21 +173,9 @@ def _captured(network: nn.Module, clip: Tensor, readers: dict[type, Callable[[An
             reader = next((read for kind, read in readers.items() if isinstance(module, kind)), None)
             if reader is not None:
                 handles.append(module.register_forward_pre_hook(reading(path, reader)))
-        with _evaluating(network), torch.no_grad():
+        with evaluating(network), torch.no_grad():
             network(clip)
     finally:
         for handle in handles:
             handle.remove()
     return found
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each module is in its own mode again."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

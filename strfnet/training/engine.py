@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from strfnet.heads import ReIDOutput
+from strfnet.modes import modes_kept
 from strfnet.training.distributed import synchronize_batchnorm
 from strfnet.training.optimization import make_optimizer
 from strfnet.training.recipe import Recipe
@@ -121,10 +122,9 @@ def arithmetic(recipe: Recipe) -> Iterator[None]:
 @contextmanager
 def undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Whatever happens inside, the modules are afterwards in their modes and random generators where they were."""
-    modes, states = [(module, module.training) for module in network.modules()], random_states(device)
+    states = random_states(device)
     try:
-        yield
+        with modes_kept(network):
+            yield
     finally:
-        for module, training in modes:
-            module.training = training
         restore_random_states(states, device)
