@@ -5,8 +5,9 @@ DATA ?=
 
 .PHONY: demo test docs check clean
 
-demo: $(VENV)/installed  ## a ResNet-50 with STRF ranks tracklets; a small network is trained with and without STRF
+demo: $(VENV)/installed  ## a ResNet-50 with STRF ranks tracklets; a small network is shown; one is trained with and without STRF
 	$(BIN)/python examples/rank_tracklets.py $(if $(DATA),--data $(DATA))
+	$(BIN)/strfnet show --report --model strf_c2d_resnet8 --weights walkers --out demo/report.html
 	$(BIN)/python examples/train_walkers.py
 
 test: $(VENV)/installed  ## linters, types, then the whole suite

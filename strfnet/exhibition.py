@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from strfnet.embedder import Embedder
 from strfnet.showing import Showing
+from strfnet.weights import WALKERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -229,6 +230,8 @@ class Exhibition:
     def _source(self) -> str:
         if self.call.trained is not None:
             return f"the {'best' if self.call.best else 'newest'} of the run {self.call.trained}"
+        if str(self.call.weights) == WALKERS:
+            return f"{WALKERS}, which come with strfnet and were trained on drawn walkers"
         return "untrained" if self.call.weights is None else str(self.call.weights)
 
     def _title(self, what: str, row: int | None = None) -> str:

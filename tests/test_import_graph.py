@@ -64,7 +64,7 @@ MAY_READ = {
                  "weights"},
     "showing": {"embedder"},
     "exhibition": {"__init__", "charts", "data", "embedder", "evaluation", "layers", "page", "pictures", "protocols",
-                   "ranked_list", "report", "showing", "training", "visualization"},
+                   "ranked_list", "report", "showing", "training", "visualization", "weights"},
     "commands": {"__init__", "configuration", "data", "embedder", "embedding", "evaluation", "exhibition",
                  "exporting", "files", "losses", "names", "protocols", "showing", "training"},
     "cli": {"__init__", "checkpoints", "commands", "configuration", "names", "profiler"},

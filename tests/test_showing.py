@@ -84,18 +84,8 @@ def test_a_wrong_call_is_told_in_a_line(words, reason, tmp_path, monkeypatch, ca
 
 
 def test_a_tracklet_that_is_not_there_is_refused(walkers, tmp_path, capsys):
-    words = [
-        "show",
-        "--masks",
-        "--row",
-        "6",
-        "--data",
-        str(walkers),
-        *NETWORK,
-        "--out",
-        str(tmp_path / "new" / "x.png"),
-    ]
-    assert main(words) == 1
+    words = ["show", "--masks", "--row", "6", "--data", str(walkers), *NETWORK]
+    assert main([*words, "--out", str(tmp_path / "new" / "x.png")]) == 1
     assert "row is 6, wanted one of 6 test tracklets" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -108,6 +98,8 @@ def test_the_report_tells_what_it_is_of(exhibition):
     for heading in ("CMC", "Hardest queries", "Masks of the worst case", "Masks of the best case"):
         assert f"<h2>{heading}</h2>" in page
     assert "Attention" not in page.replace("Masks and attention", "") and torch.__version__ in page
+    ours = exhibition(weights=Path("walkers")).report().decode()
+    assert "walkers, which come with strfnet" in ours and "untrained" not in ours and "was not trained" not in ours
     both = exhibition("ap3d_nl_resnet8").report().decode()
     assert "<h2>Attention of the worst case</h2>" in both and "Masks of" not in both
 
