@@ -130,16 +130,19 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
     if batch == 1:
         figures += _of_the_roof(case, form, network, timings, best(timings, probed), settings)
         if settings.half is settings or form in TRAINED:
-            figures += _in_bfloat16(case, network, networks["published"], settings.half)
+            fast = settings.half is settings
+            figures += _in_bfloat16(case, network, networks["published"], settings.half, compiled=fast)
     return figures + [Figure.spread(case, name, timings.of(name), "s") for name in timings.seconds]
 
 
-def _in_bfloat16(case: str, network: nn.Module, published: nn.Module, settings: Settings) -> list[Figure]:
-    """Deployment in bfloat16 against the published computation in float32."""
+def _in_bfloat16(
+    case: str, network: nn.Module, published: nn.Module, settings: Settings, *, compiled: bool
+) -> list[Figure]:
+    """Deployment in bfloat16 against the published computation in float32; not compiled where that is emulated."""
     from strfnet.deployment import optimize
 
     shape = settings.clip_shape(1)
-    clip, half = normal(settings, *shape), optimize(network, shape, dtype=torch.bfloat16)
+    clip, half = normal(settings, *shape), optimize(network, shape, dtype=torch.bfloat16, compiled=compiled)
     with torch.inference_mode():
         apart = difference(half(clip).embedding, published(clip).embedding)
         calls = {"published": partial(published, clip), "bfloat16": partial(half, clip)}

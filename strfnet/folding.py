@@ -74,8 +74,9 @@ class ConvolvedNonLocalBlock(NonLocalBlock):
             projected[1:] = [F.max_pool2d(maps, cell) for maps in projected[1:]]
         return [rearrange(maps, "(b t) d h w -> b t (h w) d", t=t) for maps in projected]
 
-    def _added(self, x: Tensor, gathered: Tensor) -> Tensor:
+    def _added(self, x: Tensor, gathered: Tensor, matrix: Tensor | None) -> Tensor:
         h, w = x.shape[3:]
+        gathered = gathered if matrix is None else gathered @ matrix[:, None]
         maps = rearrange(gathered, "b t (h w) d -> (b t) d h w", h=h, w=w)
         return unfold(fold(x) + self.out(maps), x.shape[2])
 

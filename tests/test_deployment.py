@@ -138,6 +138,18 @@ def test_without_a_compiler_norms_are_folded_and_that_is_told(monkeypatch):
     agree(deployed(clip()), network("c2d_resnet8")(clip()), 1e-5)
 
 
+@pytest.mark.parametrize(("longest", "rounds"), [(0.0, 1), (1e9, 3)])
+def test_long_calls_are_timed_less_often(monkeypatch, longest, rounds):
+    from strfnet import deployment
+
+    calls = []
+    monkeypatch.setattr(deployment, "LONGEST", longest)
+    monkeypatch.setattr(deployment.Deployed, "run", lambda _self, form, x: calls.append(form) or x)
+    made = Deployed(nn.Identity(), SHAPE, torch.float32)
+    assert set(deployment._seconds(nn.Identity(), made, clip())) == {"network", "folded"}
+    assert calls == ["folded"] * rounds
+
+
 def test_what_is_no_faster_is_not_kept_and_is_told():
     from strfnet.deployment import _kept
 

@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from strfnet.clip import check_clip, fold, unfold
+from strfnet.clip import check_clip, fold
 
 PAIRINGS = ("softmax", "dot")
-POOLS = ("mean", "max", "both")
+POOLS: dict[str, tuple[Callable[..., Tensor], ...]] = {
+    "mean": (F.avg_pool2d,),
+    "max": (F.max_pool2d,),
+    "both": (F.avg_pool2d, F.max_pool2d),
+}
 # CPUs that multiply bfloat16 matrices themselves do so faster than PyTorch's fused attention, which does not ask
 # them to: there queries go in chunks (2.5 times the speed of float32 instead of 1.9, in whole networks).
 MULTIPLIES_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
@@ -23,7 +27,9 @@ class NonLocalBlock(nn.Module):
 
     ``x + norm(out(A value(x)))`` with ``A = softmax(query(x) key(x)^T)``, unscaled. A new block is the
     identity (its norm starts at zero), so it can join a trained network. The matrix A, of (t h w)^2 entries,
-    is never held: memory grows linearly with t. `attention` makes it on request.
+    is never held: memory grows linearly with t. `attention` makes it on request. The four linear layers may be
+    used by their weights alone, without being called: hooks belong on the block. A layer of another class that is
+    put in their place is called.
 
     Args:
         channels: c of the clip, kept by the block.
@@ -84,7 +90,7 @@ class NonLocalBlock(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._added(x, self._gathered(x))
+        return self._added(x, *self._gathered(x))
 
     def attention(self, x: Tensor) -> Tensor:
         """The matrix A of each window, (b, windows, queries, keys); frames that do not exist have zeros.
@@ -101,37 +107,51 @@ class NonLocalBlock(nn.Module):
             return affinity.softmax(dim=-1)
         return affinity.masked_fill(~exists, float("-inf")).softmax(dim=-1) * asks.mT
 
-    def _gathered(self, x: Tensor) -> Tensor:
-        """What every token gathers, (b, t, n, d); queries, keys and values are free again when it returns."""
+    def _gathered(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What every token gathers, (b, t, n, d), and None; or two factors of it, the second a matrix (b, d, d).
+
+        Dot pairs over the whole clip have such a matrix: multiplied by the weights of ``out`` first, it saves a
+        product over all tokens. What `project` made is free again when this returns.
+        """
         query, key, value = self.project(x)  # b t n d
         t, n = query.shape[1:3]
         exists = self._exists(key)
-        query, key, value = self._windows(query), self._windows(key), self._windows(value)
+        key, value = self._windows(key), self._windows(value)
         if self.pairing == "softmax":
-            gathered = attend(query, key, value, exists)
-        else:
-            gathered = (query @ (key.mT @ value)) / self._queries(t, n, query.device)
+            return self._frames(attend(self._windows(query), key, value, exists), t), None
+        matrix = (key.mT @ value) / self._queries(t, n, query.device)
         if self.window is None:
-            return gathered.squeeze(1).unflatten(1, (t, n))
-        frames = torch.arange(t, device=gathered.device)
-        return gathered.unflatten(2, (self.window, n))[:, frames // self.window, frames % self.window]
+            return query, matrix.squeeze(1)
+        return self._frames(self._windows(query) @ matrix, t), None
+
+    def _frames(self, tokens: Tensor, t: int) -> Tensor:
+        """(b, windows, frames n, d) to (b, t, n, d), without the frames that the last window lacks."""
+        if self.window is None:
+            return tokens.squeeze(1).unflatten(1, (t, -1))
+        frames = torch.arange(t, device=tokens.device)
+        return tokens.unflatten(2, (self.window, -1))[:, frames // self.window, frames % self.window]
 
     def project(self, x: Tensor) -> list[Tensor]:
         """Query, key and value of every token, (b, t, n, d) each."""
         check_clip(x, self.channels, weight=self.query.weight)
         h, w = x.shape[3:]
-        if self.stripes is None:
-            tokens = rearrange(x, "b c t h w -> b t (h w) c")
+        layers = (self.query, self.key, self.value)
+        if self.stripes is not None:
+            bands = _striped(x, self.stripes, self.pool)
+            return [layer(bands) for layer in layers]
+        tokens = rearrange(x, "b c t h w -> b t (h w) c")
+        if all(type(layer) is nn.Linear for layer in layers):  # one product of many tokens is quicker than three
+            weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+            query, key, value = F.linear(tokens, weight, bias).chunk(3, dim=-1)
         else:
-            tokens = rearrange(_striped(x, self.stripes, self.pool), "b c t s -> b t s c")
-        query, key, value = self.query(tokens), self.key(tokens), self.value(tokens)
+            query, key, value = (layer(tokens) for layer in layers)
         return [query, _pooled(key, h, w), _pooled(value, h, w)] if self.subsample else [query, key, value]
 
     def _windows(self, tokens: Tensor) -> Tensor:
         """(b, t, n, d) to (b, windows, frames n, d), with zeros for the frames that the last window lacks."""
         b, t, n, d = tokens.shape
-        if self.window is None:  # by way of one axis: an exporter can prove that for merged frames too
-            return tokens.flatten().view(b, 1, t * n, d)
+        if self.window is None:
+            return _reshaped(tokens, b, 1, t * n, d)
         count = (t + self.window - 1) // self.window
         tokens = F.pad(tokens, (0, 0, 0, 0, 0, count * self.window - t))
         return tokens.unflatten(1, (count, self.window)).flatten(2, 3)
@@ -155,25 +175,42 @@ class NonLocalBlock(nn.Module):
         first = torch.arange(0, t, self.window, device=device)
         return (n * (t - first).clamp(max=self.window))[:, None, None]
 
-    def _added(self, x: Tensor, gathered: Tensor) -> Tensor:
-        """``x`` and what its tokens have gathered, (b, t, n, d), brought back to the channels and places of ``x``."""
-        h, w = x.shape[3:]
-        gathered = self._out(gathered)
-        if self.stripes is None:
-            return x + rearrange(gathered, "b t (h w) c -> b c t h w", h=h, w=w)
-        stripe_of_row = torch.arange(h, device=x.device) * self.stripes // h
-        return x + rearrange(gathered.index_select(2, stripe_of_row), "b t h c -> b c t h 1")
+    def _added(self, x: Tensor, gathered: Tensor, matrix: Tensor | None) -> Tensor:
+        """``x`` and what `_gathered` gives, brought back to the channels and places of ``x``.
 
-    def _out(self, gathered: Tensor) -> Tensor:
-        """``out`` and the norm; in evaluation the norm is folded into the weights, which saves a pass."""
-        if self.norm is None:
-            return self.out(gathered)
-        if self.norm.training or self.norm.running_var is None or self.norm.running_mean is None:
-            out = self.out(gathered)
-            return self.norm(out.flatten(0, 2)).view_as(out)
-        scale = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
-        bias = (self.out.bias - self.norm.running_mean) * scale + self.norm.bias
-        return F.linear(gathered, self.out.weight * scale[:, None], bias)
+        On pixels, the norm of evaluation goes into the weights, and their product is added onto ``x`` and the bias
+        as it is made: passes over the largest tensors are dear. Stripes are few, and get the layers as they are.
+        """
+        b, c, t, h, w = x.shape
+        folded = None if self.stripes is not None else self._folded()
+        if folded is not None and gathered.dtype == x.dtype == self.out.weight.dtype:  # they differ under autocast
+            weight, bias = folded
+            weight = weight.mT.expand(b, -1, -1) if matrix is None else matrix @ weight.mT
+            tokens = _reshaped(x.movedim(1, -1) + bias, b, t * h * w, c)
+            tokens.baddbmm_(_reshaped(gathered, b, t * h * w, gathered.shape[3]), weight)
+            return _reshaped(tokens, b, t, h, w, c).movedim(-1, 1)
+        out = self.out(gathered if matrix is None else gathered @ matrix[:, None])
+        if self.norm is not None:
+            out = self.norm(out.flatten(0, 2)).view_as(out)
+        if self.stripes is None:
+            return x + rearrange(out, "b t (h w) c -> b c t h w", h=h, w=w)
+        if h % self.stripes == 0:
+            bands = x.movedim(1, -1).unflatten(2, (self.stripes, -1)).flatten(3, 4)  # b t s (r w) c
+            return (bands + out[:, :, :, None]).unflatten(3, (-1, w)).flatten(2, 3).movedim(-1, 1)
+        stripe_of_row = torch.arange(h, device=x.device) * self.stripes // h
+        return x + rearrange(out.index_select(2, stripe_of_row), "b t h c -> b c t h 1")
+
+    def _folded(self) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of ``out`` with the norm inside; None if it looks at each batch, or ``out`` is more."""
+        if type(self.out) is not nn.Linear:
+            return None
+        weight, bias, norm = self.out.weight, self.out.bias, self.norm
+        if norm is None:
+            return weight, bias
+        if norm.training or norm.running_var is None or norm.running_mean is None:
+            return None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias
 
     def extra_repr(self) -> str:
         pixels = "" if self.stripes is None else f", stripes={self.stripes}, pool={self.pool!r}"
@@ -198,23 +235,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> 
     return torch.cat(gathered, dim=2)
 
 
+def _reshaped(tokens: Tensor, *shape: int) -> Tensor:
+    """``tokens.reshape``; by way of one axis, which may cost a copy, where an exporter must prove it for any frames."""
+    return tokens.flatten().view(*shape) if torch.compiler.is_exporting() else tokens.reshape(*shape)
+
+
 def _striped(x: Tensor, stripes: int, pool: str) -> Tensor:
-    """A clip pooled over horizontal stripes, (b, c, t, stripes), or 2 c channels if ``pool`` is "both"."""
+    """A clip pooled over horizontal stripes, (b, t, stripes, c), or 2 c channels if ``pool`` is "both"."""
     t, h, w = x.shape[2:]
     if stripes > h:
         raise ValueError(f"{stripes} stripes need as many rows at least, but x has a height of {h}: {tuple(x.shape)}")
-    edges = [-(-h * stripe // stripes) for stripe in range(stripes + 1)]
-    rows = [fold(x)] if h % stripes == 0 else [fold(x[:, :, :, i:j]) for i, j in itertools.pairwise(edges)]
-    pools: dict[str, tuple[Callable[..., Tensor], ...]] = {
-        "mean": (F.avg_pool2d,),
-        "max": (F.max_pool2d,),
-        "both": (F.avg_pool2d, F.max_pool2d),
-    }
-    pooled = []
-    for pooling in pools[pool]:  # windows of whole stripes: many times as fast as reductions over two axes
-        maps = [pooling(part, (part.shape[2] if len(rows) > 1 else h // stripes, w)) for part in rows]
-        pooled.append(unfold(torch.cat(maps, dim=2), t).flatten(3))
-    return torch.cat(pooled, dim=1)
+    # Windows of whole stripes: many times as fast as reductions over two axes.
+    if h % stripes == 0:
+        maps = [pooling(fold(x), (h // stripes, w)) for pooling in POOLS[pool]]
+    else:
+        edges = [-(-h * stripe // stripes) for stripe in range(stripes + 1)]
+        bands = [fold(x[:, :, :, i:j]) for i, j in itertools.pairwise(edges)]
+        maps = [torch.cat([pooling(band, band.shape[2:]) for band in bands], dim=2) for pooling in POOLS[pool]]
+    pooled = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)  # the copy that even one would be costs
+    return pooled.flatten(2).mT.unflatten(0, (-1, t))
 
 
 def _pooled(tokens: Tensor, h: int, w: int) -> Tensor:

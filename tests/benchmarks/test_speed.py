@@ -28,7 +28,7 @@ def rooms(monkeypatch):
             answer = self.network(clip)
             return answer._replace(embedding=answer.embedding.to(self.dtype))
 
-    def optimize(network, clip_shape, *, dtype=torch.float32):
+    def optimize(network, clip_shape, *, dtype=torch.float32, compiled=True):
         rounded = Rounded()
         rounded.network, rounded.dtype = network, dtype
         return rounded
@@ -126,6 +126,21 @@ def test_bfloat16_is_tried_on_a_small_clip_where_it_is_emulated(rooms, monkeypat
     assert settings.half == settings
 
 
+@pytest.mark.parametrize("emulated", [True, False])
+def test_bfloat16_that_is_emulated_is_not_compiled(rooms, monkeypatch, emulated):
+    monkeypatch.setattr(rooms.cases, "has_bfloat16", lambda: not emulated)
+    deployment, asked = sys.modules["strfnet.deployment"], {}
+
+    def optimize(network, clip_shape, *, dtype=torch.float32, compiled=True, rounded=deployment.optimize):
+        asked[dtype] = compiled
+        return rounded(network, clip_shape, dtype=dtype)
+
+    monkeypatch.setattr(deployment, "optimize", optimize)
+    monkeypatch.setattr(rooms.cases, "probes", lambda device: importlib.import_module("roof").probes(channels=8))
+    rooms.cases.inference("p3dc_{}", 1, rooms.settings)
+    assert asked == {torch.float32: True, torch.bfloat16: not emulated}
+
+
 def test_strf_has_a_price(rooms):
     rows = by_quantity(rooms.cases.price(rooms.settings))
     assert rows["eager: times p3dc"].at_most and rows["eager: times p3dc"].goal == 1.03
@@ -157,7 +172,9 @@ def test_memory_is_judged_at_every_length(rooms, monkeypatch):
 
     monkeypatch.setattr(rooms.memory, "measured_afresh", afresh)
     rows = by_quantity(rooms.memory.figures())
-    assert ("strfnet", 64) in asked and ("explicit", 64) not in asked
+    assert {subject for subject, frames in asked if frames == 64} == {
+        "strfnet", "strfnet, dot", "strfnet, 16 stripes"
+    }  # fmt: skip
     assert rows["strfnet, T = 8: of explicit"].value == 8 / 640 and rows["strfnet: growth exponent"].value == 1
     judged = {name: row.goal for name, row in rows.items() if row.goal is not None}
     assert judged == {

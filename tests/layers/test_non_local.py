@@ -3,9 +3,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import assert_golden, clips, golden, normal, wake
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from strfnet import NonLocalBlock
+from strfnet import NonLocalBlock, profile
 from strfnet.layers import non_local
 
 NAMES = {"theta": "query", "phi": "key", "g": "value", "W": "out", "W.0": "out", "W.1": "norm"}
@@ -292,6 +293,44 @@ def test_the_matrix_of_all_pairs_is_never_held(pairing, window):
     with Largest() as largest:
         block(clip.requires_grad_()).sum().backward()
     assert largest.numbers < 4 * clip.numel() < (8 * 12 * 4) ** 2
+
+
+def test_dot_pairs_multiply_no_more_than_their_projections_and_one_matrix():
+    b, n, c, d = 2, 3 * 4 * 5, 8, 3
+    projections, matrix, merged = 4 * n * c * d, n * d * d, d * d * c
+    counted = profile(NonLocalBlock(c, inner_channels=d, pairing="dot"), (b, c, 3, 4, 5)).macs
+    assert counted == b * (projections + matrix + merged)
+
+
+@pytest.mark.parametrize("pairing", ["softmax", "dot"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_gradients_do_not_depend_on_how_the_norm_is_applied(pairing, frozen):
+    block = wake(NonLocalBlock(4, pairing=pairing).double()).eval().requires_grad_(not frozen)
+    clip, cotangent = normal(2, 4, 2, 3, 2).requires_grad_(), normal(2, 4, 2, 3, 2, seed=1)
+    asked = [clip, *(parameter for parameter in block.parameters() if parameter.requires_grad)]
+    gradients = torch.autograd.grad(block(clip), asked, cotangent)
+    expected = torch.autograd.grad(restated(block, clip), asked, cotangent)
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value", "out"])
+@pytest.mark.parametrize("pairing", ["softmax", "dot"])
+def test_a_layer_of_another_class_in_the_place_of_one_is_called(name, pairing):
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    block, clip = wake(NonLocalBlock(4, pairing=pairing).double()).eval(), normal(2, 4, 3, 2, 2)
+    layer = block.get_submodule(name)
+    layer.__class__ = Doubled
+    doubled = block(clip)
+    layer.__class__ = nn.Linear
+    assert not torch.allclose(block(clip), doubled)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(2)
+    torch.testing.assert_close(block(clip), doubled)
 
 
 def test_options_that_make_no_sense_together_are_refused():
