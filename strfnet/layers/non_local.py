@@ -236,7 +236,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> 
 
 
 def _reshaped(tokens: Tensor, *shape: int) -> Tensor:
-    """``tokens.reshape``; by way of one axis, which may cost a copy, where an exporter must prove it for any frames."""
+    """``tokens.reshape``; by way of one axis, perhaps with a copy, where an exporter must prove it for any frames."""
     return tokens.flatten().view(*shape) if torch.compiler.is_exporting() else tokens.reshape(*shape)
 
 
