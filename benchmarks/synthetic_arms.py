@@ -91,5 +91,3 @@ def _stages() -> Iterator[list[tuple[str, str, str, int]]]:
     forms = ("grid 4", "stripes 4", "joint mask", "space mask", "no mask", "spatial", "no split")
     yield [("layout", "c2d", arm, 300) for arm in (*FINE_KERNELS, *forms)]
     yield [("mixed", "p3dc", arm, 300) for arm in ("no split", "no mask", "remainder")]
-    yield [("mixed", "c2d", arm, 900) for arm in pair]
-    yield [("gait", "p3dc", arm, 600) for arm in pair]
