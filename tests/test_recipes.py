@@ -30,7 +30,7 @@ def others(one, *names):
 
 def test_every_row_of_both_tables_has_a_recipe_and_no_file_is_unknown():
     files = {path.stem for path in FOLDER.iterdir()}
-    assert files == {*STRF_TABLE, *NVAN_TABLE, *OVERLAYS, "ste_nvan_from_nvan", "walkers"}
+    assert files == {*STRF_TABLE, *NVAN_TABLE, *OVERLAYS, "ste_nvan_from_nvan", "walkers", "pretrained"}
 
 
 @pytest.mark.parametrize("name", STRF_TABLE + NVAN_TABLE)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from strfnet.clip import check_clip, fold
+from strfnet.clip import check_clip, fold, unfold
 
 PAIRINGS = ("softmax", "dot")
 POOLS: dict[str, tuple[Callable[..., Tensor], ...]] = {
@@ -118,18 +118,18 @@ class NonLocalBlock(nn.Module):
         exists = self._exists(key)
         key, value = self._windows(key), self._windows(value)
         if self.pairing == "softmax":
-            return self._frames(attend(self._windows(query), key, value, exists), t), None
+            return self._frames(attend(self._windows(query), key, value, exists), t, n), None
         matrix = (key.mT @ value) / self._queries(t, n, query.device)
         if self.window is None:
             return query, matrix.squeeze(1)
-        return self._frames(self._windows(query) @ matrix, t), None
+        return self._frames(self._windows(query) @ matrix, t, n), None
 
-    def _frames(self, tokens: Tensor, t: int) -> Tensor:
+    def _frames(self, tokens: Tensor, t: int, n: int) -> Tensor:
         """(b, windows, frames n, d) to (b, t, n, d), without the frames that the last window lacks."""
         if self.window is None:
-            return tokens.squeeze(1).unflatten(1, (t, -1))
+            return tokens.squeeze(1).unflatten(1, (t, n))
         frames = torch.arange(t, device=tokens.device)
-        return tokens.unflatten(2, (self.window, -1))[:, frames // self.window, frames % self.window]
+        return tokens.unflatten(2, (self.window, n))[:, frames // self.window, frames % self.window]
 
     def project(self, x: Tensor) -> list[Tensor]:
         """Query, key and value of every token, (b, t, n, d) each."""
@@ -151,7 +151,12 @@ class NonLocalBlock(nn.Module):
         """(b, t, n, d) to (b, windows, frames n, d), with zeros for the frames that the last window lacks."""
         b, t, n, d = tokens.shape
         if self.window is None:
-            return _reshaped(tokens, b, 1, t * n, d)
+            # By way of one axis, perhaps with a copy, an exporter can prove it for any number of merged frames.
+            return (
+                tokens.flatten().view(b, 1, t * n, d)
+                if torch.compiler.is_exporting()
+                else tokens.flatten(1, 2)[:, None]
+            )
         count = (t + self.window - 1) // self.window
         tokens = F.pad(tokens, (0, 0, 0, 0, 0, count * self.window - t))
         return tokens.unflatten(1, (count, self.window)).flatten(2, 3)
@@ -185,16 +190,22 @@ class NonLocalBlock(nn.Module):
         folded = None if self.stripes is not None else self._folded()
         if folded is not None and gathered.dtype == x.dtype == self.out.weight.dtype:  # they differ under autocast
             weight, bias = folded
-            weight = weight.mT.expand(b, -1, -1) if matrix is None else matrix @ weight.mT
-            tokens = _reshaped(x.movedim(1, -1) + bias, b, t * h * w, c)
-            tokens.baddbmm_(_reshaped(gathered, b, t * h * w, gathered.shape[3]), weight)
-            return _reshaped(tokens, b, t, h, w, c).movedim(-1, 1)
+            rows, merged = x.movedim(1, -1), None if matrix is None else matrix @ weight.mT
+            if (
+                rows.is_contiguous() and not torch.compiler.is_compiling()
+            ):  # as only then it stays in its memory order
+                tokens = (rows + bias).view(b, t * h * w, c)
+                weight = weight.mT.expand(b, -1, -1) if merged is None else merged
+                tokens.baddbmm_(gathered.reshape(b, t * h * w, gathered.shape[3]), weight)
+                return tokens.view(b, t, h, w, c).movedim(-1, 1)
+            out = F.linear(gathered, weight, bias) if merged is None else gathered @ merged[:, None] + bias
+            return x + rearrange(out, "b t (h w) c -> b c t h w", h=h, w=w)
         out = self.out(gathered if matrix is None else gathered @ matrix[:, None])
         if self.norm is not None:
             out = self.norm(out.flatten(0, 2)).view_as(out)
         if self.stripes is None:
             return x + rearrange(out, "b t (h w) c -> b c t h w", h=h, w=w)
-        if h % self.stripes == 0:
+        if h % self.stripes == 0 and not torch.compiler.is_compiling():
             bands = x.movedim(1, -1).unflatten(2, (self.stripes, -1)).flatten(3, 4)  # b t s (r w) c
             return (bands + out[:, :, :, None]).unflatten(3, (-1, w)).flatten(2, 3).movedim(-1, 1)
         stripe_of_row = torch.arange(h, device=x.device) * self.stripes // h
@@ -235,11 +246,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> 
     return torch.cat(gathered, dim=2)
 
 
-def _reshaped(tokens: Tensor, *shape: int) -> Tensor:
-    """``tokens.reshape``; by way of one axis, perhaps with a copy, where an exporter must prove it for any frames."""
-    return tokens.flatten().view(*shape) if torch.compiler.is_exporting() else tokens.reshape(*shape)
-
-
 def _striped(x: Tensor, stripes: int, pool: str) -> Tensor:
     """A clip pooled over horizontal stripes, (b, t, stripes, c), or 2 c channels if ``pool`` is "both"."""
     t, h, w = x.shape[2:]
@@ -253,7 +259,7 @@ def _striped(x: Tensor, stripes: int, pool: str) -> Tensor:
         bands = [fold(x[:, :, :, i:j]) for i, j in itertools.pairwise(edges)]
         maps = [torch.cat([pooling(band, band.shape[2:]) for band in bands], dim=2) for pooling in POOLS[pool]]
     pooled = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)  # the copy that even one would be costs
-    return pooled.flatten(2).mT.unflatten(0, (-1, t))
+    return unfold(pooled, t).flatten(3).movedim(1, -1)
 
 
 def _pooled(tokens: Tensor, h: int, w: int) -> Tensor:
