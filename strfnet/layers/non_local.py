@@ -151,12 +151,9 @@ class NonLocalBlock(nn.Module):
         """(b, t, n, d) to (b, windows, frames n, d), with zeros for the frames that the last window lacks."""
         b, t, n, d = tokens.shape
         if self.window is None:
-            # By way of one axis, perhaps with a copy, an exporter can prove it for any number of merged frames.
-            return (
-                tokens.flatten().view(b, 1, t * n, d)
-                if torch.compiler.is_exporting()
-                else tokens.flatten(1, 2)[:, None]
-            )
+            if torch.compiler.is_exporting():  # by way of one axis: so it can be proved for merged frames too
+                return tokens.flatten().view(b, 1, t * n, d)
+            return tokens.flatten(1, 2)[:, None]
         count = (t + self.window - 1) // self.window
         tokens = F.pad(tokens, (0, 0, 0, 0, 0, count * self.window - t))
         return tokens.unflatten(1, (count, self.window)).flatten(2, 3)
@@ -191,10 +188,8 @@ class NonLocalBlock(nn.Module):
         if folded is not None and gathered.dtype == x.dtype == self.out.weight.dtype:  # they differ under autocast
             weight, bias = folded
             rows, merged = x.movedim(1, -1), None if matrix is None else matrix @ weight.mT
-            if (
-                rows.is_contiguous() and not torch.compiler.is_compiling()
-            ):  # as only then it stays in its memory order
-                tokens = (rows + bias).view(b, t * h * w, c)
+            if rows.is_contiguous() and not torch.compiler.is_compiling():  # only then the memory order stays
+                tokens = (rows + bias).reshape(b, t * h * w, c)
                 weight = weight.mT.expand(b, -1, -1) if merged is None else merged
                 tokens.baddbmm_(gathered.reshape(b, t * h * w, gathered.shape[3]), weight)
                 return tokens.view(b, t, h, w, c).movedim(-1, 1)
