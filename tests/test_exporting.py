@@ -200,10 +200,10 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
         export(Own(), tmp_path / "network.onnx")
 
 
-def test_a_missing_compiler_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    with pytest.raises(ValueError, match=r"exported as package: .*[cC]ompiler"):
+def test_a_missing_compiler_is_named(tmp_path):
+    # Not monkeypatch, which would leave PyTorch without the setting that it had put back.
+    settings = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    with torch._inductor.config.patch(settings), pytest.raises(ValueError, match=r"package: .*[cC]ompiler"):
         export(Own(), tmp_path / "network.pt2", "package", size=(16, 12))
     assert not list(tmp_path.iterdir())
 
