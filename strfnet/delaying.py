@@ -16,7 +16,7 @@ from strfnet.clip import fold, unfold
 from strfnet.layers.appearance import AP3DA, AP3DC
 from strfnet.layers.temporal import P3DA, P3DC, TemporalConv
 from strfnet.reach import Reach, reach_of, refusal
-from strfnet.splicing import Followed, Replacement, retract
+from strfnet.splicing import Followed, Replacement, own_class, retract
 
 # The shortcut of these passes ``downsample``, if there is one, and is added behind the last norm. Named, as these
 # libraries are not imported here.
@@ -93,11 +93,11 @@ class Delaying(nn.Module):
 
     def _each(self, clip: Tensor) -> Tensor:
         """What the layer does to every frame first; frames are kept behind it, and it is not done again."""
-        return self.layer.spatial(clip) if type(self.layer) in SPACE_FIRST else clip  # type: ignore[operator]
+        return self.layer.spatial(clip) if own_class(self.layer) in SPACE_FIRST else clip  # type: ignore[operator]
 
     def _over(self, clip: Tensor) -> Tensor:
         """The rest."""
-        if type(self.layer) not in SPACE_FIRST:
+        if own_class(self.layer) not in SPACE_FIRST:
             return self.layer(clip)
         over = self.layer.over_time(clip)  # type: ignore[operator]
         return clip + over if isinstance(self.layer, P3DC) else over

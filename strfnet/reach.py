@@ -11,6 +11,7 @@ from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
+from strfnet.splicing import own_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def reach_of(layer: nn.Module, path: str) -> Reach:
 
     Raises: ValueError naming ``path``, the class and the reason, where it looks at all frames or is not known.
     """
-    kind = type(layer)
+    kind = own_class(layer)
     if kind in CONVOLUTIONS:
         return CONVOLUTIONS[kind]
     if kind is TemporalReduction:

@@ -72,7 +72,11 @@ class Extension:
     _extended: ClassVar[type[nn.Module]]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _blank, (self._mixin, self._extended), self.__dict__
+        mixins, base = [], type(self)
+        while issubclass(base, Extension):
+            mixins.append(base._mixin)
+            base = base._extended  # type: ignore[assignment]
+        return _blank, (base, *reversed(mixins)), self.__dict__
 
 
 def extend(module: nn.Module, mixin: type[Extension]) -> None:
@@ -81,8 +85,16 @@ def extend(module: nn.Module, mixin: type[Extension]) -> None:
 
 
 def retract(module: Extension) -> None:
-    """Give an extended module its own class back, in place."""
+    """Take the last mixin off an extended module, in place."""
     module.__class__ = module._extended  # type: ignore[assignment]
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module without what is laid over it."""
+    kind: Any = type(module)
+    while issubclass(kind, Extension):
+        kind = kind._extended
+    return kind
 
 
 @functools.cache
@@ -91,9 +103,10 @@ def _extended_class(mixin: Any, base: Any) -> type:
     return type(f"{mixin.__name__}{base.__name__}", (mixin, base), names)
 
 
-def _blank(mixin: type[Extension], base: type[nn.Module]) -> nn.Module:
-    cls: Any = _extended_class(mixin, base)  # type: ignore[arg-type]
-    return cls.__new__(cls)
+def _blank(base: Any, *mixins: Any) -> nn.Module:
+    for mixin in mixins:
+        base = _extended_class(mixin, base)
+    return base.__new__(base)
 
 
 class Followed(Extension):

@@ -9,6 +9,8 @@ from torch import nn
 
 import strfnet
 from strfnet.deployment import Deployed, optimize
+from strfnet.folding import fold_norms
+from strfnet.winograd import Winograd, with_winograd
 
 SHAPE = (2, 3, 4, 64, 32)
 # Times on a busy machine are no matter here; what is told of them has a test of its own.
@@ -142,12 +144,41 @@ def test_without_a_compiler_norms_are_folded_and_that_is_told(monkeypatch):
 def test_long_calls_are_timed_less_often(monkeypatch, longest, rounds):
     from strfnet import deployment
 
-    calls = []
+    asked = []
     monkeypatch.setattr(deployment, "LONGEST", longest)
-    monkeypatch.setattr(deployment.Deployed, "run", lambda _self, form, x: calls.append(form) or x)
-    made = Deployed(nn.Identity(), SHAPE, torch.float32)
-    assert set(deployment._seconds(nn.Identity(), made, clip())) == {"network", "folded"}
-    assert calls == ["folded"] * rounds
+    calls = {form: lambda x, form=form: asked.append(form) or x for form in ("network", "folded")}
+    assert set(deployment._seconds(calls, clip())) == {"network", "folded"}
+    assert asked == ["network", "folded"] * rounds
+
+
+@pytest.mark.parametrize("faster", ["folded", "tiled"])
+def test_winograd_convolutions_are_kept_where_they_are_faster(monkeypatch, faster):
+    from strfnet import deployment
+
+    original = deployment._seconds
+    known = {"folded": 2.0, "tiled": 1.0 if faster == "tiled" else 3.0}
+    monkeypatch.setattr(
+        deployment, "_seconds", lambda calls, x: known if calls.keys() == known.keys() else original(calls, x)
+    )
+    made = network("p3dc_resnet18")
+    deployed = optimize(made, SHAPE, compiled=False)
+    assert any(isinstance(module, Winograd) for module in deployed.folded.modules()) == (faster == "tiled")
+    assert not any(isinstance(module, Winograd) for module in made.modules())
+    for shape in (SHAPE, (1, 3, 5, 96, 40)):
+        agree(deployed(clip(shape)), made(clip(shape)), 1e-5)
+
+
+def test_winograd_convolutions_are_compiled(monkeypatch):
+    from strfnet import deployment
+
+    monkeypatch.setattr(deployment, "_folded", lambda made, x, _: with_winograd(fold_norms(made, tuple(x.shape))))
+    made = network("strf_p3dc_resnet18")
+    deployed = optimize(made, SHAPE)
+    deployed.form = "compiled"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agree(deployed(clip()), made(clip()), 1e-5)
+    assert deployed.error < 1e-5
 
 
 def test_what_is_no_faster_is_not_kept_and_is_told():

@@ -1,0 +1,171 @@
+"""Convolutions by Winograd's algorithm answer as direct ones do, wherever they stand, and only some are replaced."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import wake
+from torch import nn
+
+import strfnet
+from strfnet import winograd
+from strfnet.folding import fold_norms
+from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
+from strfnet.splicing import Followed, own_class
+from strfnet.streaming import Stream
+from strfnet.winograd import Winograd, matrices, suits, tile, with_winograd
+
+SHAPE = (1, 3, 4, 64, 32)
+
+
+def test_in_one_dimension_the_points_give_the_sliding_products():
+    given_pixels, given_kernel, answered = matrices()
+    pixels, kernel = torch.randn(6, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    answers = answered @ ((given_kernel @ kernel) * (given_pixels @ pixels))
+    for place in range(4):
+        assert answers[place].item() == pytest.approx(sum(kernel[k] * pixels[place + k] for k in range(3)).item())
+
+
+@given(
+    n=st.integers(1, 3), h=st.integers(1, 9), w=st.integers(1, 9), i=st.integers(1, 5), o=st.integers(1, 5),
+    bias=st.booleans(), last=st.booleans(), seed=st.integers(0, 2**31),
+)  # fmt: skip
+@settings(deadline=None)
+def test_the_answer_is_that_of_the_direct_convolution(n, h, w, i, o, bias, last, seed):
+    generator = torch.Generator().manual_seed(seed)
+    conv = nn.Conv2d(i, o, 3, padding=1, bias=bias)
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.normal_(generator=generator)
+    frames = torch.randn(n, i, h, w, generator=generator)
+    frames = frames.contiguous(memory_format=torch.channels_last) if last else frames
+    expected = copy.deepcopy(conv).double()(frames.double())
+    tile(conv)
+    answer = conv(frames)
+    assert answer.dtype == torch.float32 and answer.shape == expected.shape
+    torch.testing.assert_close(answer.double(), expected, rtol=0, atol=1e-5 * max(1.0, expected.abs().max().item()))
+
+
+def test_it_is_as_close_to_the_exact_answer_as_a_direct_convolution():
+    """Unlike with the usual points; activations and kernels as they are in the last stage of a ResNet-50."""
+    torch.manual_seed(0)
+    conv, frames = nn.Conv2d(512, 512, 3, padding=1, bias=False), torch.randn(2, 512, 16, 8).relu()
+    exact = F.conv2d(frames.double(), conv.weight.double(), padding=1)
+    tile(conv)
+    assert (conv(frames) - exact).abs().max() < 4e-6 * exact.abs().max()
+
+
+def test_many_frames_are_taken_in_parts(monkeypatch):
+    conv, frames = nn.Conv2d(2, 2, 3, padding=1), torch.randn(5, 2, 8, 4)
+    tile(conv)
+    whole = conv(frames)
+    monkeypatch.setattr(winograd, "AT_A_TIME", 2)
+    torch.testing.assert_close(conv(frames), whole, rtol=1e-6, atol=1e-6)
+    assert conv(frames.contiguous(memory_format=torch.channels_last)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_under_autocast_it_stays_in_single_precision():
+    conv, frames = nn.Conv2d(2, 2, 3, padding=1), torch.randn(1, 2, 8, 4)
+    tile(conv)
+    expected = conv(frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv(frames), expected)
+        torch.testing.assert_close(conv(frames.bfloat16()), expected, rtol=0.05, atol=0.05)
+
+
+WIDE = winograd.FEWEST
+
+
+@pytest.mark.parametrize(
+    ("channels", "arguments", "suited"),
+    [
+        ((WIDE, WIDE), {}, True),
+        ((WIDE, WIDE), {"bias": False}, True),
+        ((WIDE, 2 * WIDE), {"dtype": torch.float64}, False),
+        ((WIDE, WIDE), {"dtype": torch.bfloat16}, False),
+        ((WIDE, WIDE), {"device": "meta"}, False),
+        ((WIDE, WIDE), {"stride": 2}, False),
+        ((WIDE, WIDE), {"padding": 0}, False),
+        ((WIDE, WIDE), {"padding": "same"}, False),
+        ((WIDE, WIDE), {"dilation": 2}, False),
+        ((WIDE, WIDE), {"dilation": 2, "padding": 2}, False),
+        ((WIDE, WIDE), {"groups": 2}, False),
+        ((WIDE, WIDE), {"padding_mode": "reflect"}, False),
+        ((WIDE, WIDE), {"kernel_size": 1, "padding": 0}, False),
+        ((WIDE - 1, WIDE), {}, False),
+        ((WIDE, WIDE - 1), {}, False),
+    ],
+)
+def test_which_convolutions_it_suits(channels, arguments, suited):
+    assert suits(nn.Conv2d(*channels, **{"kernel_size": 3, "padding": 1} | arguments)) is suited
+
+
+@pytest.mark.parametrize("kind", [C2D, P3DA, P3DB, P3DC, I3D])
+def test_layers_over_time_keep_what_they_do_over_time(kind, monkeypatch):
+    monkeypatch.setattr(winograd, "FEWEST", 1)
+    layer = wake(kind(nn.Conv2d(3, 4, 3, padding=1)))
+    assert suits(layer) is (kind is not I3D), "its kernel has three axes"
+    clip = torch.randn(2, 3, 5, 6, 5)
+    expected = layer(clip)
+    if suits(layer):
+        tile(layer)
+        assert isinstance(layer, Winograd) and own_class(layer) is kind
+        torch.testing.assert_close(layer(clip), expected, rtol=1e-5, atol=1e-5)
+
+
+def folded_network(name, shape=SHAPE):
+    network = wake(strfnet.create_model(name, num_classes=None)).eval()
+    return network, fold_norms(network, shape)
+
+
+@pytest.mark.parametrize("form", ["{}_fpl", "i3d_{}", "p3db_{}", "strf_p3dc_{}", "ap3d_{}", "ste_nvan_{}"])
+def test_networks_answer_as_before(form):
+    network, folded = folded_network(form.format("resnet18"), (1, 3, 4, 256, 16))
+    state = copy.deepcopy(folded.state_dict())
+    tiled = with_winograd(folded)
+    clip = torch.randn(1, 3, 4, 256, 16)
+    with torch.inference_mode():
+        expected, answer = network(clip).embedding, tiled(clip).embedding
+    assert (answer - expected).abs().max() <= 1e-5 * expected.abs().max()
+    replaced = [module for module in tiled.modules() if isinstance(module, Winograd)]
+    assert len(replaced) == sum(suits(module) for module in folded.modules()) >= 7
+    assert not any(isinstance(module, Winograd) for module in folded.modules())
+    assert all(torch.equal(value, state[key]) for key, value in folded.state_dict().items())
+    shared = {value.data_ptr() for value in folded.parameters()}
+    own = {path for path, parameter in tiled.named_parameters() if parameter.data_ptr() not in shared}
+    assert own == {f"{path}.weight" for path, module in tiled.named_modules() if isinstance(module, Winograd)}
+
+
+def test_a_network_of_narrow_convolutions_has_none():
+    assert with_winograd(folded_network("c2d_resnet8")[1]) is None
+
+
+def test_copies_and_pickles_stay_what_they_are():
+    """A unit follows one of the convolutions: two classes are laid over it."""
+    tiled = with_winograd(folded_network("strf_p3dc_resnet18")[1])
+    assert any(isinstance(module, Winograd) and isinstance(module, Followed) for module in tiled.modules())
+    clip, file = torch.randn(SHAPE), io.BytesIO()
+    torch.save(tiled, file)
+    file.seek(0)
+    with torch.inference_mode():
+        expected = tiled(clip).embedding
+        for twin in (copy.deepcopy(tiled), pickle.loads(pickle.dumps(tiled)), torch.load(file, weights_only=False)):
+            assert [type(module) for module in twin.modules()] == [type(module) for module in tiled.modules()]
+            assert torch.equal(twin(clip).embedding, expected)
+
+
+@pytest.mark.parametrize("form", ["c2d_{}", "p3da_{}", "p3dc_{}", "ap3d_{}", "ste_nvan_{}"])
+def test_streams_go_on_with_it(form):
+    network, folded = folded_network(form.format("resnet18"), (1, 3, 4, 256, 16))
+    stream = Stream(with_winograd(folded))
+    clip = torch.randn(1, 3, 6, 256, 16)
+    for frames in range(2, 7, 2):
+        stream.push(clip[:, :, frames - 2 : frames])
+        with torch.inference_mode():
+            expected = network(clip[:, :, :frames]).embedding
+        assert (stream.embedding() - expected).abs().max() <= 1e-5 * expected.abs().max()
