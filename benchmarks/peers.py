@@ -45,13 +45,23 @@ def found(checkout: Path) -> dict[str, str]:
 
 
 def compared(checkout: Path, form: str, settings: Settings) -> list[Figure]:
-    """Our eager network against the checkout's own, with the same weights."""
+    """Our eager network against the checkout's own, with the same weights.
+
+    Raises: ValueError if the checkout's network does not take the clip, as one revision of STE-NVAN does not.
+    """
     case = f"{form.format(settings.depth)}, peer"
     network = awake(form.format(settings.depth), settings)
     theirs = with_weights_of(network, build(checkout, form))
     clip = normal(settings, *settings.clip_shape(1))
     with torch.inference_mode():
-        apart = difference(network(clip).embedding, embedding(theirs, form, clip))
+        try:
+            expected = embedding(theirs, form, clip)
+        except (RuntimeError, IndexError) as error:
+            shape = tuple(clip.shape)
+            raise ValueError(
+                f"{checkout}: {found(checkout)[form]} does not take a clip of {shape}: {error}"
+            ) from error
+        apart = difference(network(clip).embedding, expected)
         calls = {"peer": partial(embedding, theirs, form, clip), "eager": partial(network, clip)}
         timings = in_turn(calls, rounds=settings.rounds, device=settings.device, shortest=0)
     return [

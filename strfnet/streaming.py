@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from strfnet.clip import check_clip, fold
 from strfnet.data.sampling import restricted_first
 from strfnet.delaying import Progress, Span, delay
+from strfnet.deployment import Deployed
 from strfnet.heads import Head
 from strfnet.inflation import Inflated
 from strfnet.models.network import ReIDNetwork
@@ -39,16 +40,19 @@ class Stream:
     modified. Train it, and what the stream holds is of other weights: `reset` or make a new one.
 
     Args:
-        network: one of `strfnet.create_model`, or any ``ReIDNetwork``.
+        network: one of `strfnet.create_model`, or any ``ReIDNetwork``; or one deployed by `strfnet.optimize`, of
+            which it takes the form with folded norms, in which one more frame costs the least.
         frames: of the clip, by ``restricted_first``; None for the embedding of all frames, exactly.
 
     Raises: ValueError naming the module and the reason, if ``frames`` is None and the network has a module that
     looks at all frames, or that cannot be known; TypeError for another kind of network.
     """
 
-    def __init__(self, network: ReIDNetwork, *, frames: int | None = None) -> None:
+    def __init__(self, network: ReIDNetwork | Deployed, *, frames: int | None = None) -> None:
+        if isinstance(network, Deployed):
+            network = cast(ReIDNetwork, network.folded)
         if not isinstance(network, ReIDNetwork):
-            raise TypeError(f"network must be a strfnet ReIDNetwork, got {type(network).__name__}")
+            raise TypeError(f"network must be a strfnet ReIDNetwork or a deployed one, got {type(network).__name__}")
         if frames is not None and frames < 1:
             raise ValueError(f"frames must be at least 1, or None for all frames exactly, got {frames}")
         convs = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))

@@ -33,7 +33,7 @@ MAY_READ = {
     "exporting": {"__init__", "answering", "clip", "data", "files", "folding"},
     "reach": {"layers", "splicing"},
     "delaying": {"clip", "layers", "reach", "splicing"},
-    "streaming": {"clip", "data", "delaying", "heads", "inflation", "models", "reach", "splicing"},
+    "streaming": {"clip", "data", "delaying", "deployment", "heads", "inflation", "models", "reach", "splicing"},
     "weights": {"files"},
     "official": {"layers", "weights"},
     "models": {"clip", "layers", "inflation", "splicing", "heads", "models", "official",

@@ -233,7 +233,7 @@ def test_by_a_clip_the_embedding_is_that_of_the_first_frame_of_each_chunk(name):
 
 
 def test_only_a_whole_network_can_be_streamed():
-    with pytest.raises(TypeError, match="must be a strfnet ReIDNetwork, got InflatedSequential"):
+    with pytest.raises(TypeError, match="must be a strfnet ReIDNetwork or a deployed one, got InflatedSequential"):
         Stream(NETWORKS["c2d_{}"].backbone)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import strfnet
 from strfnet import winograd
+from strfnet.deployment import Deployed
 from strfnet.folding import fold_norms
 from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
 from strfnet.splicing import Followed, own_class
@@ -162,7 +163,7 @@ def test_copies_and_pickles_stay_what_they_are():
 @pytest.mark.parametrize("form", ["c2d_{}", "p3da_{}", "p3dc_{}", "ap3d_{}", "ste_nvan_{}"])
 def test_streams_go_on_with_it(form):
     network, folded = folded_network(form.format("resnet18"), (1, 3, 4, 256, 16))
-    stream = Stream(with_winograd(folded))
+    stream = Stream(Deployed(with_winograd(folded), (1, 3, 4, 256, 16), torch.float32))
     clip = torch.randn(1, 3, 6, 256, 16)
     for frames in range(2, 7, 2):
         stream.push(clip[:, :, frames - 2 : frames])

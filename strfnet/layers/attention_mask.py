@@ -76,5 +76,4 @@ def pad_time(x: Tensor, frames: int, time_padding: str) -> Tensor:
     """``frames`` more frames before and after a feature whose axis 2 is time."""
     if time_padding == "zeros":
         return F.pad(x, (0, 0) * (x.ndim - 3) + (frames, frames))
-    repeated = (1,) * 2 + (frames,) + (1,) * (x.ndim - 3)
-    return torch.cat([x[:, :, :1].repeat(repeated), x, x[:, :, -1:].repeat(repeated)], dim=2)
+    return torch.cat([x[:, :, :1]] * frames + [x] + [x[:, :, -1:]] * frames, dim=2)

@@ -339,6 +339,15 @@ def test_a_checkout_is_timed_with_the_same_weights(rooms, tmp_path, form, folder
     assert {name for name in sys.modules if name.split(".")[0] in ("net", "models")} == modules
 
 
+def test_a_checkout_that_does_not_take_the_clip_is_named(rooms, tmp_path):
+    fails = "\n\n        def forward(self, x):\n            raise RuntimeError('shape [1, 3] is invalid')\n"
+    write(tmp_path / "net", {"models": STE.rstrip() + fails, "__init__": ""})
+    with pytest.raises(
+        ValueError, match=r"resnet50_NL_stripe_hr does not take a clip of \(1, 3, .*\[1, 3\] is invalid"
+    ):
+        rooms.peers.compared(tmp_path, "ste_nvan_{}", rooms.settings)
+
+
 def test_a_checkout_of_another_shape_is_refused(rooms, tmp_path):
     write(tmp_path / "net", {"models": "class CNN:\n    def __init__(self, depth): pass", "__init__": ""})
     with pytest.raises(ValueError, match=r"does not build resnet50_NL as it should.*model_type"):
