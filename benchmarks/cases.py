@@ -244,9 +244,7 @@ def price(settings: Settings) -> list[Figure]:
     clip = normal(settings, *shape)
     with torch.inference_mode():
         calls = {name: partial(each, clip) for name, each in networks.items()}
-        timings = in_turn(
-            calls, rounds=3 * settings.rounds, device=settings.device, shortest=0
-        )  # to tell two per cent
+        timings = in_turn(calls, rounds=settings.rounds, device=settings.device)
     figures = []
     for way in ("eager", "deployed"):
         ratio = timings.ratio(f"strf_p3dc, {way}", f"p3dc, {way}")

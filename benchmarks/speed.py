@@ -7,8 +7,8 @@
     python benchmarks/speed.py --peers ../STE-NVAN             # that code itself too, with the same weights
     python benchmarks/speed.py --from docs/data/speed.json --page docs/performance.md
 
-Every case runs in a process of its own, on one thread, those of the block one at a time. In it the variants take
-turns: the published computation as restated in restatements.py, our eager network, the deployed one
+Every case runs in a process of its own, on one thread, those of the block and STRF's one at a time. In it the
+variants take turns: the published computation as restated in restatements.py, our eager network, the deployed one
 (`strfnet.deployment.optimize`; at batch 4 where it has a goal), and the probes of the roof. Answers are compared
 before times are taken. What counts is process CPU time, or on a GPU (`--device cuda`) the time between device events.
 With `--json` each case is kept as soon as it is done, and `--only` measures some of a stored run again. Exits 1 if a
@@ -34,6 +34,9 @@ from cases import FOUR, NETWORKS, QUICK, TRAINED, Settings, inference, price, tr
 from figures import Figure, dumped, figures_of, markdown, minutes, put, table
 
 Case = Callable[[], list[Figure]]
+# The times of the block and of what STRF adds hang on the way to memory, which neighbours share: one at a time.
+ALONE = (*FORMS, "price of STRF")
+LONGEST = ("memory", "training", "batch 4")
 
 
 def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
@@ -137,9 +140,8 @@ def main() -> int:
         arguments = ["--device", given.device, *(["--quick"] if given.quick else [])]
         arguments += ["--peers", str(given.peers)] if given.peers else []
         record = begun(given.json, {"machine": machine(given.device), "settings": str(settings), "jobs": given.jobs})
-        # The block's times hang on the way to memory, which neighbours share: one at a time.
-        together, alone = ([name for name in chosen if (name in FORMS) == by_itself] for by_itself in (False, True))
-        together.sort(key=lambda name: name != "memory")  # the longest first, or a core waits for it
+        together, alone = ([name for name in chosen if (name in ALONE) == by_itself] for by_itself in (False, True))
+        together.sort(key=lambda name: not name.endswith(LONGEST))  # the longest first, or a core waits for them
         for group, jobs in ((together, 1 if given.device == "cuda" else given.jobs), (alone, 1)):
             with ThreadPoolExecutor(jobs) as pool:
                 for name, done in zip(group, pool.map(partial(run_apart, arguments=arguments), group), strict=True):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import strfnet
+from strfnet.clip import channels_last
 from strfnet.heads import Head
 from strfnet.models.backbones import map_channels, resnet_maps
 from strfnet.models.network import ReIDNetwork
@@ -58,7 +59,9 @@ def strf_p3dc(depth: str) -> ReIDNetwork:
     backbone = strfnet.inflate(
         maps, unit=partial(strfnet.STRF, mask="joint"), last_stride=1 if depth == "resnet50" else None
     )
-    return ReIDNetwork(backbone, Head(map_channels(maps), None, pooling="max_mean"))
+    network = ReIDNetwork(backbone, Head(map_channels(maps), None, pooling="max_mean"))
+    channels_last(network)
+    return network
 
 
 def measured(name: str, network: ReIDNetwork, frames: int, more: int, size: tuple[int, int], rounds: int) -> Row:

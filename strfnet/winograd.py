@@ -76,7 +76,7 @@ class Winograd(Extension):
 
     def _conv_forward(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         with torch.autocast(frames.device.type, enabled=False):  # products in half precision would be far off
-            parts = [self._convolved(part, weight, bias) for part in frames.to(weight).split(AT_A_TIME)]
+            parts = [self._convolved(part, weight, bias) for part in frames.to(weight.dtype).split(AT_A_TIME)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _convolved(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from strfnet.clip import check_clip, fold, unfold
@@ -74,7 +75,12 @@ class STRF(nn.Module):
         z = self._squeezed(x)
         factors = sum(unit(z) for unit in self.units.values())
         added = unfold(self.expand(fold(factors)), x.shape[2])
-        return x + added if self.residual else added
+        if not self.residual:
+            return added
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or added.dtype != x.dtype
+        if plain or added.stride() != x.stride():
+            return x + added
+        return added.add_(x)  # getting memory for the answer takes longer than adding
 
     def masks(self, x: Tensor) -> dict[str, Tensor]:
         """The mask of each unit on a clip, (b, 1, t, h, w) each, in (0, 1)."""
