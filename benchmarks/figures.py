@@ -65,8 +65,8 @@ def figures_of(record: dict[str, Any]) -> list[Figure]:
 
 
 def minutes(record: dict[str, Any]) -> float:
-    """How long a stored run took, were its cases always run as many at a time as it says."""
-    return sum(case["seconds"] for case in record["cases"].values()) / record["jobs"] / 60
+    """How long the cases of a stored run took together."""
+    return sum(case["seconds"] for case in record["cases"].values()) / 60
 
 
 def table(figures: list[Figure]) -> str:
@@ -92,7 +92,7 @@ def markdown(record: dict[str, Any]) -> str:
     figures, machine = figures_of(record), record["machine"]
     lines = [
         f"{machine['name']}, PyTorch {machine['torch']}, {machine['threads']} thread, {record['settings']}, "
-        f"{record['jobs']} case(s) at a time, {minutes(record):.0f} minutes.",
+        f"{record['jobs']} case(s) at a time, {minutes(record):.0f} minutes of all cases together.",
         "",
         "| case | quantity | figure | least .. most | goal | |",
         "|---|---|---|---|---|---|",

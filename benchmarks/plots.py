@@ -80,6 +80,7 @@ def _roof(axes: Any, figures: list[Figure]) -> None:
     axes.axvline(1, color="grey", lw=1, ls="--")
     axes.set_yticks(range(len(cases)), [case.partition(",")[0] for case in cases])
     axes.invert_yaxis()
-    axes.set(title="share of the best probe of the same rounds", xlim=(0, 1.12))
+    most = max((figure.value for figure in shares.values()), default=1.0)
+    axes.set(title="share of the best probe of the same rounds", xlim=(0, max(1.12, 1.03 * most)))
     if cases:
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=4, fontsize=9)

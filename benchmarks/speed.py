@@ -1,6 +1,6 @@
 """How fast the networks are beside the published code, how close to the machine's roof, and in how much memory.
 
-    python benchmarks/speed.py                                 # under 15 minutes on two cores
+    python benchmarks/speed.py                                 # 17 minutes on two cores
     python benchmarks/speed.py --json speed.json --plot speed.png
     python benchmarks/speed.py --quick                         # two minutes: answers are judged, speed is not
     python benchmarks/speed.py --only "batch 4" --jobs 1       # cases whose name has this in it
@@ -40,7 +40,7 @@ LONGEST = ("memory", "training", "batch 4")
 
 
 def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
-    """Every case by name, in the order of the table; fewer if the run is quick."""
+    """Every case by name, in the order of the table; if the run is quick, some of those whose answers are judged."""
     names = NETWORKS if settings.judged else TRAINED
     named: dict[str, Case] = {}
     for form in names:
@@ -51,14 +51,15 @@ def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
         named[name] = partial(block, name, settings)
     for form in TRAINED:
         named[f"{form.format(settings.depth)}, training"] = partial(training, form, settings)
-    named["price of STRF"] = partial(price, settings)
-    named |= {f"growth of {subject}": partial(growth, subject, settings) for subject in GROWTH}
+    if settings.judged:
+        named["price of STRF"] = partial(price, settings)
+        named |= {f"growth of {subject}": partial(growth, subject, settings) for subject in GROWTH}
     if settings.device == "cuda":
         import cuda_cases
 
         named |= cuda_cases.cases(settings)
-    else:
-        named["memory"] = partial(memory.figures, judged=settings.judged)
+    elif settings.judged:
+        named["memory"] = memory.figures
     if peers is not None:
         from peers import compared, found
 
@@ -157,7 +158,7 @@ def main() -> int:
         put(markdown(record), given.page)
     figures = figures_of(record)
     print(f"{record['machine']['name']}, PyTorch {record['machine']['torch']}, one thread; {record['settings']}")
-    print(f"{record['jobs']} case(s) at a time, {minutes(record):.1f} minutes")
+    print(f"{record['jobs']} case(s) at a time, {minutes(record):.1f} minutes of all cases together")
     if given.quick:
         print("quick: smaller clips and fewer rounds and networks; answers are judged, speed and memory are not")
     print(table(figures))

@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 POINTS = (0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)
 TILE, SEEN = 4, 6  # pixels of answers in a row of a tile, and those that they look at
 FEWEST = 128  # channels on either side; with fewer, changing to the points and back takes longer than is saved
-AT_A_TIME = 32  # frames, which keeps the memory for the points bounded
+AT_A_TIME = 4096  # pixels, or one frame: what is held at the points stays small, and near
 
 
 def with_winograd(network: Network) -> Network | None:
@@ -75,8 +75,9 @@ class Winograd(Extension):
     answered: Tensor
 
     def _conv_forward(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        at_a_time = max(1, AT_A_TIME // (frames.shape[2] * frames.shape[3]))
         with torch.autocast(frames.device.type, enabled=False):  # products in half precision would be far off
-            parts = [self._convolved(part, weight, bias) for part in frames.to(weight.dtype).split(AT_A_TIME)]
+            parts = [self._convolved(part, weight, bias) for part in frames.to(weight.dtype).split(at_a_time)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _convolved(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
