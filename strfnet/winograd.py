@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.splicing import Extension, Followed, extend, retract
+from strfnet.folding import CONVOLUTIONS
+from strfnet.splicing import Extension, Followed, extend, own_class, retract
 
 Network = TypeVar("Network", bound=nn.Module)
 POINTS = (0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)
@@ -41,9 +42,10 @@ def with_winograd(network: Network) -> Network | None:
 
 def suits(module: nn.Module) -> bool:
     """Whether Winograd's algorithm may stand in for this convolution."""
-    # A layer over time calls `_conv_forward` too, for its kernel over space, if it has one of its own.
+    # Known classes alone, as heirs may compute otherwise. Layers over time call `_conv_forward` for their part in space.
     return (
         isinstance(module, nn.Conv2d)
+        and own_class(module) in CONVOLUTIONS
         and module.weight.shape[2:] == (3, 3)
         and module.weight.dtype == torch.float32
         and module.weight.device.type == "cpu"

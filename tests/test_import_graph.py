@@ -27,7 +27,7 @@ MAY_READ = {
     "splicing": {"clip"},
     "inflation": {"clip", "layers", "splicing"},
     "folding": {"clip", "layers", "splicing"},
-    "winograd": {"splicing"},
+    "winograd": {"folding", "splicing"},
     "deployment": {"clip", "folding", "winograd"},
     "answering": set(),
     "exporting": {"__init__", "answering", "clip", "data", "files", "folding"},

@@ -107,6 +107,16 @@ def test_which_convolutions_it_suits(channels, arguments, suited):
     assert suits(nn.Conv2d(*channels, **{"kernel_size": 3, "padding": 1} | arguments)) is suited
 
 
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight - self.weight.mean(), self.bias, padding=1)
+
+
+def test_heirs_that_may_compute_otherwise_stay():
+    assert not suits(Standardized(WIDE, WIDE, 3, padding=1))
+    assert not suits(nn.utils.parametrizations.weight_norm(nn.Conv2d(WIDE, WIDE, 3, padding=1)))
+
+
 @pytest.mark.parametrize("kind", [C2D, P3DA, P3DB, P3DC, I3D])
 def test_layers_over_time_keep_what_they_do_over_time(kind, monkeypatch):
     monkeypatch.setattr(winograd, "FEWEST", 1)
