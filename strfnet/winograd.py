@@ -42,7 +42,7 @@ def with_winograd(network: Network) -> Network | None:
 
 def suits(module: nn.Module) -> bool:
     """Whether Winograd's algorithm may stand in for this convolution."""
-    # Known classes alone, as heirs may compute otherwise. Layers over time call `_conv_forward` for their part in space.
+    # Known classes alone, as heirs may compute otherwise; those of layers over time call `_conv_forward` for space.
     return (
         isinstance(module, nn.Conv2d)
         and own_class(module) in CONVOLUTIONS
