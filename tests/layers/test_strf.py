@@ -184,3 +184,25 @@ def test_a_narrow_feature_is_squeezed_to_one_channel_at_least():
 def test_units_must_be_a_list_of_different_names(units):
     with pytest.raises(ValueError, match=r"units must be some of .*, each once, got "):
         STRF(16, units=units)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_the_answer_order_and_clip_are_the_same(order, mode):
+    unit = wake(STRF(32)).double().eval()
+    for kernels in (torch.contiguous_format, torch.channels_last):
+        unit.to(memory_format=kernels)
+        clip = normal(2, 32, 3, 6, 4).contiguous(memory_format=order)
+        kept, expected = clip.clone(), unit(clip).detach()
+        with mode():
+            answer = unit(clip)
+        assert torch.equal(clip, kept)
+        torch.testing.assert_close(answer, expected, rtol=1e-12, atol=1e-12)
+        assert answer.stride() == expected.stride()
+
+
+def test_under_autocast_the_sum_keeps_the_type_of_the_clip():
+    unit = wake(STRF(32)).eval().to(memory_format=torch.channels_last)
+    clip = normal(1, 32, 3, 6, 4).float().contiguous(memory_format=torch.channels_last_3d)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert unit(clip).dtype == torch.float32
