@@ -1,6 +1,6 @@
 """Winograd's convolutions beside direct ones: time and error for the shapes of a ResNet-50 on frames of 256x128.
 
-    python benchmarks/winograd.py            # half a minute of one core
+    python benchmarks/winograd.py            # under a minute of one core
 
 In turns, on one thread, by process CPU time, median of nine rounds. The error is the largest difference from the
 float64 answer, as a share of the largest value. The widths below ``strfnet.winograd.FEWEST`` show why they are left
