@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -60,11 +59,12 @@ def refused(capsys, *argv):
 )
 def test_help_and_version_take_under_a_second_and_no_torch(words):
     code = f"import sys; from strfnet.cli import main; c = main({words!r}); sys.exit(c or 'torch' in sys.modules)"
-    began = time.monotonic()
+    before = os.times()
     process = start("-c", code, stdout=subprocess.PIPE)
     out, err = process.communicate()
+    after = os.times()
     assert process.returncode == 0 and err == "" and "strfnet" in out
-    assert time.monotonic() - began < 1
+    assert sum(after[2:4]) - sum(before[2:4]) < 1  # its processor time, however busy the machine is
 
 
 def test_version_is_the_package_s(capsys):
@@ -213,6 +213,6 @@ def test_ctrl_c_leaves_no_traceback_and_no_file(tmp_path, walkers):
     process = start("-m", "strfnet.cli", *call, stdout=subprocess.PIPE)
     assert "starts from" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, "", "strfnet: interrupted\n")
     assert not (tmp_path / "out").exists()

@@ -52,7 +52,8 @@ def go(where, at, call):
         answer = operation(*arguments, **named)
         if where == "slow":
             print("a part is there", flush=True)
-            time.sleep(at)
+            for _ in range(20 * at):  # in naps, as a signal that comes just before one is heard after it
+                time.sleep(0.05)
         return answer
 
     with pytest.MonkeyPatch.context() as patched:
