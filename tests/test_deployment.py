@@ -6,6 +6,7 @@ import pytest
 import torch
 from strategies import wake
 from torch import nn
+from torch.nn import functional
 
 import strfnet
 from strfnet.deployment import Deployed, optimize
@@ -167,6 +168,39 @@ def test_winograd_convolutions_are_kept_where_they_are_faster(monkeypatch, faste
     assert not any(isinstance(module, Winograd) for module in made.modules())
     for shape in (SHAPE, (1, 3, 5, 96, 40)):
         agree(deployed(clip(shape)), made(clip(shape)), 1e-5)
+
+
+class ReadsItsKernel(nn.Module):
+    """Convolves the first frame, and uses the kernel once more by itself."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.conv, self.use = nn.Conv2d(128, 128, 3, padding=1), use
+
+    def forward(self, clip):
+        return self.conv(clip[:, :, 0]) + self.use(self.conv.weight)
+
+
+@pytest.mark.parametrize(
+    ("use", "why"),
+    [
+        (lambda weight: weight.sum(), "ValueError: the tiled network answers a random clip"),
+        (lambda weight: functional.conv2d(torch.ones(1, 128, 3, 3), weight).sum(), "RuntimeError: "),
+    ],
+    ids=["number", "convolution"],
+)
+def test_a_network_that_reads_its_kernel_keeps_it_and_that_is_told(use, why):
+    torch.manual_seed(0)
+    made = ReadsItsKernel(use).eval()
+    with pytest.warns(UserWarning, match=r"without Winograd's algorithm \(" + why):
+        deployed = optimize(made, (1, 128, 1, 16, 16), compiled=False)
+    assert deployed.error < 1e-5 and not isinstance(deployed.folded.conv, Winograd)
+
+
+def test_winograd_convolutions_may_be_computed_in_another_type_than_the_network_s():
+    made = network("c2d_resnet18", torch.float64)
+    deployed = optimize(made, SHAPE, dtype=torch.float32, compiled=False)
+    assert deployed.error < 1e-5 and deployed(clip().double()).embedding.dtype == torch.float64
 
 
 def test_winograd_convolutions_are_compiled(monkeypatch):
