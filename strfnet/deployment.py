@@ -19,7 +19,7 @@ from strfnet.winograd import with_winograd
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.05, torch.float16: 0.02}
 # Forms are timed in three rounds, but none is begun after so many seconds: long calls need fewer. Winograd's
 # algorithm wins or loses by far, so less will do.
-ROUNDS, LONGEST, LONGEST_TRIAL = 3, 5.0, 1.0
+ROUNDS, LONGEST, LONGEST_TRIAL = 3, 3.0, 1.0
 
 
 def optimize(
@@ -54,20 +54,19 @@ def optimize(
     if len(clip_shape) != 5 or min(clip_shape) < 1:
         raise ValueError(f"clip_shape is {tuple(clip_shape)}, wanted {AXES} of at least 1 each")
     clip = torch.randn(tuple(clip_shape), generator=torch.Generator().manual_seed(0)).to(like)
-    original = copy.deepcopy(network).eval()
-    with torch.inference_mode():
-        answer = original(clip)
-    deployed = Deployed(_folded(network, clip, dtype), tuple(clip_shape), dtype)
-    deployed.error = _checked_error(deployed(clip), answer, dtype, "folded")
+    original = torch.inference_mode()(copy.deepcopy(network).eval())
+    deployed = Deployed(fold_norms(network, tuple(clip_shape)).to(dtype), tuple(clip_shape), dtype)
+    seconds, answers = _timed({"network": original, "folded": deployed}, clip, longest=LONGEST_TRIAL)
+    _checked_error(answers["folded"], answers["network"], dtype, "folded")
+    deployed = _tiled(deployed, clip, answers["network"], seconds["folded"])
     if compiled and (failure := deployed.compile_for(clip)):
         warnings.warn(f"not compiled ({failure}); batch norms are folded all the same", stacklevel=2)
-    elif compiled:
-        deployed.error = _checked_error(deployed(clip), answer, dtype, "compiled")
-    forms = dict.fromkeys(("folded", deployed.form))
-    runs = {form: partial(deployed.run, form) for form in forms}
-    deployed.seconds = _seconds({"network": torch.inference_mode()(original), **runs}, clip, longest=LONGEST)
+    runs = {form: partial(deployed.run, form) for form in dict.fromkeys(("folded", deployed.form))}
+    deployed.seconds, answers = _timed({"network": original, **runs}, clip, longest=LONGEST)
+    errors = {form: _checked_error(answers[form], answers["network"], dtype, form) for form in runs}
     for line in _kept(deployed):
         warnings.warn(line, stacklevel=2)
+    deployed.error = errors[deployed.form]
     return deployed
 
 
@@ -161,36 +160,36 @@ def _checked_error(answer: Any, expected: Any, dtype: torch.dtype, form: str) ->
     return error
 
 
-def _folded(network: nn.Module, clip: Tensor, dtype: torch.dtype) -> nn.Module:
-    """The network with its norms folded, and with Winograd's algorithm where that gives the same answer faster."""
-    folded = fold_norms(network, tuple(clip.shape)).to(dtype)
-    tiled = with_winograd(folded)
+def _tiled(deployed: Deployed, clip: Tensor, expected: Any, seconds: float) -> Deployed:
+    """``deployed`` with Winograd's algorithm, if that answers as ``expected`` in fewer ``seconds``; else itself."""
+    tiled = with_winograd(deployed.folded)
     if tiled is None:
-        return folded
-    taken, forms = clip.to(dtype), {"folded": torch.inference_mode()(folded), "tiled": torch.inference_mode()(tiled)}
+        return deployed
+    trial = Deployed(tiled, deployed.clip_shape, deployed.dtype)
     try:
-        _checked_error(forms["tiled"](taken), forms["folded"](taken), dtype, "tiled")
+        taken, answers = _timed({"tiled": trial}, clip, longest=LONGEST_TRIAL)
+        _checked_error(answers["tiled"], expected, deployed.dtype, "tiled")
     except Exception as error:  # of a network that reads kernels itself: they have another form now
         warnings.warn(f"without Winograd's algorithm ({_in_a_line(error)}); the rest is done", stacklevel=3)
-        return folded
-    seconds = _seconds(forms, taken, longest=LONGEST_TRIAL)
-    return tiled if seconds["tiled"] < seconds["folded"] else folded
+        return deployed
+    return trial if taken["tiled"] < seconds else deployed
 
 
-def _seconds(calls: Mapping[str, Callable[[Tensor], Any]], clip: Tensor, *, longest: float) -> dict[str, float]:
-    """The least of up to three calls of each, taken in turn; ``longest`` in seconds."""
-
-    def once(call: Callable[[Tensor], Any]) -> float:
-        start = time.perf_counter()
-        answer = call(clip)
-        _tensors(answer)[0].sum().item()  # waits until a device is done
-        return time.perf_counter() - start
-
+def _timed(
+    calls: Mapping[str, Callable[[Tensor], Any]], clip: Tensor, *, longest: float
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The least seconds of up to three calls of each, taken in turn, and their answers; ``longest`` in seconds."""
     rounds: list[dict[str, float]] = []
+    answers: dict[str, Any] = {}
     began = time.perf_counter()
     while not rounds or (len(rounds) < ROUNDS and time.perf_counter() - began < longest):
-        rounds.append({form: once(call) for form, call in calls.items()})
-    return {form: min(seconds[form] for seconds in rounds) for form in calls}
+        rounds.append({})
+        for form, call in calls.items():
+            start = time.perf_counter()
+            answers[form] = call(clip)
+            _tensors(answers[form])[0].sum().item()  # waits until a device is done
+            rounds[-1][form] = time.perf_counter() - start
+    return {form: min(seconds[form] for seconds in rounds) for form in calls}, answers
 
 
 def _kept(deployed: Deployed) -> list[str]:

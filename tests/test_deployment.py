@@ -10,8 +10,7 @@ from torch.nn import functional
 
 import strfnet
 from strfnet.deployment import Deployed, optimize
-from strfnet.folding import fold_norms
-from strfnet.winograd import Winograd, with_winograd
+from strfnet.winograd import Winograd
 
 SHAPE = (2, 3, 4, 64, 32)
 # Times on a busy machine are no matter here; what is told of them has a test of its own.
@@ -147,7 +146,8 @@ def test_long_calls_are_timed_less_often(longest, rounds):
 
     asked = []
     calls = {form: lambda x, form=form: asked.append(form) or x for form in ("network", "folded")}
-    assert set(deployment._seconds(calls, clip(), longest=longest)) == {"network", "folded"}
+    seconds, answers = deployment._timed(calls, clip(), longest=longest)
+    assert seconds.keys() == answers.keys() == calls.keys() and torch.equal(answers["folded"], clip())
     assert asked == ["network", "folded"] * rounds
 
 
@@ -155,13 +155,13 @@ def test_long_calls_are_timed_less_often(longest, rounds):
 def test_winograd_convolutions_are_kept_where_they_are_faster(monkeypatch, faster):
     from strfnet import deployment
 
-    original = deployment._seconds
-    known = {"folded": 2.0, "tiled": 1.0 if faster == "tiled" else 3.0}
-    monkeypatch.setattr(
-        deployment,
-        "_seconds",
-        lambda calls, x, **most: known if calls.keys() == known.keys() else original(calls, x, **most),
-    )
+    original = deployment._timed
+
+    def timed(calls, x, **most):
+        seconds, answers = original(calls, x, **most)
+        return seconds | {"tiled": -1.0 if faster == "tiled" else 1e9}, answers
+
+    monkeypatch.setattr(deployment, "_timed", timed)
     made = network("p3dc_resnet18")
     deployed = optimize(made, SHAPE, compiled=False)
     assert any(isinstance(module, Winograd) for module in deployed.folded.modules()) == (faster == "tiled")
@@ -206,7 +206,8 @@ def test_winograd_convolutions_may_be_computed_in_another_type_than_the_network_
 def test_winograd_convolutions_are_compiled(monkeypatch):
     from strfnet import deployment
 
-    monkeypatch.setattr(deployment, "_folded", lambda made, x, _: with_winograd(fold_norms(made, tuple(x.shape))))
+    original = deployment._tiled
+    monkeypatch.setattr(deployment, "_tiled", lambda plain, x, answer, _: original(plain, x, answer, 1e9))
     made = network("strf_p3dc_resnet18")
     deployed = optimize(made, SHAPE)
     deployed.form = "compiled"
@@ -241,10 +242,11 @@ class Shared(nn.Module):
         return self.norm(y) + y
 
 
-def test_a_network_that_cannot_be_folded_is_refused_rather_than_changed():
+def test_a_network_that_cannot_be_folded_is_refused_rather_than_changed(monkeypatch):
+    monkeypatch.delattr(Deployed, "compile_for")  # before a minute is spent on that
     made = strfnet.inflate(wake(Shared()).eval(), places=[], unit=None)
     with pytest.raises(ValueError, match=r"the folded network answers a random clip .* of the largest value away"):
-        optimize(made, (1, 3, 2, 8, 8), compiled=False)
+        optimize(made, (1, 3, 2, 8, 8))
 
 
 @pytest.mark.parametrize(
