@@ -120,15 +120,20 @@ class Deployed(nn.Module):
         from torch._dynamo import lookup_backend
         from torch._inductor import config
 
-        frozen = False
+        seen = frozen = False
 
         def freeze(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+            nonlocal seen
+            seen = True
             if frozen:  # PyTorch wants to compile again, and this time would not freeze the weights
                 self._tell("calls under other settings, such as another number of threads,")
                 return graph.forward
             return lookup_backend("inductor")(graph, inputs)
 
-        compiled: Any = torch.compile(self.folded, backend=freeze, dynamic=False)
+        # Isolated, as networks of one class share their code, and PyTorch compiles no code more than eight times.
+        compiled: Any = torch.compile(  # type: ignore[call-overload]  # its overloads lack the last argument
+            self.folded, backend=freeze, dynamic=False, isolate_recompiles=True
+        )
         self._compiled = compiled.__call__
         try:
             with config.patch(freezing=True):
@@ -136,6 +141,9 @@ class Deployed(nn.Module):
         except Exception as error:  # whatever stops a compiler: none there, no room, an operator unknown to it
             self._compiled = self.folded.__call__
             return _in_a_line(getattr(error, "inner_exception", error))
+        if not seen:
+            self._compiled = self.folded.__call__
+            return "PyTorch went by it; TORCH_LOGS=dynamo tells why"
         frozen, self.form = True, "compiled"
         return None
 

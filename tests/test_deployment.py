@@ -140,6 +140,18 @@ def test_without_a_compiler_norms_are_folded_and_that_is_told(monkeypatch):
     agree(deployed(clip()), network("c2d_resnet8")(clip()), 1e-5)
 
 
+def test_what_pytorch_goes_by_is_not_called_compiled():
+    with torch.compiler.set_stance("force_eager"), pytest.warns(UserWarning, match=r"not compiled \(PyTorch went by"):
+        deployed = optimize(network("c2d_resnet8"), SHAPE)
+    assert deployed.form == "folded" and "compiled" not in deployed.seconds
+
+
+def test_more_networks_of_one_class_are_compiled_than_pytorch_compiles_one_code():
+    with torch._dynamo.config.patch(recompile_limit=1):
+        deployed = [optimize(network("c2d_resnet8"), (1, 3, 1, 16, 8)) for _ in range(2)]
+    assert all("compiled" in each.seconds for each in deployed)
+
+
 @pytest.mark.parametrize(("longest", "rounds"), [(0.0, 1), (1e9, 3)])
 def test_long_calls_are_timed_less_often(longest, rounds):
     from strfnet import deployment
