@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from tiny_runs import TINY, network_for, objective_for, tiny_recipe, walkers
 from torch import nn
 
@@ -26,14 +25,6 @@ from strfnet.training.resume import read_weights
 from strfnet.training.shelf import checkpoints, describe
 from strfnet.training.steps import Diverged, identity_labels, train
 from strfnet.training.stopping import Stopped
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps the first settings of a process for good."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def run(folder, network=None, objective=None, evaluate=None, data=None, progress=False, **changes):
