@@ -27,7 +27,8 @@ EAGER = {1: dict.fromkeys(NETWORKS, 1.0) | {"nvan_{}": 1.1, "ste_nvan_{}": 1.1},
 DEPLOYED = {1: dict.fromkeys(NETWORKS, 1.2) | {"nvan_{}": 1.3, "ste_nvan_{}": 1.4}, 4: {"ste_nvan_{}": 1.9}}
 SHARE = dict.fromkeys(NETWORKS, 0.85) | {"nvan_{}": 0.76, "ste_nvan_{}": 0.80, "nvan_temporal_{}": 0.80}
 STEP = {"p3dc_{}": (1.1, 2.2), "nvan_{}": (1.1, 1.8), "ste_nvan_{}": (1.2, 2.4)}
-HALF, PRICE = 2.3, 1.03
+HALF = 2.3
+PRICED, PRICE = "p3dc_{}", 1.03  # timed with STRF too, at batch 1, and how many times as long that may take
 ERROR, HALF_ERROR, GRADIENT_ERROR = 1e-5, 1.5e-2, 1e-8
 
 
@@ -105,7 +106,10 @@ def normal(settings: Settings, *shape: int, seed: int = 1) -> Tensor:
 
 
 def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
-    """One network, eager and deployed, against the published computation and, at batch 1, the roof; bfloat16 then."""
+    """One network, eager and deployed, against the published computation and, at batch 1, the roof; bfloat16 then.
+
+    Of P3D-C also what STRF adds to it.
+    """
     from strfnet.deployment import optimize
 
     case = f"{form.format(settings.depth)}, batch {batch}"
@@ -118,6 +122,10 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
         deployed = networks["deployed"] = optimize(network, shape)
         told = f"deployed: {deployed.form}; by its own check it differs"
         figures.append(Figure(case, told, deployed.error))
+    priced = form == PRICED and batch == 1 and settings.judged
+    if priced:
+        with_strf = awake(f"strf_{form.format(settings.depth)}", settings)
+        networks |= {"eager with STRF": with_strf, "deployed with STRF": optimize(with_strf, shape)}
     probed = probes(device=settings.device) if batch == 1 else {}
     with torch.inference_mode():
         answers = {name: each(clip).embedding for name, each in networks.items()}
@@ -132,6 +140,9 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
         figures.append(Figure(case, f"{name}: output differs", apart, goal=ERROR, at_most=True))
         ratio, goal = timings.ratio("published", name), settings.judge(goals.get(form))
         figures.append(Figure.spread(case, f"{name}: published takes", ratio, "x", goal=goal))
+        if priced:
+            ratio = timings.ratio(f"{name} with STRF", name)
+            figures.append(Figure.spread(case, f"{name}: with STRF takes", ratio, "x", goal=PRICE, at_most=True))
     if batch == 1:
         figures += _of_the_roof(case, form, network, timings, best(timings, probed), settings)
         if settings.half is settings or form in TRAINED:
@@ -230,24 +241,3 @@ def gradients_differ(network: Any, settings: Settings) -> float:
         ((ours[name].view_as(gradient) - gradient).abs().max() / gradient.abs().max().clamp(min=least)).item()
         for name, gradient in expected.items()
     )
-
-
-def price(settings: Settings) -> list[Figure]:
-    """What STRF adds to the time of P3D-C, eager and deployed."""
-    from strfnet.deployment import optimize
-
-    case, shape = f"strf_p3dc_{settings.depth}, batch 1", settings.clip_shape(1)
-    networks: dict[str, Any] = {}
-    for name in ("p3dc", "strf_p3dc"):
-        network = awake(f"{name}_{settings.depth}", settings)
-        networks |= {f"{name}, eager": network, f"{name}, deployed": optimize(network, shape)}
-    clip = normal(settings, *shape)
-    with torch.inference_mode():
-        calls = {name: partial(each, clip) for name, each in networks.items()}
-        timings = in_turn(calls, rounds=settings.rounds, device=settings.device)
-    figures = []
-    for way in ("eager", "deployed"):
-        ratio = timings.ratio(f"strf_p3dc, {way}", f"p3dc, {way}")
-        goal = settings.judge(PRICE)
-        figures.append(Figure.spread(case, f"{way}: times p3dc", ratio, "x", goal=goal, at_most=True))
-    return figures + [Figure.spread(case, name, timings.of(name), "s") for name in calls]

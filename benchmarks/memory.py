@@ -4,7 +4,7 @@
 
 Each figure is taken in a fresh process: resident memory at its peak during one inference, or one step of training
 (forward and backward), less what was resident before, inputs and weights included there. Large buffers are given
-back at once (MALLOC_MMAP_THRESHOLD_), so resident memory is live memory. Linux only. The published computation is
+back at once (malloc's M_MMAP_THRESHOLD), so resident memory is live memory. Linux only. The published computation is
 left out at 64 frames, where one matrix takes 4 GiB, and so is NVAN, for its time. Exits 1 if a goal is missed.
 """
 
@@ -12,10 +12,10 @@ import argparse
 import ctypes
 import json
 import math
-import os
-import subprocess
+import multiprocessing
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from figures import Figure, dumped, table
@@ -28,6 +28,7 @@ from strfnet import NonLocalBlock
 CHANNELS, HEIGHT, WIDTH = 512, 32, 16
 SHARES = {"strfnet": {8: 0.18, 32: 0.05}, "nvan, strfnet": {8: 0.35}}
 OF = {"strfnet": "explicit", "nvan, strfnet": "nvan, published"}
+M_MMAP_THRESHOLD, LARGE = -3, 256 * 1024  # of <malloc.h>; bytes that are given back at once
 MOST_MIB, EXPONENT = 250, 1.0  # of the block at 64 frames, and of its growth
 TRAINING, TRAINING_EXPONENT = "strfnet, training", 1.05  # linear, but for what does not grow
 
@@ -52,6 +53,8 @@ def measure(subject: str, frames: int) -> float:
     """MiB that one pass adds at its peak; changes this process, so run it in a fresh one."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, LARGE)
     training = subject == TRAINING
     network = SUBJECTS[subject]().train(training)
     clip = torch.randn(1, 3, frames, 256, 128)
@@ -67,7 +70,7 @@ def measure(subject: str, frames: int) -> float:
     with torch.inference_mode(not training):
         once(clip[:, :, :1].clone())
         network.zero_grad()
-        ctypes.CDLL(None).malloc_trim(0)
+        libc.malloc_trim(0)
         with open("/proc/self/clear_refs", "w") as peak:
             peak.write("5")
         before = resident("VmRSS")
@@ -76,11 +79,11 @@ def measure(subject: str, frames: int) -> float:
 
 
 def measured_afresh(subject: str, frames: int) -> float:
-    """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--measure", subject, str(frames)]
-    setting = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
-    done = subprocess.run(command, env=setting, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout)
+    """`measure` in a process of its own, forked from one that has imported this file and done nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["memory"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, subject, frames).result()
 
 
 def figures(*, judged: bool = True) -> list[Figure]:
@@ -112,11 +115,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="figures as JSON")
     parser.add_argument("--quick", action="store_true", help="eight frames only; nothing judged")
-    parser.add_argument("--measure", nargs=2, metavar=("SUBJECT", "FRAMES"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.measure:
-        print(measure(given.measure[0], int(given.measure[1])))
-        return 0
     rows = figures(judged=not given.quick)
     print(json.dumps({"figures": dumped(rows)}, indent=2) if given.json else table(rows))
     return 0 if all(row.reached is not False for row in rows) else 1

@@ -7,7 +7,7 @@
     python benchmarks/speed.py --peers ../STE-NVAN             # that code itself too, with the same weights
     python benchmarks/speed.py --from docs/data/speed.json --page docs/performance.md
 
-Every case runs in a process of its own, on one thread, those of the block and STRF's one at a time. In it the
+Every case runs in a process of its own, on one thread, a few that hang on memory one at a time. In it the
 variants take turns: the published computation as restated in restatements.py, our eager network, the deployed one
 (`strfnet.deployment.optimize`; at batch 4 where it has a goal), and the probes of the roof. Answers are compared
 before times are taken. What counts is process CPU time, or on a GPU (`--device cuda`) the time between device events.
@@ -30,12 +30,13 @@ from typing import Any
 import memory
 import torch
 from blocks import FORMS, GROWTH, block, growth
-from cases import FOUR, NETWORKS, QUICK, TRAINED, Settings, inference, price, training
+from cases import FOUR, NETWORKS, QUICK, TRAINED, Settings, inference, training
 from figures import Figure, dumped, figures_of, markdown, minutes, put, table
 
 Case = Callable[[], list[Figure]]
-# The times of the block and of what STRF adds hang on the way to memory, which neighbours share: one at a time.
-ALONE = (*FORMS, "price of STRF")
+# The times of the block, of what STRF adds and of STE-NVAN's small maps hang on the way to memory, which neighbours
+# share: one at a time.
+ALONE = (*FORMS, "p3dc_resnet50, batch 1", "ste_nvan_resnet50, training")
 LONGEST = ("memory", "training", "batch 4")
 
 
@@ -52,7 +53,6 @@ def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
     for form in TRAINED:
         named[f"{form.format(settings.depth)}, training"] = partial(training, form, settings)
     if settings.judged:
-        named["price of STRF"] = partial(price, settings)
         named |= {f"growth of {subject}": partial(growth, subject, settings) for subject in GROWTH}
     if settings.device == "cuda":
         import cuda_cases

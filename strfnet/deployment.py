@@ -74,7 +74,8 @@ class Deployed(nn.Module):
     """What `optimize` returns: called as the network is, always in inference mode.
 
     Clips of another shape than ``clip_shape`` are answered with folded norms only, as are calls under other
-    settings than it was compiled under, such as another number of threads. The first such call warns.
+    settings than it was compiled under, such as another number of threads. The first such call warns. Its weights
+    and their type are settled. Copies and pickles of it are not compiled, until `compile_for` is called on them.
 
     Attributes:
         form: "compiled" or "folded": by which clips of ``clip_shape`` are answered.
@@ -99,6 +100,27 @@ class Deployed(nn.Module):
         if mode:
             raise ValueError("mode is True, but a deployed network cannot be trained; train the one it came from")
         return super().train(False)
+
+    def load_state_dict(self, *_: Any, **__: Any) -> Any:
+        """Raises: ValueError: compiled weights are frozen."""
+        raise ValueError("a deployed network's weights are settled; load them into the network and optimize that")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Deployed":
+        if (asked := fn(torch.empty(0, dtype=self.dtype)).dtype) != self.dtype:
+            raise ValueError(
+                f"a network deployed in {self.dtype} cannot change to {asked}; optimize it with dtype={asked}"
+            )
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made of: compiled code stays here."""
+        if self.form == "compiled":
+            warnings.warn("a copy of a deployed network is not compiled; compile_for(clip) does that", stacklevel=2)
+        return {**super().__getstate__(), "form": "folded", "_compiled": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._compiled = self.folded.__call__
 
     def forward(self, clip: Tensor) -> Any:
         check_clip(clip, name="clip")

@@ -1,5 +1,7 @@
 """Deployed networks answer as their originals do, and say whatever is not as it was asked for."""
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -240,6 +242,40 @@ def test_what_is_no_faster_is_not_kept_and_is_told():
     assert lines[1].startswith("torch.bfloat16 is slower on this machine than the network as it was")
     deployed.form, deployed.seconds = "compiled", {"network": 1.0, "folded": 0.9, "compiled": 0.8}
     assert _kept(deployed) == [] and deployed.form == "compiled"
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["copy", "pickle"]
+)
+def test_a_copy_is_not_compiled_until_it_is_asked_to_and_that_is_told(compiled, copied):
+    deployed, made = compiled
+    with pytest.warns(UserWarning, match="a copy of a deployed network is not compiled"):
+        twin = copied(deployed)
+    assert (deployed.form, twin.form, twin.seconds, twin.error) == (
+        "compiled",
+        "folded",
+        deployed.seconds,
+        deployed.error,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agree(twin(clip()), made(clip()), 1e-5)
+        assert twin.compile_for(clip()) is None and twin.form == "compiled"
+        agree(twin(clip()), made(clip()), 1e-5)
+        assert not copied(Deployed(made, SHAPE, torch.float32)).training
+
+
+def test_weights_and_their_type_are_settled(compiled):
+    deployed, made = compiled
+    with pytest.raises(ValueError, match="weights are settled; load them into the network and optimize that"):
+        deployed.load_state_dict(deployed.state_dict())
+    for changed in (deployed.double, deployed.half, lambda: deployed.to(torch.bfloat16)):
+        with pytest.raises(
+            ValueError, match=r"deployed in torch.float32 cannot change to .*; optimize it with dtype="
+        ):
+            changed()
+    assert deployed.to("cpu") is deployed.float() is deployed
+    agree(deployed(clip()), made(clip()), 1e-5)
 
 
 class Shared(nn.Module):

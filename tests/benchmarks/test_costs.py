@@ -1,6 +1,6 @@
 """The cost benchmarks, run as a user runs them."""
 
-import importlib.util
+import importlib
 import json
 import shutil
 import subprocess
@@ -66,9 +66,7 @@ def test_published_figures_say_that_accuracies_were_not_run():
 
 def test_the_memory_of_the_block_stays_within_its_goals(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    spec = importlib.util.spec_from_file_location("memory", BENCHMARKS / "memory.py")
-    memory = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(memory)
+    memory = importlib.import_module("memory")
     short = memory.measured_afresh("strfnet", 8)
     assert short <= 0.25 * memory.measured_afresh("explicit", 8)
     assert memory.measured_afresh("strfnet", 32) <= 4 * short  # a growth exponent of 1

@@ -141,11 +141,15 @@ def test_bfloat16_that_is_emulated_is_not_compiled(rooms, monkeypatch, emulated)
     assert asked == {torch.float32: True, torch.bfloat16: not emulated}
 
 
-def test_strf_has_a_price(rooms):
-    rows = by_quantity(rooms.cases.price(rooms.settings))
-    assert rows["eager: times p3dc"].at_most and rows["eager: times p3dc"].goal == 1.03
-    ratio = rows["strf_p3dc, eager"].value / rows["p3dc, eager"].value
-    assert rows["eager: times p3dc"].value == pytest.approx(ratio)
+def test_strf_has_a_price(rooms, monkeypatch):
+    monkeypatch.setattr(rooms.cases, "probes", lambda device: importlib.import_module("roof").probes(channels=8))
+    rows = by_quantity(rooms.cases.inference("p3dc_{}", 1, rooms.settings))
+    for name in ("eager", "deployed"):
+        price = rows[f"{name}: with STRF takes"]
+        assert price.at_most and price.goal == 1.03
+        assert price.value == pytest.approx(rows[f"{name} with STRF"].value / rows[name].value)
+    settings = dataclasses.replace(rooms.settings, judged=False)
+    assert not any("STRF" in name for name in by_quantity(rooms.cases.inference("p3dc_{}", 1, settings)))
 
 
 def test_every_part_of_a_network_matters(rooms):
