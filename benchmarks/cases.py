@@ -154,7 +154,10 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
 def _in_bfloat16(
     case: str, network: nn.Module, published: nn.Module, settings: Settings, *, compiled: bool
 ) -> list[Figure]:
-    """Deployment in bfloat16 against the published computation in float32; not compiled where that is emulated."""
+    """Deployment in bfloat16 against the published computation in float32.
+
+    Not compiled where that is emulated; there `optimize` stays with float32, and the figure says so.
+    """
     from strfnet.deployment import optimize
 
     shape = settings.clip_shape(1)
@@ -165,7 +168,7 @@ def _in_bfloat16(
         timings = in_turn(calls, rounds=settings.rounds, device=settings.device, shortest=0)
     ratio = timings.ratio("published", "bfloat16")
     return [
-        Figure(case, f"bfloat16: {half.form}; by its own check it differs", half.error),
+        Figure(case, f"bfloat16: {half.form}, in {half.dtype}; by its own check it differs", half.error),
         Figure(case, "bfloat16: output differs", apart, goal=HALF_ERROR, at_most=True),
         Figure.spread(case, "bfloat16: published takes", ratio, "x", goal=settings.judge(HALF)),
     ]

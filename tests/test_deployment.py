@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import strfnet
+from strfnet import deployment
 from strfnet.deployment import Deployed, optimize
 from strfnet.winograd import Winograd
 
@@ -121,7 +122,24 @@ def test_folded_norms_alone(name):
         agree(deployed(clip(shape)), made(clip(shape)), 1e-5)
 
 
-def test_in_bfloat16_the_answer_has_the_type_of_the_clip():
+@pytest.fixture
+def timed(monkeypatch):
+    """Says how many seconds each form is to have taken in what follows, whatever the clock said."""
+
+    def settle(**known):
+        measured = deployment._timed
+
+        def timed(calls, x, **most):
+            seconds, answers = measured(calls, x, **most)
+            return {form: known.get(form, taken) for form, taken in seconds.items()}, answers
+
+        monkeypatch.setattr(deployment, "_timed", timed)
+
+    return settle
+
+
+def test_in_bfloat16_the_answer_has_the_type_of_the_clip(timed):
+    timed(network=2.0, folded=1.0)
     made = network("p3dc_resnet8")
     deployed = optimize(made, SHAPE, dtype=torch.bfloat16, compiled=False)
     assert next(deployed.folded.parameters()).dtype == torch.bfloat16
@@ -129,6 +147,24 @@ def test_in_bfloat16_the_answer_has_the_type_of_the_clip():
     assert answer.embedding.dtype == torch.float32
     assert 1e-4 < deployed.error < 0.05
     agree(answer, made(clip()), 0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_narrower_type_that_is_slower_is_given_up_and_that_is_told(timed, dtype):
+    timed(network=1.0, folded=2.0)
+    made = network("p3dc_resnet8")
+    with pytest.warns(
+        UserWarning, match=rf"torch.float32 is kept: {dtype} is slower .*network 1000.0 ms, folded 2000"
+    ):
+        deployed = optimize(made, SHAPE, dtype=dtype, compiled=False)
+    assert deployed.dtype == torch.float32 and deployed.error < 1e-5
+    agree(deployed(clip()), made(clip()), 1e-5)
+
+
+def test_a_wider_type_is_kept_however_slow(timed):
+    timed(network=1.0, folded=2.0)
+    deployed = optimize(network("p3dc_resnet8"), SHAPE, dtype=torch.float64, compiled=False)
+    assert deployed.dtype == torch.float64
 
 
 def test_without_a_compiler_norms_are_folded_and_that_is_told(monkeypatch):
@@ -156,8 +192,6 @@ def test_more_networks_of_one_class_are_compiled_than_pytorch_compiles_one_code(
 
 @pytest.mark.parametrize(("longest", "rounds"), [(0.0, 1), (1e9, 3)])
 def test_long_calls_are_timed_less_often(longest, rounds):
-    from strfnet import deployment
-
     asked = []
     calls = {form: lambda x, form=form: asked.append(form) or x for form in ("network", "folded")}
     seconds, answers = deployment._timed(calls, clip(), longest=longest)
@@ -166,16 +200,8 @@ def test_long_calls_are_timed_less_often(longest, rounds):
 
 
 @pytest.mark.parametrize("faster", ["folded", "tiled"])
-def test_winograd_convolutions_are_kept_where_they_are_faster(monkeypatch, faster):
-    from strfnet import deployment
-
-    original = deployment._timed
-
-    def timed(calls, x, **most):
-        seconds, answers = original(calls, x, **most)
-        return seconds | {"tiled": -1.0 if faster == "tiled" else 1e9}, answers
-
-    monkeypatch.setattr(deployment, "_timed", timed)
+def test_winograd_convolutions_are_kept_where_they_are_faster(timed, faster):
+    timed(tiled=-1.0 if faster == "tiled" else 1e9)
     made = network("p3dc_resnet18")
     deployed = optimize(made, SHAPE, compiled=False)
     assert any(isinstance(module, Winograd) for module in deployed.folded.modules()) == (faster == "tiled")
@@ -217,11 +243,8 @@ def test_winograd_convolutions_may_be_computed_in_another_type_than_the_network_
     assert deployed.error < 1e-5 and deployed(clip().double()).embedding.dtype == torch.float64
 
 
-def test_winograd_convolutions_are_compiled(monkeypatch):
-    from strfnet import deployment
-
-    original = deployment._tiled
-    monkeypatch.setattr(deployment, "_tiled", lambda plain, x, answer, _: original(plain, x, answer, 1e9))
+def test_winograd_convolutions_are_compiled(timed):
+    timed(tiled=-1.0)
     made = network("strf_p3dc_resnet18")
     deployed = optimize(made, SHAPE)
     deployed.form = "compiled"
@@ -232,16 +255,14 @@ def test_winograd_convolutions_are_compiled(monkeypatch):
 
 
 def test_what_is_no_faster_is_not_kept_and_is_told():
-    from strfnet.deployment import _kept
-
     deployed = Deployed(network("c2d_resnet8"), SHAPE, torch.bfloat16)
     deployed.form, deployed.seconds = "compiled", {"network": 1.0, "folded": 2.0, "compiled": 3.0}
-    lines = _kept(deployed)
+    lines = deployment._kept(deployed)
     assert deployed.form == "folded"
     assert lines[0].startswith("compiling did not help (network 1000.0 ms, folded 2000.0 ms, compiled 3000.0 ms)")
     assert lines[1].startswith("torch.bfloat16 is slower on this machine than the network as it was")
     deployed.form, deployed.seconds = "compiled", {"network": 1.0, "folded": 0.9, "compiled": 0.8}
-    assert _kept(deployed) == [] and deployed.form == "compiled"
+    assert deployment._kept(deployed) == [] and deployed.form == "compiled"
 
 
 @pytest.mark.parametrize(
