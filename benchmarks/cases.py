@@ -122,10 +122,6 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
         deployed = networks["deployed"] = optimize(network, shape)
         told = f"deployed: {deployed.form}; by its own check it differs"
         figures.append(Figure(case, told, deployed.error))
-    priced = form == PRICED and batch == 1 and settings.judged
-    if priced:
-        with_strf = awake(f"strf_{form.format(settings.depth)}", settings)
-        networks |= {"eager with STRF": with_strf, "deployed with STRF": optimize(with_strf, shape)}
     probed = probes(device=settings.device) if batch == 1 else {}
     with torch.inference_mode():
         answers = {name: each(clip).embedding for name, each in networks.items()}
@@ -140,15 +136,32 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
         figures.append(Figure(case, f"{name}: output differs", apart, goal=ERROR, at_most=True))
         ratio, goal = timings.ratio("published", name), settings.judge(goals.get(form))
         figures.append(Figure.spread(case, f"{name}: published takes", ratio, "x", goal=goal))
-        if priced:
-            ratio = timings.ratio(f"{name} with STRF", name)
-            figures.append(Figure.spread(case, f"{name}: with STRF takes", ratio, "x", goal=PRICE, at_most=True))
+    if form == PRICED and batch == 1 and settings.judged:
+        figures += _price(case, form, networks, settings)
     if batch == 1:
         figures += _of_the_roof(case, form, network, timings, best(timings, probed), settings)
         if settings.half is settings or form in TRAINED:
             fast = settings.half is settings
             figures += _in_bfloat16(case, network, networks["published"], settings.half, compiled=fast)
     return figures + [Figure.spread(case, name, timings.of(name), "s") for name in timings.seconds]
+
+
+def _price(case: str, form: str, networks: dict[str, Any], settings: Settings) -> list[Figure]:
+    """What STRF adds to a network's time: hundredths, so there are three times as many rounds, of these alone."""
+    from strfnet.deployment import optimize
+
+    shape = settings.clip_shape(1)
+    clip, with_strf = normal(settings, *shape), awake(f"strf_{form.format(settings.depth)}", settings)
+    priced = {name: networks[name] for name in ("eager", "deployed")}
+    priced |= {"eager with STRF": with_strf, "deployed with STRF": optimize(with_strf, shape)}
+    calls = {name: partial(priced[name], clip) for name in sorted(priced)}  # what is compared stands side by side
+    with torch.inference_mode():
+        timings = in_turn(calls, rounds=3 * settings.rounds, device=settings.device, shortest=0)
+    figures = []
+    for way in ("eager", "deployed"):
+        ratio = timings.ratio(f"{way} with STRF", way)
+        figures.append(Figure.spread(case, f"{way}: with STRF takes", ratio, "x", goal=PRICE, at_most=True))
+    return figures
 
 
 def _in_bfloat16(

@@ -17,12 +17,12 @@ goal is missed.
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,26 +68,31 @@ def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
     return named
 
 
-def run_one(case: Case) -> list[Figure]:
-    """A case in this process, on one thread, without TF32."""
+def run_one(name: str, settings: Settings, peers: Path | None) -> list[Figure]:
+    """A case in this process, from now on silent, on one thread, without TF32."""
+    with open(os.devnull, "w") as nowhere:
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return case()
+    return cases(settings, peers)[name]()
 
 
-def run_apart(name: str, arguments: list[str]) -> dict[str, Any]:
-    """A case in a process of its own: its figures as plain values, and the seconds that it took.
+def run_apart(name: str, settings: Settings, peers: Path | None = None) -> dict[str, Any]:
+    """A case in a process of its own, forked from one that has only imported what it needs.
 
-    Raises: RuntimeError with the end of what it said if it fails.
+    Returns its figures as plain values, and the seconds that it took. Raises: RuntimeError if it fails.
     """
     began = time.monotonic()
-    command = [sys.executable, __file__, *arguments, "--case", name]
-    setting = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=setting, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the case {name!r} failed: {done.stderr[-2000:]}")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["speed", "torch._inductor.compile_fx"])
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            figures = pool.submit(run_one, name, settings, peers).result()
+    except Exception as error:
+        raise RuntimeError(f"the case {name!r} failed: {error!r}") from error
     print(f"{name}: done", file=sys.stderr)
-    return {"seconds": time.monotonic() - began, "figures": json.loads(done.stdout.splitlines()[-1])}
+    return {"seconds": time.monotonic() - began, "figures": dumped(figures)}
 
 
 def begun(file: Path | None, told: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +125,6 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG: growth with T, networks under the roof")
     parser.add_argument("--from", type=Path, dest="stored", metavar="FILE", help="show a stored run; measure nothing")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the table into a page")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is no CUDA GPU here")
@@ -132,20 +136,16 @@ def main() -> int:
             named = cases(settings, given.peers)
         except ValueError as error:
             parser.error(str(error))
-        if given.case:
-            print(json.dumps(dumped(run_one(named[given.case]))))
-            return 0
         chosen = [name for name in named if not given.only or any(part in name for part in given.only)]
         if not chosen:
             parser.error(f"--only {' '.join(given.only)} is in none of: {'; '.join(named)}")
-        arguments = ["--device", given.device, *(["--quick"] if given.quick else [])]
-        arguments += ["--peers", str(given.peers)] if given.peers else []
+        apart = partial(run_apart, settings=settings, peers=given.peers)
         record = begun(given.json, {"machine": machine(given.device), "settings": str(settings), "jobs": given.jobs})
         together, alone = ([name for name in chosen if (name in ALONE) == by_itself] for by_itself in (False, True))
         together.sort(key=lambda name: not name.endswith(LONGEST))  # the longest first, or a core waits for them
         for group, jobs in ((together, 1 if given.device == "cuda" else given.jobs), (alone, 1)):
             with ThreadPoolExecutor(jobs) as pool:
-                for name, done in zip(group, pool.map(partial(run_apart, arguments=arguments), group), strict=True):
+                for name, done in zip(group, pool.map(apart, group), strict=True):
                     record["cases"][name] = done
                     record["cases"] = {case: record["cases"][case] for case in named if case in record["cases"]}
                     if given.json:

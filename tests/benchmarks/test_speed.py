@@ -146,8 +146,7 @@ def test_strf_has_a_price(rooms, monkeypatch):
     rows = by_quantity(rooms.cases.inference("p3dc_{}", 1, rooms.settings))
     for name in ("eager", "deployed"):
         price = rows[f"{name}: with STRF takes"]
-        assert price.at_most and price.goal == 1.03
-        assert price.value == pytest.approx(rows[f"{name} with STRF"].value / rows[name].value)
+        assert price.at_most and price.goal == 1.03 and price.least < price.value < price.most
     settings = dataclasses.replace(rooms.settings, judged=False)
     assert not any("STRF" in name for name in by_quantity(rooms.cases.inference("p3dc_{}", 1, settings)))
 
@@ -284,8 +283,8 @@ def test_wrong_calls_are_told_what_there_is(rooms, tmp_path, monkeypatch, capsys
 
 
 def test_a_case_that_fails_is_named(rooms):
-    with pytest.raises(RuntimeError, match="the case 'no such case' failed"):
-        rooms.speed.run_apart("no such case", ["--quick"])
+    with pytest.raises(RuntimeError, match="the case 'no such case' failed: KeyError"):
+        rooms.speed.run_apart("no such case", rooms.settings)
 
 
 STE = """
