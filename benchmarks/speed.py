@@ -34,9 +34,8 @@ from cases import FOUR, NETWORKS, QUICK, TRAINED, Settings, inference, training
 from figures import Figure, dumped, figures_of, markdown, minutes, put, table
 
 Case = Callable[[], list[Figure]]
-# The times of the block, of what STRF adds and of STE-NVAN's small maps hang on the way to memory, which neighbours
-# share: one at a time.
-ALONE = (*FORMS, "p3dc_resnet50, batch 1", "ste_nvan_resnet50, training")
+# The times of the block and of what STRF adds hang on the way to memory, which neighbours share: one at a time.
+ALONE = (*FORMS, "p3dc_resnet50, batch 1")
 LONGEST = ("memory", "training", "batch 4")
 
 

@@ -17,9 +17,8 @@ from strfnet.winograd import with_winograd
 
 # How far an answer may be from the network's own, as a share of its largest value.
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.05, torch.float16: 0.02}
-# Forms are timed in three rounds, but none is begun after so many seconds: long calls need fewer. Winograd's
-# algorithm wins or loses by far, so less will do.
-ROUNDS, LONGEST, LONGEST_TRIAL = 3, 3.0, 1.0
+# Calls are timed in three rounds, long ones in fewer: when so many seconds have passed no more is begun.
+ROUNDS, LONGEST = 3, 1.0
 
 
 def optimize(
@@ -64,7 +63,7 @@ def optimize(
     if compiled and (failure := deployed.compile_for(clip)):
         warnings.warn(f"not compiled ({failure}); batch norms are folded all the same", stacklevel=2)
     runs = {form: partial(deployed.run, form) for form in dict.fromkeys(("folded", deployed.form))}
-    deployed.seconds, answers = _timed({"network": original, **runs}, clip, longest=LONGEST)
+    deployed.seconds, answers = _timed({"network": original, **runs}, clip, least=2)
     errors = {form: _checked_error(answers[form], answers["network"], deployed.dtype, form) for form in runs}
     for line in _kept(deployed):
         warnings.warn(line, stacklevel=2)
@@ -199,7 +198,7 @@ def _folded(
     """The network with its norms folded; seconds of one call of "network" and "folded"; the original's answer."""
     shape = tuple(clip.shape)
     deployed = Deployed(fold_norms(network, shape).to(dtype), shape, dtype)
-    seconds, answers = _timed({"network": original, "folded": deployed}, clip, longest=LONGEST_TRIAL)
+    seconds, answers = _timed({"network": original, "folded": deployed}, clip)
     _checked_error(answers["folded"], answers["network"], dtype, "folded")
     return deployed, seconds, answers["network"]
 
@@ -211,7 +210,7 @@ def _tiled(deployed: Deployed, clip: Tensor, expected: Any, seconds: float) -> D
         return deployed
     trial = Deployed(tiled, deployed.clip_shape, deployed.dtype)
     try:
-        taken, answers = _timed({"tiled": trial}, clip, longest=LONGEST_TRIAL)
+        taken, answers = _timed({"tiled": trial}, clip)
         _checked_error(answers["tiled"], expected, deployed.dtype, "tiled")
     except Exception as error:  # of a network that reads kernels itself: they have another form now
         warnings.warn(f"without Winograd's algorithm ({_in_a_line(error)}); the rest is done", stacklevel=3)
@@ -220,13 +219,13 @@ def _tiled(deployed: Deployed, clip: Tensor, expected: Any, seconds: float) -> D
 
 
 def _timed(
-    calls: Mapping[str, Callable[[Tensor], Any]], clip: Tensor, *, longest: float
+    calls: Mapping[str, Callable[[Tensor], Any]], clip: Tensor, *, least: int = 1
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The least seconds of up to three calls of each, taken in turn, and their answers; ``longest`` in seconds."""
+    """The least seconds of each, called in turn up to three times, ``least`` if that takes long; and their answers."""
     rounds: list[dict[str, float]] = []
     answers: dict[str, Any] = {}
     began = time.perf_counter()
-    while not rounds or (len(rounds) < ROUNDS and time.perf_counter() - began < longest):
+    while len(rounds) < least or (len(rounds) < ROUNDS and time.perf_counter() - began < LONGEST):
         rounds.append({})
         for form, call in calls.items():
             start = time.perf_counter()

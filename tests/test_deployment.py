@@ -190,11 +190,12 @@ def test_more_networks_of_one_class_are_compiled_than_pytorch_compiles_one_code(
     assert all("compiled" in each.seconds for each in deployed)
 
 
-@pytest.mark.parametrize(("longest", "rounds"), [(0.0, 1), (1e9, 3)])
-def test_long_calls_are_timed_less_often(longest, rounds):
+@pytest.mark.parametrize(("longest", "least", "rounds"), [(0.0, 1, 1), (0.0, 2, 2), (1e9, 1, 3)])
+def test_long_calls_are_timed_less_often(monkeypatch, longest, least, rounds):
+    monkeypatch.setattr(deployment, "LONGEST", longest)
     asked = []
     calls = {form: lambda x, form=form: asked.append(form) or x for form in ("network", "folded")}
-    seconds, answers = deployment._timed(calls, clip(), longest=longest)
+    seconds, answers = deployment._timed(calls, clip(), least=least)
     assert seconds.keys() == answers.keys() == calls.keys() and torch.equal(answers["folded"], clip())
     assert asked == ["network", "folded"] * rounds
 
