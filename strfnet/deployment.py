@@ -221,7 +221,7 @@ def _tiled(deployed: Deployed, clip: Tensor, expected: Any, seconds: float) -> D
 def _timed(
     calls: Mapping[str, Callable[[Tensor], Any]], clip: Tensor, *, least: int = 1
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The least seconds of each, called in turn up to three times, ``least`` if that takes long; and their answers."""
+    """The least seconds of each, called in turn three times, or ``least`` if that takes long; and their answers."""
     rounds: list[dict[str, float]] = []
     answers: dict[str, Any] = {}
     began = time.perf_counter()
