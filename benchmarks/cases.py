@@ -147,7 +147,7 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
 
 
 def _price(case: str, form: str, networks: dict[str, Any], settings: Settings) -> list[Figure]:
-    """What STRF adds to a network's time: hundredths, so there are three times as many rounds, of these alone."""
+    """What STRF adds to a network's time: hundredths, so there are twice as many rounds, of these alone."""
     from strfnet.deployment import optimize
 
     shape = settings.clip_shape(1)
@@ -156,7 +156,7 @@ def _price(case: str, form: str, networks: dict[str, Any], settings: Settings) -
     priced |= {"eager with STRF": with_strf, "deployed with STRF": optimize(with_strf, shape)}
     calls = {name: partial(priced[name], clip) for name in sorted(priced)}  # what is compared stands side by side
     with torch.inference_mode():
-        timings = in_turn(calls, rounds=3 * settings.rounds, device=settings.device, shortest=0)
+        timings = in_turn(calls, rounds=2 * settings.rounds, device=settings.device, shortest=0)
     figures = []
     for way in ("eager", "deployed"):
         ratio = timings.ratio(f"{way} with STRF", way)

@@ -84,7 +84,7 @@ def run_apart(name: str, settings: Settings, peers: Path | None = None) -> dict[
     """
     began = time.monotonic()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["speed", "torch._inductor.compile_fx"])
+    context.set_forkserver_preload(["speed", "torchvision", "torch._inductor.compile_fx"])
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             figures = pool.submit(run_one, name, settings, peers).result()

@@ -59,7 +59,7 @@ def optimize(
     if dtype.itemsize < like.dtype.itemsize and seconds["folded"] > seconds["network"]:
         warnings.warn(f"{like.dtype} is kept: {dtype} is slower on this machine ({_told(seconds)})", stacklevel=2)
         deployed, seconds, answer = _folded(network, original, clip, like.dtype)
-    deployed = _tiled(deployed, clip, answer, seconds["folded"])
+    deployed = _tiled(deployed, clip, answer)
     if compiled and (failure := deployed.compile_for(clip)):
         warnings.warn(f"not compiled ({failure}); batch norms are folded all the same", stacklevel=2)
     runs = {form: partial(deployed.run, form) for form in dict.fromkeys(("folded", deployed.form))}
@@ -203,19 +203,19 @@ def _folded(
     return deployed, seconds, answers["network"]
 
 
-def _tiled(deployed: Deployed, clip: Tensor, expected: Any, seconds: float) -> Deployed:
-    """``deployed`` with Winograd's algorithm, if that answers as ``expected`` in fewer ``seconds``; else itself."""
+def _tiled(deployed: Deployed, clip: Tensor, expected: Any) -> Deployed:
+    """``deployed`` with Winograd's algorithm, if that answers as ``expected`` and faster; else itself."""
     tiled = with_winograd(deployed.folded)
     if tiled is None:
         return deployed
     trial = Deployed(tiled, deployed.clip_shape, deployed.dtype)
     try:
-        taken, answers = _timed({"tiled": trial}, clip)
+        seconds, answers = _timed({"folded": deployed, "tiled": trial}, clip, least=2)
         _checked_error(answers["tiled"], expected, deployed.dtype, "tiled")
     except Exception as error:  # of a network that reads kernels itself: they have another form now
         warnings.warn(f"without Winograd's algorithm ({_in_a_line(error)}); the rest is done", stacklevel=3)
         return deployed
-    return trial if taken["tiled"] < seconds else deployed
+    return trial if seconds["tiled"] < seconds["folded"] else deployed
 
 
 def _timed(
