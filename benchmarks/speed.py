@@ -1,6 +1,6 @@
 """How fast the networks are beside the published code, how close to the machine's roof, and in how much memory.
 
-    python benchmarks/speed.py                                 # 15 minutes on two cores
+    python benchmarks/speed.py                                 # 16 minutes on two cores
     python benchmarks/speed.py --json speed.json --plot speed.png
     python benchmarks/speed.py --quick                         # two minutes: answers are judged, speed is not
     python benchmarks/speed.py --only "batch 4" --jobs 1       # cases whose name has this in it
