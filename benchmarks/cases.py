@@ -110,7 +110,7 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
 
     Of P3D-C also what STRF adds to it.
     """
-    from strfnet.deployment import optimize
+    from strfnet.deployment.optimizer import optimize
 
     case = f"{form.format(settings.depth)}, batch {batch}"
     network = awake(form.format(settings.depth), settings)
@@ -148,7 +148,7 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
 
 def _price(case: str, form: str, networks: dict[str, Any], settings: Settings) -> list[Figure]:
     """What STRF adds to a network's time: hundredths, so there are twice as many rounds, of these alone."""
-    from strfnet.deployment import optimize
+    from strfnet.deployment.optimizer import optimize
 
     shape = settings.clip_shape(1)
     clip, with_strf = normal(settings, *shape), awake(f"strf_{form.format(settings.depth)}", settings)
@@ -171,7 +171,7 @@ def _in_bfloat16(
 
     Not compiled where that is emulated; there `optimize` stays with float32, and the figure says so.
     """
-    from strfnet.deployment import optimize
+    from strfnet.deployment.optimizer import optimize
 
     shape = settings.clip_shape(1)
     clip, half = normal(settings, *shape), optimize(network, shape, dtype=torch.bfloat16, compiled=compiled)

@@ -8,7 +8,7 @@ Tracklets are drawn: one random picture of 32 x 16 pixels, saved once as JPEG, u
 (hard links), two frames to a tracklet; the network is the smallest there is (c2d_resnet8, random weights, one
 thread). Each command is a fresh process. Three tables:
 
-- throughput: wall and CPU time of `strfnet.embedding.embed` without workers and with two, and how much of it the
+- throughput: wall and CPU time of `strfnet.inference.embed` without workers and with two, and how much of it the
   network alone takes on clips that are decoded already;
 - memory: the highest resident memory of the whole command, for more and more tracklets; what it grows by is the
   list of frames;
@@ -38,9 +38,9 @@ import torch
 from PIL import Image
 
 from strfnet import create_model
-from strfnet.data.folder import read_folder
 from strfnet.data.frames import read_clip
-from strfnet.embedding import embed
+from strfnet.data.readers.folder import read_folder
+from strfnet.inference.embedding import embed
 
 HEIGHT, WIDTH, FRAMES = 32, 16, 2
 SLOWER_GOAL, GROWTH_GOAL = 1.05, 5.0  # times; MiB for 1000 tracklets

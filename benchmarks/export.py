@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from strfnet import create_model
-from strfnet.exporting import FORMATS, export
-from strfnet.models import FORMS
+from strfnet.deployment.exporting import FORMATS, export
+from strfnet.models.registry import FORMS
 
 
 def main() -> int:

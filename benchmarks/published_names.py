@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from strfnet.official import published
+from strfnet.weights.published import published
 
 __all__ = ["published", "published_state"]
 

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from strfnet.ranking import rank, rank_embeddings
+from strfnet.evaluation.ranking import rank, rank_embeddings
 
 PYTHON_GOAL, COMPILED_GOAL = 50.0, 2.5  # times as fast
 MARS_GOAL, LARGE_GOAL = 60.0, 1536.0  # MiB: above the features, and of the whole process

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from published_names import published_state
 from torch import Tensor, nn
 
-from strfnet.heads import ReIDOutput
+from strfnet.heads.head import ReIDOutput
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC

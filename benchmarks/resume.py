@@ -37,14 +37,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from strfnet import create_model
-from strfnet.data.synthetic import draw_camera, draw_walker, render
+from strfnet.data.synthetic.walkers import draw_camera, draw_walker, render
 from strfnet.data.tracklet import Tracklet
 from strfnet.losses.objective import Objective, ReIDLoss, strf_loss
-from strfnet.training import folder as run_folder
+from strfnet.training import run_directory as run_folder
 from strfnet.training.log import read_log
 from strfnet.training.recipe import Recipe
-from strfnet.training.shelf import checkpoints, describe, newest
-from strfnet.training.steps import train
+from strfnet.training.trainer import train
+from strfnet.weights.store import checkpoints, describe, newest
 
 PEOPLE, STEPS = 4, 4
 OPERATIONS = ("mkdir", "fsync", "rename", "replace", "unlink", "rmdir", "write")  # what is asked of the disk

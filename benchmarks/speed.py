@@ -9,7 +9,7 @@
 
 Every case runs in a process of its own, on one thread, a few that hang on memory one at a time. In it the
 variants take turns: the published computation as restated in restatements.py, our eager network, the deployed one
-(`strfnet.deployment.optimize`; at batch 4 where it has a goal), and the probes of the roof. Answers are compared
+(`strfnet.optimize`; at batch 4 where it has a goal), and the probes of the roof. Answers are compared
 before times are taken. What counts is process CPU time, or on a GPU (`--device cuda`) the time between device events.
 With `--json` each case is kept as soon as it is done, and `--only` measures some of a stored run again. Exits 1 if a
 goal is missed.

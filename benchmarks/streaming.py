@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import strfnet
-from strfnet.clip import channels_last
-from strfnet.heads import Head
-from strfnet.models.backbones import map_channels, resnet_maps
+from strfnet.heads.head import Head
+from strfnet.inference.stream import Stream
+from strfnet.layers.clip import channels_last
 from strfnet.models.network import ReIDNetwork
-from strfnet.streaming import Stream
+from strfnet.models.resnet import map_channels, resnet_maps
 
 CASE, FRAMES, GOAL = "p3dc_resnet50", 32, 8.0  # embedding the clip anew takes at least so many times as long
 TOLERANCE = 1e-5  # of the largest value

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from synthetic_arms import Run, build
 from torch import Tensor, nn
 
-from strfnet import ranking
 from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD
-from strfnet.data.walker_tasks import Scene, WalkerTask, asked_and_searched, plan_task
-from strfnet.distances import cosine_distances
+from strfnet.data.synthetic.walker_tasks import Scene, WalkerTask, asked_and_searched, plan_task
+from strfnet.evaluation import ranking
+from strfnet.evaluation.distances import cosine_distances
 from strfnet.losses.objective import ReIDLoss
 from strfnet.losses.triplet import BatchHardTriplet
 

@@ -3,7 +3,7 @@
     python benchmarks/winograd.py            # under a minute of one core
 
 In turns, on one thread, by process CPU time, median of nine rounds. The error is the largest difference from the
-float64 answer, as a share of the largest value. The widths below ``strfnet.winograd.FEWEST`` show why they are left
+float64 answer, as a share of the largest value. The widths below ``winograd.FEWEST`` show why they are left
 alone. Exits 1 if one that is replaced is slower, or its error above 1e-5.
 """
 
@@ -15,7 +15,7 @@ import torch
 from interleaved import difference, in_turn
 from torch import nn
 
-from strfnet.winograd import FEWEST, suits, tile
+from strfnet.deployment.winograd import FEWEST, suits, tile
 
 SHAPES = ((64, 64, 32), (128, 32, 16), (256, 16, 8), (512, 16, 8))  # channels, rows, columns
 FRAMES = (1, 6, 8, 32)

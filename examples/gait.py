@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import strfnet
-from strfnet.data.walker_tasks import Scene, asked_and_searched, chance, plan_task
-from strfnet.distances import cosine_distances
+from strfnet.data.synthetic.walker_tasks import Scene, asked_and_searched, chance, plan_task
+from strfnet.evaluation.distances import cosine_distances
+from strfnet.evaluation.ranking import Ranking, rank
 from strfnet.losses.objective import ReIDLoss
 from strfnet.losses.triplet import BatchHardTriplet
-from strfnet.ranking import Ranking, rank
 
 NETWORKS = {"C2D": "c2d_resnet8", "C2D + STRF": "strf_c2d_resnet8"}
 FRAMES = 8  # of a clip, one after the other

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 import strfnet
-from strfnet.data.folder import read_folder
-from strfnet.data.synthetic import write_walkers
+from strfnet.data.readers.folder import read_folder
+from strfnet.data.synthetic.walkers import write_walkers
 from strfnet.data.tracklet import Tracklet
-from strfnet.distances import cosine_distances
-from strfnet.embedding import embed, save_embeddings
-from strfnet.models.backbones import weights_at_hand
+from strfnet.evaluation.distances import cosine_distances
+from strfnet.inference.embedding import embed, save_embeddings
+from strfnet.models.resnet import weights_at_hand
 
 SHOWN = 10  # queries, and ranks of each
 

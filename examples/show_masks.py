@@ -8,11 +8,11 @@ import argparse
 from pathlib import Path
 
 from strfnet.data.frames import read_clip
-from strfnet.data.synthetic import Nuisances, draw_camera, draw_walker, render
-from strfnet.embedder import Network, make_embedder
-from strfnet.page import png
-from strfnet.pictures import draw_masks
-from strfnet.visualization import masks_of
+from strfnet.data.synthetic.walkers import Nuisances, draw_camera, draw_walker, render
+from strfnet.inference.embedder import Network, make_embedder
+from strfnet.visualization.attention import masks_of
+from strfnet.visualization.figures import draw_masks
+from strfnet.visualization.page import png
 
 SCENES = {  # by name: the nuisances, and the frames that are shown
     "leg": (Nuisances(occlusion=0, jitter=0), [4, 5, 6, 7]),

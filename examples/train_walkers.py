@@ -19,14 +19,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from strfnet.data.mars import read_mars
+from strfnet.data.readers.mars import read_mars
+from strfnet.data.synthetic.walker_set import write_mars
+from strfnet.data.synthetic.walker_tasks import asked_and_searched, draw_tracklets, plan_task, random_order
 from strfnet.data.tracklet import DataSet
-from strfnet.data.walker_set import write_mars
-from strfnet.data.walker_tasks import asked_and_searched, draw_tracklets, plan_task, random_order
 from strfnet.training.log import read_log
 
 RECIPE = Path(__file__).parent / "recipes" / "walkers.yaml"
-STRFNET = (sys.executable, "-m", "strfnet.cli")
+STRFNET = (sys.executable, "-m", "strfnet.cli.parser")
 NETWORKS = {"C2D": "c2d_resnet8", "C2D + STRF": "strf_c2d_resnet8"}
 
 

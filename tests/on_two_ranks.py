@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_runs import network_for, objective_for, tiny_recipe, walkers
 
-from strfnet.heads import Head, ReIDOutput
+from strfnet.heads.head import Head, ReIDOutput
 from strfnet.training.distributed import gather_bytes, gather_rows, join, share_buffers, synchronize_batchnorm
-from strfnet.training.steps import train
+from strfnet.training.trainer import train
 
 # Batches of 9, so that one rank has 4 clips and the other 5.
 RAGGED = {"batch": 9, "identities": 3, "tracklets": 3, "batches": "every_identity", "sync_batchnorm": True}

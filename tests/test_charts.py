@@ -6,12 +6,12 @@ import sys
 import pytest
 from strategies import normal
 
-from strfnet.charts import draw_cmc, draw_training
-from strfnet.data.walker_set import draw_set
-from strfnet.evaluation import evaluate
-from strfnet.page import png
-from strfnet.protocols import PROTOCOLS
+from strfnet.data.synthetic.walker_set import draw_set
+from strfnet.evaluation.evaluation import evaluate
+from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.training.log import Log, read_log
+from strfnet.visualization.curves import draw_cmc, draw_training
+from strfnet.visualization.page import png
 
 
 @pytest.fixture(scope="module")

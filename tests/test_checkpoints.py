@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from strategies import normal, wake
 
 import strfnet
-from strfnet.checkpoints import convert, describe, load, load_official, save, save_official
-from strfnet.cli import main
-from strfnet.embedder import Network, make_embedder
-from strfnet.weights import read_file
+from strfnet.cli.parser import main
+from strfnet.inference.embedder import Network, make_embedder
+from strfnet.models.checkpoints import convert, describe, load, load_official, save, save_official
+from strfnet.weights.file import read_file
 
 
 def built(name="strf_p3dc_resnet8", classes=5, seed=0):
@@ -125,7 +125,7 @@ def test_weights_that_are_not_finite_are_refused_both_ways(value, tmp_path, monk
     assert path.read_bytes() == good
     with pytest.raises(ValueError, match=r"infinite: bn.bias is not finite"):
         save_official(broken, tmp_path / "out.pth")
-    monkeypatch.setattr("strfnet.weights.check_finite", lambda *_: None)
+    monkeypatch.setattr("strfnet.weights.file.check_finite", lambda *_: None)
     save(network, path)
     monkeypatch.undo()
     for read in (load, lambda p: strfnet.create_model("strf_p3dc_resnet8", num_classes=5, pretrained=p)):

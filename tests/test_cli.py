@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 
 import strfnet
-from strfnet.cli import main
-from strfnet.data.synthetic import write_walkers
+from strfnet.cli.parser import main
+from strfnet.data.synthetic.walkers import write_walkers
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image:DeprecationWarning")
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,9 @@ def refused(capsys, *argv):
     "words", [["--help"], ["--version"], ["train", "--help"], ["evaluate", "--help"]], ids=" ".join
 )
 def test_help_and_version_take_under_a_second_and_no_torch(words):
-    code = f"import sys; from strfnet.cli import main; c = main({words!r}); sys.exit(c or 'torch' in sys.modules)"
+    code = (
+        f"import sys; from strfnet.cli.parser import main; c = main({words!r}); sys.exit(c or 'torch' in sys.modules)"
+    )
     before = os.times()
     process = start("-c", code, stdout=subprocess.PIPE)
     out, err = process.communicate()

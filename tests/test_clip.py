@@ -6,7 +6,7 @@ from hypothesis import given
 from strategies import clips
 from torch import nn
 
-from strfnet.clip import channels_last, check_clip, fold, on_clips, run_on_frames, unfold
+from strfnet.layers.clip import channels_last, check_clip, fold, on_clips, run_on_frames, unfold
 
 
 @given(clip=clips(channels=3))

@@ -12,14 +12,14 @@ from data_trees import TREES
 from safetensors.torch import load_file
 from test_cli import start
 
-from strfnet.checkpoints import describe, load
-from strfnet.cli import main
-from strfnet.data.mars import read_mars
-from strfnet.data.reading import FORMATS
-from strfnet.data.synthetic import write_walkers
-from strfnet.data.walker_set import draw_set, write_mars
-from strfnet.embedding import embed
-from strfnet.training.folder import read_run
+from strfnet.cli.parser import main
+from strfnet.data.readers.formats import FORMATS
+from strfnet.data.readers.mars import read_mars
+from strfnet.data.synthetic.walker_set import draw_set, write_mars
+from strfnet.data.synthetic.walkers import write_walkers
+from strfnet.inference.embedding import embed
+from strfnet.models.checkpoints import describe, load
+from strfnet.training.run_directory import read_run
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -286,7 +286,7 @@ def test_training_is_by_the_recipe_s_objective(monkeypatch, config, words, dista
     def look(network, objective, *others, **more):
         raise _Seen(objective, network)
 
-    monkeypatch.setattr("strfnet.training.steps.train", look)
+    monkeypatch.setattr("strfnet.training.trainer.train", look)
     weights = []
     for seed in ("3", "3", "4"):
         with pytest.raises(_Seen) as seen:
@@ -303,7 +303,7 @@ def test_the_data_set_that_is_asked_for_is_read(monkeypatch, tmp_path, config, c
     def look(*arguments, **more):
         raise _Seen(*arguments, more)
 
-    monkeypatch.setattr("strfnet.data.reading.read_data_set", look)
+    monkeypatch.setattr("strfnet.data.readers.formats.read_data_set", look)
     network = ["--config", str(config)] if command == "train" else ["--model", "c2d_resnet8"]
     data = ["--data", "somewhere", "--format", "ilids", "--split", "4", "--complete", "true"]
     with pytest.raises(_Seen) as seen:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from strfnet.configuration import WrongCall, configure
+from strfnet.cli.configuration import WrongCall, configure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from strategies import normal, wake
 from torch import nn
 
 import strfnet
-from strfnet.heads import Head
-from strfnet.models.backbones import resnet_maps
+from strfnet.heads.head import Head
+from strfnet.inference.stream import Stream
 from strfnet.models.network import ReIDNetwork
-from strfnet.streaming import Stream
+from strfnet.models.resnet import resnet_maps
 
 CLIP = normal(2, 3, 8, 24, 16)
 

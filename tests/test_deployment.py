@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 import strfnet
-from strfnet import deployment
-from strfnet.deployment import Deployed, optimize
-from strfnet.winograd import Winograd
+from strfnet.deployment import optimizer as deployment
+from strfnet.deployment.optimizer import Deployed, optimize
+from strfnet.deployment.winograd import Winograd
 
 SHAPE = (2, 3, 4, 64, 32)
 # Times on a busy machine are no matter here; what is told of them has a test of its own.

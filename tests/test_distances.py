@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strfnet.distances import cosine_distances, euclidean_distances
+from strfnet.evaluation.distances import cosine_distances, euclidean_distances
 
 BOTH = pytest.mark.parametrize("distances", [cosine_distances, euclidean_distances])
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import strfnet
-from strfnet.cli import CONFIGURED, _parse, main
+from strfnet.cli.parser import CONFIGURED, _parse, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

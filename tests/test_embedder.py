@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import strfnet
-from strfnet.data.folder import read_folder
-from strfnet.data.synthetic import write_walkers
-from strfnet.deployment import optimize
-from strfnet.embedder import Network, make_embedder
+from strfnet.data.readers.folder import read_folder
+from strfnet.data.synthetic.walkers import write_walkers
+from strfnet.deployment.optimizer import optimize
+from strfnet.inference.embedder import Network, make_embedder
 from strfnet.training.recipe import Recipe
-from strfnet.training.resume import WEIGHTS, weights_file
-from strfnet.training.shelf import put
+from strfnet.training.state import WEIGHTS, weights_file
+from strfnet.weights.store import put
 
 RECIPE = Recipe(model="c2d_resnet8", height=40, width=24, interpolation="bicubic")
 

@@ -13,7 +13,7 @@ from torch import nn
 from strfnet.data.frames import read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
-from strfnet.embedding import embed, save_embeddings
+from strfnet.inference.embedding import embed, save_embeddings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image:DeprecationWarning")
 SMALL = {"frames": 4, "size": (16, 8)}
@@ -190,7 +190,7 @@ def test_no_more_than_a_few_batches_are_decoded_ahead(tracklets, monkeypatch, wo
 
     network = nn.Module()
     network.forward = forward
-    monkeypatch.setattr("strfnet.embedding.read_clip", read)
+    monkeypatch.setattr("strfnet.inference.embedding.read_clip", read)
     got = embed(network, tracklets * 8, clips=lambda _: [[0]], batch=3, workers=workers)
     assert len(decoded) == 40 and got.tolist() == [[1.0, 1.0]] * 40
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from strfnet.data.sampling import TEST_CLIPS
 from strfnet.data.tracklet import DataSet, Tracklet
-from strfnet.evaluation import Evaluation, evaluate, gallery_of, mean_over_splits, table
-from strfnet.protocols import PROTOCOLS, Protocol, protocols_of
-from strfnet.ranking import rank
-from strfnet.reranking import rerank
+from strfnet.evaluation.evaluation import Evaluation, evaluate, gallery_of, mean_over_splits, table
+from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
+from strfnet.evaluation.ranking import rank
+from strfnet.evaluation.reranking import rerank
 
 
 def seen(identity, camera):

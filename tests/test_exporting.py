@@ -11,9 +11,9 @@ from strategies import wake
 from torch import nn
 
 import strfnet
-from strfnet import cli
-from strfnet.exporting import export
-from strfnet.heads import ReIDOutput
+from strfnet.cli import parser as cli
+from strfnet.deployment.exporting import export
+from strfnet.heads.head import ReIDOutput
 from strfnet.layers.reduction import TemporalReduction
 
 

@@ -10,7 +10,7 @@ from torchvision.models import resnet18
 
 import strfnet
 from strfnet import NonLocalBlock
-from strfnet.folding import (
+from strfnet.deployment.fusion import (
     CONVOLUTIONS,
     ConvolvedNonLocalBlock,
     absorb_norm,
@@ -18,7 +18,7 @@ from strfnet.folding import (
     convolve_projections,
     fold_norms,
 )
-from strfnet.models import FORMS
+from strfnet.models.registry import FORMS
 
 SHAPE = (2, 3, 4, 64, 32)
 

@@ -9,7 +9,7 @@ import strfnet
 
 
 def test_a_network_goes_into_a_folder_and_comes_back(tmp_path):
-    from strfnet.hub import HubNetwork
+    from strfnet.models.hub import HubNetwork
 
     network = wake(strfnet.create_model("ste_nvan_resnet8", num_classes=3))
     HubNetwork(network).save_pretrained(tmp_path / "model")

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 import strfnet
-from strfnet.checkpoints import save
+from strfnet.models.checkpoints import save
 
 ROOT = str(Path(__file__).parents[1])
 

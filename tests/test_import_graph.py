@@ -1,4 +1,4 @@
-"""Who may import whom: data flows one way, and only cli.py joins all."""
+"""Who may import whom: the table of packages, and what may be imported at all."""
 
 import ast
 import subprocess
@@ -8,93 +8,45 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "strfnet"
-# Room: the rooms of this package that it may read. A folder stands for all that lies in it.
-MAY_READ = {
-    "__init__": set(),
-    "clip": set(),
-    "distances": set(),
-    "layers": set(),
-    "layers.attention_mask": {"clip"},
-    "layers.factorization": {"clip", "layers.attention_mask"},
-    "layers.strf": {"clip", "layers.factorization"},
-    "layers.temporal": {"clip"},
-    "layers.appearance": {"clip", "layers.temporal"},
-    "layers.non_local": {"clip"},
-    "layers.reduction": {"clip"},
-    "layers.normalization": set(),
-    "heads": {"clip"},
-    "losses": {"distances", "losses"},
-    "splicing": {"clip"},
-    "inflation": {"clip", "layers", "splicing"},
-    "folding": {"clip", "layers", "splicing"},
-    "winograd": {"folding", "splicing"},
-    "deployment": {"clip", "folding", "winograd"},
-    "answering": set(),
-    "exporting": {"__init__", "answering", "clip", "data", "files", "folding"},
-    "reach": {"layers", "splicing"},
-    "delaying": {"clip", "layers", "reach", "splicing"},
-    "streaming": {"clip", "data", "delaying", "deployment", "heads", "inflation", "models", "reach", "splicing"},
-    "weights": {"files"},
-    "official": {"layers", "weights"},
-    "models": {"clip", "layers", "inflation", "splicing", "heads", "models", "official",
-               "weights"},
-    "checkpoints": {"__init__", "clip", "files", "models", "official", "training", "weights"},
-    "hub": {"checkpoints", "models"},
-    "profiler": {"profiler"},
-    "names": set(),
-    "files": set(),
-    "modes": set(),
-    "data": {"data", "names"},
-    "progress": set(),
-    "embedding": {"clip", "data", "files", "modes", "progress"},
-    "parts": {"data", "embedding", "files", "training"},
-    "people": set(),
-    "ranking": {"distances", "people"},
-    "reranking": {"distances"},
-    "protocols": {"data"},
-    "evaluation": {"data", "protocols", "ranking", "reranking"},
-    "training": {"data", "files", "heads", "modes", "names", "training", "weights"},
-    "visualization": {"clip", "layers", "modes"},
-    "page": {"visualization"},
-    "ranked_list": {"data", "distances", "evaluation", "protocols"},
-    "pictures": {"data", "page", "ranked_list", "visualization"},
-    "charts": {"evaluation", "page"},
-    "report": {"evaluation"},
-    "configuration": {"names"},
-    "embedder": {"__init__", "data", "embedding", "models", "parts", "progress", "training",
-                 "weights"},
-    "showing": {"embedder"},
-    "exhibition": {"__init__", "charts", "data", "embedder", "evaluation", "layers", "page", "pictures", "protocols",
-                   "ranked_list", "report", "showing", "training", "visualization", "weights"},
-    "commands": {"__init__", "configuration", "data", "embedder", "embedding", "evaluation", "exhibition",
-                 "exporting", "files", "losses", "names", "protocols", "showing", "training"},
-    "cli": {"__init__", "checkpoints", "commands", "configuration", "names", "profiler"},
-}  # fmt: skip
+# A package imports only from rows below its own.
+ROWS = (
+    {"cli"},
+    {"inference"},
+    {"deployment"},
+    {"visualization"},
+    {"models"},
+    {"training"},
+    {"evaluation"},
+    {"data"},
+    {"weights"},
+    {"inflation"},
+    {"heads", "losses", "profiler"},
+    {"layers"},
+    {"system"},
+    {"version"},
+)
+ROW = {package: number for number, row in enumerate(ROWS) for package in row}
 LIBRARIES = {
-    "clip": {"torch"},
+    "version": set(),
     "layers": {"torch", "einops"},
-    "models.backbones": {"torch", "torchvision"},
-    "profiler": {"torch"},
-    "losses": {"torch"},
+    "heads": {"torch", "einops"},
+    "losses": {"torch", "einops"},
+    "profiler": {"torch", "einops"},
+    "inflation": {"torch", "einops"},
 }
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def rooms():
-    return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in sorted(PACKAGE.rglob("*.py"))
-    }
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def of(table, room):
-    """The entry of a room, or of the folder that it lies in."""
-    while room not in table and "." in room:
-        room = room.rpartition(".")[0]
-    return table.get(room)
+def package_of(path):
+    return name_of(path).split(".")[0]
 
 
-def imports(path):
-    """Modules that a file names in its imports, those in functions included, type-checking blocks left out."""
+def imports(path, *, types=False):
+    """Modules that a file names in its imports, those in functions included, those for type checkers by option."""
     tree = ast.parse(path.read_text())
     for_types = {
         id(inner)
@@ -103,7 +55,7 @@ def imports(path):
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if id(node) in for_types:
+        if id(node) in for_types and not types:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -112,27 +64,27 @@ def imports(path):
             yield node.module
 
 
-@pytest.mark.parametrize("room", rooms())
-def test_a_room_reads_only_what_lies_before_it(room):
-    allowed = of(MAY_READ, room)
-    assert allowed is not None, f"{room} is a new room: say in MAY_READ what it may read"
-    for name in imports(rooms()[room]):
-        if name == "strfnet":
-            assert "__init__" in allowed, room
-        if name.startswith("strfnet."):
-            read = name.removeprefix("strfnet.")
-            assert read in allowed or read.split(".")[0] in allowed, f"{room} reads {read}"
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_package_imports_only_from_rows_below_its_own(path):
+    here = package_of(path)
+    for name in imports(path, types=here != "__init__"):
+        if name.split(".")[0] == "strfnet":
+            assert "." in name, f"{path} imports strfnet itself"
+            there = name.split(".")[1]
+            assert there == here or here == "__init__" or ROW[here] < ROW[there], f"{here} imports {name}"
 
 
-@pytest.mark.parametrize("room", rooms())
-def test_a_room_knows_only_its_libraries(room):
-    known = of(LIBRARIES, room)
-    others = {name.split(".")[0] for name in imports(rooms()[room])} - set(sys.stdlib_module_names) - {"strfnet"}
-    if known is not None:
-        assert others <= known, room
-    if room != "models.backbones" and not room.startswith("data"):
-        assert "torchvision" not in others, room
-    assert "accelerate" not in others or room.startswith("training"), room
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_package_imports_only_its_libraries(path):
+    others = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"strfnet"}
+    assert others <= LIBRARIES.get(package_of(path), others)
+    assert "torchvision" not in others or name_of(path).startswith(("models.resnet", "data."))
+    assert "accelerate" not in others or package_of(path) == "training"
+
+
+def test_the_root_holds_packages_alone():
+    names = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert names == {"__init__.py", "version.py", "py.typed", *set(ROW) - {"version"}}
 
 
 PROBE = """
@@ -152,17 +104,11 @@ def test_importing_has_no_effects_and_loads_no_torchvision():
     assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
 
 
-def test_an_unknown_name_is_an_attribute_error():
-    import strfnet
-
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=name_of)
+def test_every_public_name_of_a_package_can_be_imported(path):
+    package = ".".join(["strfnet", *path.parent.relative_to(PACKAGE).parts])
+    module = __import__(package, fromlist=["*"])
+    for name in getattr(module, "__all__", []):
+        assert getattr(module, name).__name__ if callable(getattr(module, name)) else True
     with pytest.raises(AttributeError, match="no attribute 'STRFF'"):
-        _ = strfnet.STRFF
-
-
-def test_the_lists_of_public_names_agree():
-    import strfnet
-
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    for_types = next(node for node in ast.walk(tree) if isinstance(node, ast.If))
-    typed = {alias.name for node in for_types.body for alias in node.names}
-    assert set(strfnet.__all__) == set(strfnet._HOME) == typed
+        _ = module.STRFF

@@ -10,7 +10,7 @@ from strategies import wake
 from torch import nn
 
 import strfnet
-from strfnet.inflation import TEMPORAL, deflate, inflate
+from strfnet.inflation.inflation import TEMPORAL, deflate, inflate
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import P3DC

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from strategies import assert_golden, golden, normal, wake
 
 import strfnet
-from strfnet.checkpoints import load, load_official, save, save_official
-from strfnet.layers.appearance import AppearancePreserving
+from strfnet.layers.ap3d import AppearancePreserving
 from strfnet.layers.non_local import NonLocalBlock
-from strfnet.official import AP3D, APPEARANCE, FORMS, STE_NVAN, published_name
+from strfnet.models.checkpoints import load, load_official, save, save_official
+from strfnet.weights.published import AP3D, APPEARANCE, FORMS, STE_NVAN, published_name
 
 ROOT = Path(__file__).parents[1]
 SMALL = {form.format("resnet8"): family for family in (STE_NVAN, AP3D) for form in FORMS[family]}

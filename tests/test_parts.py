@@ -14,14 +14,14 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from strfnet import parts as parts_room
-from strfnet.cli import main
-from strfnet.data.folder import read_folder
-from strfnet.data.synthetic import write_walkers
+from strfnet.cli.parser import main
+from strfnet.data.readers.folder import read_folder
+from strfnet.data.synthetic.walkers import write_walkers
 from strfnet.data.tracklet import Tracklet
-from strfnet.embedder import Network, make_embedder
-from strfnet.embedding import describe, embed, save_embeddings
-from strfnet.parts import Parts, digest_of
+from strfnet.inference import shards as parts_room
+from strfnet.inference.embedder import Network, make_embedder
+from strfnet.inference.embedding import describe, embed, save_embeddings
+from strfnet.inference.shards import Parts, digest_of
 from strfnet.training.sharing import join_processes
 
 ROOT = Path(__file__).parents[1]
@@ -31,9 +31,9 @@ CPU = torch.device("cpu")
 COMMAND = """
 import sys
 sys.path[:0] = {paths!r}
-import strfnet.parts
+import strfnet.inference.shards
 from test_parts import go
-strfnet.parts.SIZE = 2
+strfnet.inference.shards.SIZE = 2
 sys.exit(go(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
 """
 
@@ -329,7 +329,7 @@ def test_weights_are_told_apart_by_values_names_and_buffers():
 
 def test_a_second_command_for_the_same_file_is_refused(tmp_path):
     holder = (
-        "import sys; from pathlib import Path; from strfnet.files import claim;"
+        "import sys; from pathlib import Path; from strfnet.system.files import claim;"
         f"claim(Path({str(tmp_path / 'out.parts' / '.lock')!r})); print('held', flush=True); sys.stdin.read()"
     )
     (tmp_path / "out.parts").mkdir()

@@ -13,9 +13,18 @@ from PIL import Image
 
 from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD
 from strfnet.data.tracklet import DataSet, Tracklet
-from strfnet.page import Page, png
-from strfnet.pictures import BORDER, MARKS, QUERY, THUMB, draw_attention, draw_masks, draw_ranked_lists, images_of
-from strfnet.ranked_list import Found
+from strfnet.visualization.figures import (
+    BORDER,
+    MARKS,
+    QUERY,
+    THUMB,
+    draw_attention,
+    draw_masks,
+    draw_ranked_lists,
+    images_of,
+)
+from strfnet.visualization.page import Page, png
+from strfnet.visualization.ranked_lists import Found
 
 NEAR = 4 / 255  # pictures have 64 steps of each colour
 

@@ -12,13 +12,13 @@ import torch
 import yaml
 
 import strfnet
-from strfnet.checkpoints import describe
-from strfnet.cli import main
-from strfnet.data.walker_set import draw_set
-from strfnet.embedder import Network, make_embedder
-from strfnet.evaluation import evaluate
-from strfnet.protocols import PROTOCOLS
-from strfnet.weights import SHIPPED
+from strfnet.cli.parser import main
+from strfnet.data.synthetic.walker_set import draw_set
+from strfnet.evaluation.evaluation import evaluate
+from strfnet.evaluation.protocols import PROTOCOLS
+from strfnet.inference.embedder import Network, make_embedder
+from strfnet.models.checkpoints import describe
+from strfnet.weights.file import SHIPPED
 
 NAME = "strf_c2d_resnet8"
 ROOT = Path(__file__).parents[1]
@@ -88,7 +88,7 @@ def test_the_example_trains_such_weights(tmp_path, monkeypatch, capsys):
     small = ["batch=4", "identities=2", "tracklets=2", "epochs=1", "steps_per_epoch=1", "warmup=0"]
     monkeypatch.setattr(sys, "argv", ["pretrain_walkers.py", "--out", str(tmp_path), "--train", *small])
     drawn = draw_set(train=2, test=2, cameras=2, frames=8, seed=1)
-    monkeypatch.setattr("strfnet.data.walker_set.draw_set", lambda **_asked: drawn)
+    monkeypatch.setattr("strfnet.data.synthetic.walker_set.draw_set", lambda **_asked: drawn)
     runpy.run_path(str(ROOT / "examples/pretrain_walkers.py"), run_name="__main__")
     said = capsys.readouterr().out
     assert len(re.findall("none of them seen in training", said)) == 2

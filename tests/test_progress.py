@@ -2,7 +2,7 @@
 
 import pytest
 
-from strfnet.progress import counting
+from strfnet.system.progress import counting
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 from strategies import normal
 
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
-from strfnet.evaluation import evaluate
-from strfnet.protocols import PROTOCOLS
-from strfnet.ranked_list import ranked_list
+from strfnet.evaluation.evaluation import evaluate
+from strfnet.evaluation.protocols import PROTOCOLS
+from strfnet.visualization.ranked_lists import ranked_list
 
 FRAME = (np.zeros((2, 2, 3), np.uint8),)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
-from strfnet.distances import cosine_distances, euclidean_distances
-from strfnet.ranking import rank, rank_embeddings
+from strfnet.evaluation.distances import cosine_distances, euclidean_distances
+from strfnet.evaluation.ranking import rank, rank_embeddings
 
 GOLDEN = load_file(Path(__file__).parent / "golden" / "evaluation.safetensors")
 PUBLISHED = {

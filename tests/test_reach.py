@@ -5,7 +5,7 @@ import torch
 from strategies import normal, wake
 
 import strfnet
-from strfnet.reach import reach_of
+from strfnet.inference.receptive_field import reach_of
 
 FRAMES = 14
 CONVOLUTIONS = [

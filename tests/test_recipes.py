@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 import strfnet
-from strfnet.configuration import configure
-from strfnet.data.reading import FORMATS
-from strfnet.protocols import PROTOCOLS
+from strfnet.cli.configuration import configure
+from strfnet.data.readers.formats import FORMATS
+from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.training.recipe import Recipe
 
 FOLDER = Path(__file__).parents[1] / "examples" / "recipes"

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pytest
 from strategies import normal
 
-from strfnet.data.walker_set import draw_set
-from strfnet.evaluation import evaluate, table
-from strfnet.page import Page, png
-from strfnet.protocols import PROTOCOLS
-from strfnet.report import Picture, Section, report_page
+from strfnet.data.synthetic.walker_set import draw_set
+from strfnet.evaluation.evaluation import evaluate, table
+from strfnet.evaluation.protocols import PROTOCOLS
+from strfnet.visualization.page import Page, png
+from strfnet.visualization.report import Picture, Section, report_page
 
 EVIL = """<script src="https://evil.example/x.js">alert('1')</script>&"'$"""
 VOID = {"meta", "link", "img", "br"}

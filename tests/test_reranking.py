@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strfnet.ranking import rank
-from strfnet.reranking import rerank
+from strfnet.evaluation.ranking import rank
+from strfnet.evaluation.reranking import rerank
 
 
 def apart(a, b, distance):

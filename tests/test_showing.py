@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from strfnet import create_model
-from strfnet.cli import main
-from strfnet.data.synthetic import write_walkers
-from strfnet.data.walker_set import draw_set
-from strfnet.embedder import Embedder
-from strfnet.exhibition import Exhibition
-from strfnet.protocols import PROTOCOLS
-from strfnet.showing import SUFFIXES, Showing
+from strfnet.cli.exhibition import Exhibition
+from strfnet.cli.parser import main
+from strfnet.cli.showing import SUFFIXES, Showing
+from strfnet.data.synthetic.walker_set import draw_set
+from strfnet.data.synthetic.walkers import write_walkers
+from strfnet.evaluation.protocols import PROTOCOLS
+from strfnet.inference.embedder import Embedder
 from strfnet.training.log import Log
 
 NETWORK = ["--model", "strf_c2d_resnet8", "--height", "32", "--width", "16", "--device", "cpu", "--workers", "0"]

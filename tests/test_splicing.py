@@ -8,8 +8,8 @@ from strategies import wake
 from torch import nn
 
 import strfnet
-from strfnet.clip import fold, unfold
-from strfnet.splicing import splice, unsplice
+from strfnet.inflation.splicing import splice, unsplice
+from strfnet.layers.clip import fold, unfold
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 

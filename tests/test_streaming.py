@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from strategies import normal, wake
 
 import strfnet
-from strfnet import streaming
-from strfnet.heads import Head
-from strfnet.models import FORMS
+from strfnet.heads.head import Head
+from strfnet.inference import stream as streaming
+from strfnet.inference.stream import Stream
 from strfnet.models.network import ReIDNetwork
-from strfnet.streaming import Stream
+from strfnet.models.registry import FORMS
 
 EXACT = ["c2d_{}", "i3d_{}", "p3da_{}", "p3db_{}", "p3dc_{}", "ap3d_{}", "{}_fpl", "{}_maxfpl", "ste_nvan_{}"]
 SIZE = (64, 16)  # the least that eight stripes take

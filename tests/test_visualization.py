@@ -9,10 +9,10 @@ from strategies import clips, normal, wake
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import strfnet
-from strfnet.layers.appearance import AppearancePreserving
+from strfnet.layers.ap3d import AppearancePreserving
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
-from strfnet.visualization import at_frames, attention_of, lay_over, masks_of, non_local_row, registered_row
+from strfnet.visualization.attention import at_frames, attention_of, lay_over, masks_of, non_local_row, registered_row
 
 
 def awake(name):

@@ -13,13 +13,13 @@ from strategies import wake
 from torch import nn
 
 import strfnet
-from strfnet import winograd
-from strfnet.deployment import Deployed
-from strfnet.folding import fold_norms
+from strfnet.deployment import winograd
+from strfnet.deployment.fusion import fold_norms
+from strfnet.deployment.optimizer import Deployed
+from strfnet.deployment.winograd import Winograd, matrices, suits, tile, with_winograd
+from strfnet.inference.stream import Stream
+from strfnet.inflation.splicing import Followed, own_class
 from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
-from strfnet.splicing import Followed, own_class
-from strfnet.streaming import Stream
-from strfnet.winograd import Winograd, matrices, suits, tile, with_winograd
 
 SHAPE = (1, 3, 4, 64, 32)
 

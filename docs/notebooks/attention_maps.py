@@ -12,10 +12,10 @@ import torch
 
 import strfnet
 from strfnet.data.frames import read_clip
-from strfnet.data.synthetic import Nuisances, draw_camera, draw_walker, render
-from strfnet.page import png
-from strfnet.pictures import draw_attention, draw_masks
-from strfnet.visualization import attention_of, masks_of
+from strfnet.data.synthetic.walkers import Nuisances, draw_camera, draw_walker, render
+from strfnet.visualization.attention import attention_of, masks_of
+from strfnet.visualization.figures import draw_attention, draw_masks
+from strfnet.visualization.page import png
 
 torch.manual_seed(0)
 

@@ -1,1 +1,18 @@
-"""Tracklets: the record, where they are read from, how frames are chosen and decoded, and drawn walkers."""
+"""Tracklets: reading, sampling, augmenting and batching them."""
+
+from typing import TYPE_CHECKING
+
+from strfnet.system.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from strfnet.data.frames import read_clip
+    from strfnet.data.identities import identity_batches
+    from strfnet.data.loader import ClipBatch, Draw, TrainingClips, draws, load
+    from strfnet.data.readers.csv import read_listing
+    from strfnet.data.readers.folder import read_folder, read_folder_data_set
+    from strfnet.data.readers.formats import read_data_set
+    from strfnet.data.sampling import evaluation_form, training_form
+    from strfnet.data.tracklet import DataSet, Tracklet
+    from strfnet.data.transforms import Augmentation
+
+__getattr__, __dir__, __all__ = lazy_names(__name__)

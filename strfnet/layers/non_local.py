@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from strfnet.clip import check_clip, fold, unfold
+from strfnet.layers.clip import check_clip, fold, unfold
 
 PAIRINGS = ("softmax", "dot")
 POOLS: dict[str, tuple[Callable[..., Tensor], ...]] = {

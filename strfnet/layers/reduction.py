@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from strfnet.clip import check_clip
+from strfnet.layers.clip import check_clip
 
 
 class TemporalReduction(nn.Module):

@@ -6,8 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from strfnet.clip import check_clip, fold, unfold
-from strfnet.layers.factorization import FFM, UNITS
+from strfnet.layers.clip import check_clip, fold, unfold
+from strfnet.layers.ffm import FFM, UNITS
 
 
 class STRF(nn.Module):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.clip import check_clip, fold, on_clips, unfold
+from strfnet.layers.clip import check_clip, fold, on_clips, unfold
 
 
 def inflate_weight(weight: Tensor, frames: int, *, how: str = "center") -> Tensor:

@@ -1,1 +1,11 @@
-"""What a network is trained by; torch only, so that any training loop can use it."""
+"""Losses; they need torch alone, so that any training loop can use them."""
+
+from typing import TYPE_CHECKING
+
+from strfnet.system.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from strfnet.losses.objective import Objective, ReIDLoss, nvan_loss, strf_loss
+    from strfnet.losses.triplet import BatchHardTriplet
+
+__getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from strfnet.heads import Head
-from strfnet.inflation import inflate
+from strfnet.heads.head import Head
+from strfnet.inflation.inflation import inflate
+from strfnet.inflation.splicing import splice
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
-from strfnet.models.backbones import last_stride, map_channels, resnet_maps
 from strfnet.models.network import ReIDNetwork
-from strfnet.splicing import splice
+from strfnet.models.resnet import last_stride, map_channels, resnet_maps
 
 
 def frame_pooling_resnet(depth: str, num_classes: int | None, weights: Any, *, pooling: str = "mean") -> ReIDNetwork:

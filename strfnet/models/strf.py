@@ -6,13 +6,13 @@ Source: the placement, head and baselines of AP3D (Gu et al., ECCV 2020), on whi
 from functools import partial
 from typing import Any
 
-from strfnet.heads import Head
-from strfnet.inflation import inflate
+from strfnet.heads.head import Head
+from strfnet.inflation.inflation import inflate
+from strfnet.inflation.splicing import splice
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
-from strfnet.models.backbones import last_stride, map_channels, resnet_maps
 from strfnet.models.network import ReIDNetwork
-from strfnet.splicing import splice
+from strfnet.models.resnet import last_stride, map_channels, resnet_maps
 
 
 def temporal_resnet(

@@ -1,1 +1,14 @@
-"""A training run: what it is, its steps, and how it goes on after a stop; the only room that knows accelerate."""
+"""Training by a recipe, on one process or many, with exact resumption."""
+
+from typing import TYPE_CHECKING
+
+from strfnet.system.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from strfnet.training.distributed import gather_rows, join
+    from strfnet.training.log import read_log
+    from strfnet.training.recipe import Recipe
+    from strfnet.training.run_directory import Outcome, read_run
+    from strfnet.training.trainer import Diverged, identity_labels, train
+
+__getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from strfnet.heads import ReIDOutput
+from strfnet.heads.head import ReIDOutput
 
 
 def processes() -> int:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from strfnet.names import check_name
+from strfnet.system.names import check_name
 
 BATCHES = ("every_identity", "groups", "distinct")
 LOSSES = ("strf", "nvan")

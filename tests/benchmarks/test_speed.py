@@ -33,9 +33,9 @@ def rooms(monkeypatch):
         rounded.network, rounded.dtype = network, dtype
         return rounded
 
-    deployment = types.ModuleType("strfnet.deployment")
+    deployment = types.ModuleType("strfnet.deployment.optimizer")
     deployment.optimize = optimize
-    monkeypatch.setitem(sys.modules, "strfnet.deployment", deployment)
+    monkeypatch.setitem(sys.modules, "strfnet.deployment.optimizer", deployment)
     monkeypatch.syspath_prepend(BENCHMARKS)
     names = ("figures", "cases", "blocks", "memory", "speed", "plots", "peers", "cuda_cases", "interleaved")
     rooms = types.SimpleNamespace(**{name: importlib.import_module(name) for name in names})
@@ -129,7 +129,7 @@ def test_bfloat16_is_tried_on_a_small_clip_where_it_is_emulated(rooms, monkeypat
 @pytest.mark.parametrize("emulated", [True, False])
 def test_bfloat16_that_is_emulated_is_not_compiled(rooms, monkeypatch, emulated):
     monkeypatch.setattr(rooms.cases, "has_bfloat16", lambda: not emulated)
-    deployment, asked = sys.modules["strfnet.deployment"], {}
+    deployment, asked = sys.modules["strfnet.deployment.optimizer"], {}
 
     def optimize(network, clip_shape, *, dtype=torch.float32, compiled=True, rounded=deployment.optimize):
         asked[dtype] = compiled

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from strfnet.data.walker_tasks import plan_task
+from strfnet.data.synthetic.walker_tasks import plan_task
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

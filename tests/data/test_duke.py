@@ -4,8 +4,8 @@ import shutil
 import pytest
 from data_trees import write_duke_tree
 
-from strfnet.data.duke import read_duke
 from strfnet.data.frames import read_clip
+from strfnet.data.readers.duke import read_duke
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_counts_are_checked_against_the_published_ones(duke, monkeypatch):
         read_duke(duke)
     for wanted in (2196, 702, 2636, 1110):
         assert f"(wanted {wanted})" in str(error.value)
-    from strfnet.data import duke as room
+    from strfnet.data.readers import duke as room
 
     monkeypatch.setattr(room, "_PUBLISHED", dict(zip(room._PUBLISHED, (8, 2, 7, 3, 2, 2), strict=True)))
     assert len(read_duke(duke).test) == 7

@@ -7,8 +7,8 @@ from data_trees import write_folder_tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strfnet.data.folder import first_queries, read_folder, read_folder_data_set
 from strfnet.data.frames import read_clip
+from strfnet.data.readers.folder import first_queries, read_folder, read_folder_data_set
 from strfnet.data.tracklet import Tracklet
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from strfnet.data.frames import read_clip
-from strfnet.data.ilids import read_ilids
+from strfnet.data.readers.ilids import read_ilids
 
 SPLITS = "train-test people splits/train_test_splits_ilidsvid.mat"
 

@@ -3,9 +3,9 @@ import re
 import pytest
 from data_trees import write_csv_tree, write_rows
 
-from strfnet.data.folder import read_folder_data_set
 from strfnet.data.frames import read_clip
-from strfnet.data.listing import read_listing
+from strfnet.data.readers.csv import read_listing
+from strfnet.data.readers.folder import read_folder_data_set
 
 HEAD = ("path", "identity", "camera", "subset")
 

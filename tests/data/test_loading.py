@@ -17,7 +17,7 @@ from PIL import Image
 
 from strfnet.data.frames import read_clip
 from strfnet.data.identities import identity_batches
-from strfnet.data.loading import ClipBatch, Draw, TrainingClips, draws, load
+from strfnet.data.loader import ClipBatch, Draw, TrainingClips, draws, load
 from strfnet.data.sampling import evenly
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
@@ -214,7 +214,7 @@ def test_a_loader_has_its_length_and_can_be_read_again(tracklets, epoch):
 MAIN = """
 import os, signal, sys
 import numpy as np
-from strfnet.data.loading import Draw, TrainingClips, load
+from strfnet.data.loader import Draw, TrainingClips, load
 from strfnet.data.tracklet import Tracklet
 
 frames = tuple(np.zeros((16, 8, 3), np.uint8) for _ in range(4))

@@ -6,7 +6,7 @@ import pytest
 from data_trees import write_ls_vid_tree, write_query_numbers
 
 from strfnet.data.frames import read_clip
-from strfnet.data.ls_vid import read_ls_vid
+from strfnet.data.readers.ls_vid import read_ls_vid
 
 
 @pytest.fixture

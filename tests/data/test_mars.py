@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from strfnet.data.frames import read_clip
-from strfnet.data.mars import read_mars
-from strfnet.data.published import check_counts
+from strfnet.data.readers.mars import read_mars
+from strfnet.data.readers.published import check_counts
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_what_is_not_complete_is_told_with_all_counts(drawn):
 
 
 def test_the_counts_are_those_of_the_tree(drawn, monkeypatch):
-    from strfnet.data import mars as room
+    from strfnet.data.readers import mars as room
 
     counts = dict(zip(room._PUBLISHED, (8, 2, 25, 11, 2, 36, 2, 1, 4, 2), strict=True))
     monkeypatch.setattr(room, "_PUBLISHED", counts)

@@ -5,7 +5,7 @@ import pytest
 from data_trees import write_prid_tree
 
 from strfnet.data.frames import read_clip
-from strfnet.data.prid import read_prid
+from strfnet.data.readers.prid import read_prid
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from data_trees import TREES
 
 from strfnet.data.frames import read_clip
-from strfnet.data.reading import FORMATS, read_data_set
+from strfnet.data.readers.formats import FORMATS, read_data_set
 
 SPLIT, OWN = ("ilids", "prid"), ("folder", "csv")
 

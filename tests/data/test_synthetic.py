@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from strfnet.data.folder import read_folder
 from strfnet.data.frames import read_frame
-from strfnet.data.synthetic import Nuisances, draw_camera, draw_walker, render, write_walkers
+from strfnet.data.readers.folder import read_folder
+from strfnet.data.synthetic.walkers import Nuisances, draw_camera, draw_walker, render, write_walkers
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image:DeprecationWarning")
 
@@ -79,7 +79,7 @@ def test_walkers_keep_to_the_ranges_of_the_recipe():
 def test_a_block_passes_in_front_of_two_tracklets_in_five_for_3_to_9_frames(monkeypatch):
     walker, camera, seeds = draw_walker(0, 1), draw_camera(0, 0), range(100)
     clips = [render(walker, camera, seed=seed).astype(float) for seed in seeds]
-    monkeypatch.setattr("strfnet.data.synthetic._paint_passing_block", lambda canvas, rng: None)
+    monkeypatch.setattr("strfnet.data.synthetic.walkers._paint_passing_block", lambda canvas, rng: None)
     hidden = [abs(clips[seed] - render(walker, camera, seed=seed)).max(axis=(1, 2, 3)) > 60 for seed in seeds]
     runs = ["".join("-#"[int(frame)] for frame in frames).strip("-") for frames in hidden]
     assert 30 <= sum(map(bool, runs)) <= 50

@@ -5,9 +5,9 @@ import pytest
 from scipy.io import loadmat
 
 from strfnet.data.frames import read_frame
-from strfnet.data.mars import read_mars
+from strfnet.data.readers.mars import read_mars
+from strfnet.data.synthetic.walker_set import draw_set, write_mars
 from strfnet.data.tracklet import DataSet, Tracklet
-from strfnet.data.walker_set import draw_set, write_mars
 
 SMALL = {"train": 3, "test": 2, "cameras": 2, "tracklets": 2, "distractors": 3, "junk": 1, "frames": 3}
 

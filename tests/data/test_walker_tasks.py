@@ -3,7 +3,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from strfnet.data.walker_tasks import (
+from strfnet.data.synthetic.walker_tasks import (
     EVERYBODY,
     FACTORS,
     TASKS,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strategies import wake
 from torch import nn
 
-from strfnet.layers.normalization import InPlaceNorm, in_place_norms
+from strfnet.deployment.in_place_norm import InPlaceNorm, in_place_norms
 
 
 def frames(seed, n=3, c=5, h=4, w=3):

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from strfnet import C2D, I3D, P3DA, P3DB, P3DC, inflate
-from strfnet.clip import run_on_frames, unfold
+from strfnet.layers.clip import run_on_frames, unfold
 from strfnet.layers.temporal import TemporalConv, inflate_weight
 
 KINDS = {"C2D": C2D, "I3D": I3D, "P3DA": P3DA, "P3DB": P3DB, "P3DC": P3DC}

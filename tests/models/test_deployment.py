@@ -9,7 +9,7 @@ from strategies import wake
 from torch.export import Dim
 
 import strfnet
-from strfnet.models import FORMS
+from strfnet.models.registry import FORMS
 
 
 def woken(form):

@@ -4,12 +4,12 @@ from strategies import wake
 from torch import nn
 
 import strfnet
-from strfnet.heads import ReIDOutput
+from strfnet.heads.head import ReIDOutput
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import TemporalConv
-from strfnet.models import FORMS
+from strfnet.models.registry import FORMS
 
 DEPTHS = ("resnet8", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CLIP = torch.randn(2, 3, 5, 256, 16, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 import strfnet
-from strfnet.official import AP3D, IMAGE, PREFIX, STE_NVAN, published_state
+from strfnet.weights.published import AP3D, IMAGE, PREFIX, STE_NVAN, published_state
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TABLES = {

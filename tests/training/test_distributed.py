@@ -14,8 +14,8 @@ from torch import nn
 from strfnet import STRF, splice
 from strfnet.training.distributed import HostSyncBatchNorm, gather_bytes, gather_rows, join, synchronize_batchnorm
 from strfnet.training.log import read_log
-from strfnet.training.resume import read_weights
-from strfnet.training.shelf import checkpoints, describe
+from strfnet.training.state import read_weights
+from strfnet.weights.store import checkpoints, describe
 
 
 def torchrun(task, folder):

@@ -17,7 +17,7 @@ from torch import nn
 from strfnet import create_model
 from strfnet.training.log import Log, read_log
 from strfnet.training.optimization import make_optimizer
-from strfnet.training.resume import (
+from strfnet.training.state import (
     OPTIMIZER,
     WEIGHTS,
     random_states,
@@ -28,8 +28,8 @@ from strfnet.training.resume import (
     tensor_files,
     weights_file,
 )
-from strfnet.training.shelf import checkpoints, describe
-from strfnet.training.steps import train
+from strfnet.training.trainer import train
+from strfnet.weights.store import checkpoints, describe
 
 CPU = torch.device("cpu")
 
@@ -197,7 +197,9 @@ def test_another_recipe_or_other_data_is_refused_and_nothing_touched(tmp_path):
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
-    holder = f"from pathlib import Path; from strfnet.files import claim; claim(Path({str(tmp_path / '.lock')!r}))"
+    holder = (
+        f"from pathlib import Path; from strfnet.system.files import claim; claim(Path({str(tmp_path / '.lock')!r}))"
+    )
     waiting = "print('held', flush=True); input()"
     command = [sys.executable, "-c", f"{holder}; {waiting}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strfnet.files import write_whole
-from strfnet.training.shelf import checkpoints, describe, keep, newest, put, sweep, take
+from strfnet.system.files import write_whole
+from strfnet.weights.store import checkpoints, describe, keep, newest, put, sweep, take
 
 FILES = {"a.safetensors": bytes(range(256)), "b.safetensors": b"", "c": b"c" * 1000}
 
@@ -61,7 +61,7 @@ def test_damage_to_the_only_one(tmp_path):
 
 
 def test_another_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("strfnet.training.shelf.VERSION", 2)
+    monkeypatch.setattr("strfnet.weights.store.VERSION", 2)
     folder = put(tmp_path, 1, FILES, {})
     monkeypatch.undo()
     with pytest.raises(ValueError, match="is of version 2, wanted 1"):

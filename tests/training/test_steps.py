@@ -16,15 +16,15 @@ from torch import nn
 
 from strfnet import create_model, list_models
 from strfnet.data.identities import identity_batches
-from strfnet.data.loading import TrainingClips, draws, load
+from strfnet.data.loader import TrainingClips, draws, load
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
 from strfnet.losses.objective import Objective, strf_loss
+from strfnet.system.signals import Stopped
 from strfnet.training.log import read_log
-from strfnet.training.resume import read_weights
-from strfnet.training.shelf import checkpoints, describe
-from strfnet.training.steps import Diverged, identity_labels, train
-from strfnet.training.stopping import Stopped
+from strfnet.training.state import read_weights
+from strfnet.training.trainer import Diverged, identity_labels, train
+from strfnet.weights.store import checkpoints, describe
 
 
 def run(folder, network=None, objective=None, evaluate=None, data=None, progress=False, **changes):
@@ -202,7 +202,7 @@ SECOND = """
 import signal, sys, time
 sys.path.insert(0, sys.argv[1])
 import tiny_runs
-from strfnet.training.steps import train
+from strfnet.training.trainer import train
 
 def slow(output, labels):
     print("in a step", flush=True)

@@ -1,0 +1,142 @@
+"""Tracklets from a CSV file with one line for each."""
+
+import csv
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from strfnet.data.readers.directory import frames_among, frames_in
+from strfnet.data.readers.folder import asked_apart, asked_by_rule
+from strfnet.data.tracklet import DataSet, Tracklet, natural_order
+from strfnet.system.names import nearest
+
+_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera",)
+_SUBSETS = ("train", "test", "query", "gallery")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line says, and its place for messages."""
+
+    place: str
+    subset: str
+    tracklet: Tracklet
+
+
+def read_listing(path: str | Path) -> DataSet:
+    """The tracklets of a CSV file in UTF-8, whose first line names the columns, in any order:
+
+    - ``path``: a folder with the frames of one tracklet, or a pattern such as ``day1/0007_*.jpg``; relative to
+      the CSV file's folder, or absolute. Frames are in natural number order.
+    - ``identity``: who it is
+    - ``camera``: who saw it; the column may be missing or empty, for all tracklets alike
+    - ``subset``: ``train``; ``test`` (the gallery, of which ``first_queries`` chooses the queries), or ``query``
+      and ``gallery`` in its place. A tracklet may stand in both of these, in two lines.
+
+    Identities and cameras are kept as text. Blank lines are left out; nothing is decoded.
+
+    Raises: ValueError naming the file and the line for anything else: columns or subsets of another name, a
+    field too many or too few, an empty one, a path without frames, a tracklet named twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is {'no file' if path.exists() else 'missing'}, wanted a CSV listing of tracklets")
+    lines = list(_lines(path))
+    if not lines:
+        raise ValueError(f"{path} lists no tracklets, wanted a line for each behind the first")
+    _check_repeats(lines)
+    subsets = {name: [line.tracklet for line in lines if line.subset == name] for name in _SUBSETS}
+    train, test, query, gallery = subsets.values()
+    if bool(query) != bool(gallery) or (test and query):
+        held = ", ".join(name for name, tracklets in subsets.items() if tracklets)
+        raise ValueError(f"{path} holds {held}, wanted train, and test or both query and gallery")
+    if not query:
+        return asked_by_rule(f"listing {path.name}", train=train, test=test)
+    return asked_apart(
+        f"listing {path.name}",
+        train=train,
+        query=query,
+        gallery=gallery,
+        same=lambda one, other: one.frames == other.frames,
+    )
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """The tracklets of a listing, each line checked on its own."""
+    base = path.parent
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True, strict=True)
+        columns: list[str] = []
+        try:
+            for fields in reader:
+                place = f"line {reader.line_num} of {path}"
+                if not "".join(fields).strip():
+                    continue
+                if not columns:
+                    columns = _columns(fields, place)
+                elif len(fields) != len(columns):
+                    raise ValueError(f"{place} has {len(fields)} fields, wanted {len(columns)}: {', '.join(columns)}")
+                else:
+                    yield _line(dict(zip(columns, fields, strict=True)), place, base)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot read {path} behind line {reader.line_num}: {error}") from error
+    if not columns:
+        raise ValueError(f"{path} is empty, wanted a first line with {', '.join(_NEEDED)}")
+
+
+def _columns(fields: list[str], place: str) -> list[str]:
+    columns = [field.strip() for field in fields]
+    known = (*_NEEDED, *_OPTIONAL)
+    for column in columns:
+        if column not in known:
+            raise ValueError(f"{place} has a column {column!r}, the nearest known is {nearest(column, known)!r}")
+    if len(set(columns)) < len(columns) or not set(_NEEDED) <= set(columns):
+        raise ValueError(f"{place} has columns {', '.join(columns)}, wanted {', '.join(_NEEDED)} and perhaps camera")
+    return columns
+
+
+def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
+    for name in _NEEDED:
+        if not fields[name].strip():
+            raise ValueError(f"{place} has an empty {name}")
+    subset = fields["subset"].strip()
+    if subset not in _SUBSETS:
+        raise ValueError(f"{place} has the subset {subset!r}, the nearest known is {nearest(subset, _SUBSETS)!r}")
+    try:
+        frames = _frames(fields["path"], base)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{place}: {error}") from error
+    camera = fields.get("camera", "").strip() or None
+    return _Line(place, subset, Tracklet(frames, fields["identity"].strip(), camera))
+
+
+def _frames(text: str, base: Path) -> tuple[Path, ...]:
+    place = base / text
+    if place.is_dir():  # first, for a folder may be called "[a]"
+        return frames_in(place)
+    if place.is_file():
+        raise ValueError(f"{place} is a file, wanted a folder or a pattern: a line for each tracklet, not frame")
+    if not glob.has_magic(text):
+        raise ValueError(f"{place} is missing, wanted a folder or a pattern such as {text}/*.jpg")
+    found = [Path(name) for name in glob.glob(os.path.join(glob.escape(str(base)), text))]
+    frames = frames_among(sorted(found, key=lambda file: (natural_order(file.parent), natural_order(file))))
+    for frame in frames:
+        if not frame.is_file():
+            raise ValueError(f"{frame} is no file, wanted frames")
+    if not frames:
+        raise ValueError(f"no frames are named like {place}, wanted at least one")
+    return frames
+
+
+def _check_repeats(lines: list[_Line]) -> None:
+    """A tracklet stands in one line, or in two as query and gallery; all have a camera or none."""
+    seen: dict[str, _Line] = {}
+    for line in lines:
+        other = seen.setdefault(line.tracklet.where, line)
+        pair = {line.subset, other.subset} == {"query", "gallery"} and line.tracklet == other.tracklet
+        if other is not line and not pair:
+            raise ValueError(f"{line.place} begins with the frame of {other.place}, wanted each tracklet once")
+        if (line.tracklet.camera is None) != (lines[0].tracklet.camera is None):
+            raise ValueError(f"one of {lines[0].place} and {line.place} has no camera, wanted one for all or none")

@@ -1,0 +1,81 @@
+"""DukeMTMC-VideoReID: tracklets of 1812 pedestrians under eight cameras, cut from hand-made labels."""
+
+import re
+from pathlib import Path
+
+from strfnet.data.readers.directory import folders_in, frames_in
+from strfnet.data.readers.folder import asked_apart, frame_names
+from strfnet.data.readers.published import check_counts, data_root
+from strfnet.data.tracklet import DataSet, Tracklet
+
+_NAME = re.compile(r"(\d+)(_?)C(\d)\2F(\d+)\2[XD](\d+)\.jpg", re.IGNORECASE)
+_NAMES = "0001_C6_F0099_X30823.jpg or 0001C6F0099X30823.jpg"
+_PUBLISHED = {
+    "training tracklets": 2196,
+    "training identities": 702,
+    "test tracklets": 2636,
+    "test identities": 1110,
+    "queries": 702,
+    "query identities": 702,
+}
+
+
+def read_duke(root: str | Path, *, complete: bool = True) -> DataSet:
+    """DukeMTMC-VideoReID from the folder with ``train``, ``query`` and ``gallery``, or from the one above it.
+
+    ``<part>/<identity>/<tracklet>/*.jpg``; both kinds of frame names in circulation are understood,
+    ``0001_C6_F0099_X30823.jpg`` and ``0001C6F0099X30823.jpg``: identity, camera, number in the tracklet, and in
+    the camera's video (D instead of X: a distractor). Frames are ordered by the number in the tracklet, which
+    may start above 1 and have holes. A query whose frames lie in the gallery too, by their names, is one
+    tracklet, both query and gallery. The 408 identities without a query are ordinary negatives.
+
+    Checked: the names in a folder share one camera and the folder's identity, and no two share a number.
+
+    Args:
+        root: the folder.
+        complete: whether it is to be the data set as published, whose counts are then checked too.
+
+    Raises: ValueError naming the path for what is missing or wrong.
+    Source: Wu et al., Exploit the Unknown Gradually, CVPR 2018, and its authors' page.
+    """
+    base = data_root(root, holds="gallery", inside="DukeMTMC-VideoReID")
+    train, query, gallery = (_tracklets(base / part) for part in ("train", "query", "gallery"))
+    data = asked_apart("DukeMTMC-VideoReID", train=train, query=query, gallery=gallery, same=_same_names)
+    if complete:
+        found = {
+            "training tracklets": len(train),
+            "training identities": len({tracklet.identity for tracklet in train}),
+            "test tracklets": len(data.test),
+            "test identities": len({tracklet.identity for tracklet in data.test}),
+            "queries": len(query),
+            "query identities": len({tracklet.identity for tracklet in query}),
+        }
+        check_counts(data.name, base, found=found, published=_PUBLISHED)
+    return data if complete else data.named_after(base)
+
+
+def _tracklets(part: Path) -> list[Tracklet]:
+    return [_tracklet(folder) for person in folders_in(part) for folder in folders_in(person)]
+
+
+def _tracklet(folder: Path) -> Tracklet:
+    person = folder.parent.name
+    if not person.isdecimal():
+        raise ValueError(f"{folder.parent} is no identity, wanted a number as the folder's name")
+    numbered: dict[int, Path] = {}
+    cameras = set()
+    for frame in frames_in(folder):
+        parts = _NAME.fullmatch(frame.name)
+        if parts is None or int(parts[1]) != int(person):
+            raise ValueError(f"{frame} is not named like {_NAMES} with the identity {person}")
+        if (other := numbered.setdefault(int(parts[4]), frame)) is not frame:
+            raise ValueError(f"{frame} and {other.name} have one number, wanted each frame's own behind F")
+        cameras.add(int(parts[3]))
+    if len(cameras) > 1:
+        raise ValueError(f"{folder} holds frames of cameras {sorted(cameras)}, wanted one")
+    return Tracklet(tuple(numbered[number] for number in sorted(numbered)), int(person), cameras.pop())
+
+
+def _same_names(one: Tracklet, other: Tracklet) -> bool:
+    # A name holds the frame's number in its camera's video, so equal names are equal frames.
+    return frame_names(one) == frame_names(other)

@@ -1,0 +1,40 @@
+"""Any data set by the name of its format."""
+
+from pathlib import Path
+
+from strfnet.data.readers.csv import read_listing
+from strfnet.data.readers.duke import read_duke
+from strfnet.data.readers.folder import read_folder_data_set
+from strfnet.data.readers.ilids import read_ilids
+from strfnet.data.readers.ls_vid import read_ls_vid
+from strfnet.data.readers.mars import read_mars
+from strfnet.data.readers.prid import read_prid
+from strfnet.data.tracklet import DataSet
+from strfnet.system.names import check_name
+
+_PUBLISHED = {"mars": read_mars, "duke": read_duke, "ls_vid": read_ls_vid}
+_SPLIT = {"ilids": read_ilids, "prid": read_prid}
+_OWN = {"folder": read_folder_data_set, "csv": read_listing}
+
+FORMATS = (*_PUBLISHED, *_SPLIT, *_OWN)
+
+
+def read_data_set(format: str, root: str | Path, *, split: int = 0, complete: bool = True) -> DataSet:
+    """The tracklets of a data set on disk; files are found and checked, none is decoded.
+
+    Args:
+        format: one of ``FORMATS``: "mars", "duke", "ls_vid", "ilids", "prid", "folder", "csv".
+        root: its folder; for "csv" the listing.
+        split: which of the 10 of "ilids" and "prid"; the others have one, 0.
+        complete: whether a published data set must have the published counts. False reads a part of it, or
+            other data in its layout; "folder" and "csv" have no published counts.
+
+    Raises: ValueError for an unknown format (naming the nearest) or split, or naming the path for what is
+    missing or wrong; ImportError naming what to install.
+    """
+    check_name("format", format, FORMATS)
+    if format in _SPLIT:
+        return _SPLIT[format](root, split=split, complete=complete)
+    if split:
+        raise ValueError(f"split is {split}, but {format} has one: wanted 0")
+    return _PUBLISHED[format](root, complete=complete) if format in _PUBLISHED else _OWN[format](root)

@@ -1,0 +1,98 @@
+"""LS-VID: tracklets of 3772 pedestrians under fifteen cameras, indoors and outdoors."""
+
+from bisect import bisect_left
+from pathlib import Path
+
+from strfnet.data.readers.directory import files_by_name, frames_among
+from strfnet.data.readers.published import check_counts, data_root, read_hdf5, read_lines
+from strfnet.data.tracklet import DataSet, Tracklet, natural_order
+
+_PUBLISHED = {"training identities": 842, "test identities": 2730}
+
+
+def read_ls_vid(root: str | Path, *, complete: bool = True) -> DataSet:
+    """LS-VID from the folder with ``list_sequence`` and the frames, or from the one above it.
+
+    A line of ``list_sequence/list_seq_train.txt`` or ``list_seq_test.txt`` is one tracklet: a path below the
+    root, a space, the identity. Its frames are all files whose path starts so; their names have four fields
+    between underscores, of which the third is the camera. ``test/data/info_test.mat`` numbers the queries,
+    lines of the test list. The gallery is every line of the test, as for MARS. The list for validation is not
+    read.
+
+    Checked: every tracklet has frames, of one camera, and none is also another's; queries are lines.
+
+    Args:
+        root: the folder.
+        complete: whether it is to be LS-VID as published, whose numbers of identities are then checked too.
+
+    Raises: ValueError naming the path for what is missing or wrong; ImportError without h5py.
+    Source: Li et al., Global-Local Temporal Representations for Video Person Re-Identification, ICCV 2019; the
+    layout as BiCnet-TKS's code reads it.
+    """
+    base = data_root(root, holds="list_sequence", inside="LS-VID")
+    train, test = _tracklets(base, "train"), _tracklets(base, "test")
+    file = base / "test" / "data" / "info_test.mat"
+    table = read_hdf5(file, "query", "the numbers of the queries, which come with LS-VID")
+    query = [number - 1 for number in table[0].tolist()]
+    wrong = next((row for row in query if not 0 <= row < len(test)), None)
+    if wrong is not None or len(set(query)) < len(query):
+        found = "one twice" if wrong is None else wrong + 1
+        raise ValueError(f"{file} numbers queries, {found} among them, wanted each once, from 1 to {len(test)}")
+    if complete:
+        parts = {"training identities": train, "test identities": test}
+        found = {what: len({tracklet.identity for tracklet in part}) for what, part in parts.items()}
+        check_counts("LS-VID", base, found=found, published=_PUBLISHED)
+    data = DataSet("LS-VID", train, test, tuple(query), tuple(range(len(test))))
+    return data if complete else data.named_after(base)
+
+
+def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:
+    listing = base / "list_sequence" / f"list_seq_{part}.txt"
+    folders: dict[Path, _Folder] = {}
+    tracklets = []
+    for line, text in enumerate(read_lines(listing, "the list of tracklets that comes with LS-VID"), start=1):
+        prefix, _, identity = text.strip().rpartition(" ")
+        if not prefix or prefix.endswith("/") or not identity.isdecimal():
+            wanted = "the start of files' paths and an identity's number"
+            raise ValueError(f"line {line} of {listing} is {text!r}, wanted {wanted}")
+        start = base / prefix
+        if start.parent not in folders:
+            folders[start.parent] = _Folder(start.parent)
+        frames, claimed = folders[start.parent].claim(start.name, line)
+        if not frames:
+            raise ValueError(f"no file starts with {start}, wanted frames as line {line} of {listing} names them")
+        if claimed:
+            raise ValueError(f"frames that start with {start} are in lines {claimed} and {line} of {listing}")
+        tracklets.append(Tracklet(frames, int(identity), _camera(frames)))
+    return tuple(tracklets)
+
+
+class _Folder:
+    """The files of a folder in plain order of their names, where those with one start lie side by side."""
+
+    def __init__(self, folder: Path) -> None:
+        files = files_by_name(folder)
+        self.names = sorted(files)
+        self.files = [files[name] for name in self.names]
+        self.lines = [0] * len(files)  # of the list, by which each file was claimed
+
+    def claim(self, start: str, line: int) -> tuple[tuple[Path, ...], int]:
+        """The frames whose names start so, and a line that claimed one of them before, or 0."""
+        first = last = bisect_left(self.names, start)
+        while last < len(self.names) and self.names[last].startswith(start):
+            last += 1
+        before = max(self.lines[first:last], default=0)
+        self.lines[first:last] = [line] * (last - first)
+        return frames_among(sorted(self.files[first:last], key=natural_order)), before
+
+
+def _camera(frames: tuple[Path, ...]) -> int:
+    cameras = set()
+    for frame in frames:
+        fields = frame.stem.split("_")
+        if len(fields) != 4 or not fields[2].isdecimal():
+            raise ValueError(f"{frame} is not named by four fields between underscores, the third its camera")
+        cameras.add(int(fields[2]))
+    if len(cameras) > 1:
+        raise ValueError(f"{frames[0]} and what starts like it are of cameras {sorted(cameras)}, wanted one")
+    return cameras.pop()

@@ -1,0 +1,125 @@
+"""MARS: tracklets of 1261 pedestrians under six cameras, found by a tracker."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strfnet.data.readers.directory import files_by_name
+from strfnet.data.readers.published import check_counts, data_root, read_lines, read_matlab
+from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
+
+_SOURCE = "of MARS; it is in folder info of the authors' evaluation code, which is a download of its own"
+_PUBLISHED = {
+    "training tracklets": 8298,
+    "training identities": 625,
+    "training frames": 509914,
+    "test tracklets": 12180,
+    "test identities": 634,
+    "test frames": 681089,
+    "junk tracklets": 870,
+    "distractor tracklets": 3248,
+    "queries": 1980,
+    "query identities": 626,
+}
+
+
+def read_mars(root: str | Path, *, complete: bool = True) -> DataSet:
+    """MARS from the folder with ``bbox_train``, ``bbox_test`` and ``info``, or from the one above it.
+
+    The frames of a tracklet are lines ``first`` to ``last`` of ``info/train_name.txt`` or ``test_name.txt``, as
+    ``info/tracks_train_info.mat`` and ``tracks_test_info.mat`` say; ``info/query_IDX.mat`` numbers the queries.
+    Identities and cameras are the tables' numbers. The gallery is every row of the test: the queries, the
+    distractors (identity 0) and the junk (identity -1, folder ``00-1``), which a ranking ignores.
+
+    Checked: the rows of a table follow each other from the first line to the last; the names of a row have its
+    identity and camera; all files are there; queries are of people. Files that no line names are left out.
+
+    Args:
+        root: the folder.
+        complete: whether it is to be MARS as published, whose counts are then checked too.
+
+    Raises: ValueError naming the file for what is missing or wrong; ImportError without scipy.
+    Source: Zheng et al., MARS: A Video Benchmark for Large-Scale Person Re-identification, ECCV 2016; the
+    evaluation code's tables.
+    """
+    base = data_root(root, holds="bbox_train", inside="MARS")
+    train, test = _tracklets(base, "train"), _tracklets(base, "test")
+    nobody = next((tracklet for tracklet in train if tracklet.identity in (JUNK, DISTRACTOR)), None)
+    if nobody is not None:
+        raise ValueError(f"{nobody.where} is of identity {nobody.identity}, wanted people alone in the training")
+    query = _queries(base / "info" / "query_IDX.mat", test)
+    if complete:
+        check_counts("MARS", base, found=_counts(train, test, query), published=_PUBLISHED)
+    data = DataSet("MARS", train, test, query, tuple(range(len(test))))
+    return data if complete else data.named_after(base)
+
+
+def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:
+    listing, table_file = base / "info" / f"{part}_name.txt", base / "info" / f"tracks_{part}_info.mat"
+    lines = read_lines(listing, f"the frames' names, one in a line, {_SOURCE}")
+    names = [line.strip() for line in lines]
+    twice = len(names) - len(set(names))
+    if twice:
+        raise ValueError(f"{listing} names {twice} frames more than once, wanted each once")
+    table = read_matlab(table_file, f"track_{part}_info", f"the table of tracklets {_SOURCE}")
+    _check_table(table, table_file, len(names), listing)
+    on_disk: dict[str, dict[str, Path]] = {}
+    tracklets = []
+    for number, (first, last, identity, camera) in enumerate(table.tolist(), start=1):
+        folder = "00-1" if identity == JUNK else f"{identity:04d}"
+        if folder not in on_disk:
+            on_disk[folder] = files_by_name(base / f"bbox_{part}" / folder)
+        frames = []
+        for line, name in enumerate(names[first - 1 : last], start=first):
+            if not name.startswith(f"{folder}C{camera}T"):
+                row = f"row {number} of {table_file} gives identity {identity} and camera {camera}"
+                raise ValueError(f"line {line} of {listing} is {name!r}, but {row}")
+            frame = on_disk[folder].get(name)
+            if frame is None:
+                missing = base / f"bbox_{part}" / folder / name
+                raise ValueError(f"{missing} is missing, wanted as line {line} of {listing} names it")
+            frames.append(frame)
+        tracklets.append(Tracklet(tuple(frames), identity, camera))
+    return tuple(tracklets)
+
+
+def _check_table(table: NDArray[np.int64], path: Path, lines: int, listing: Path) -> None:
+    if table.shape[1] != 4:
+        raise ValueError(f"{path} has {table.shape[1]} columns, wanted first, last, identity and camera")
+    first, last = table[:, 0], table[:, 1]
+    follows = np.concatenate([[1], last[:-1] + 1])
+    wrong = np.flatnonzero((first != follows) | (last < first))
+    if wrong.size:
+        row = int(wrong[0])
+        wanted = f"from {follows[row]}, where the row before ended, to that or more"
+        raise ValueError(f"row {row + 1} of {path} runs from {first[row]} to {last[row]}, wanted {wanted}")
+    if last[-1] != lines:
+        raise ValueError(f"{listing} has {lines} lines, wanted {last[-1]}, where {path} ends")
+
+
+def _queries(path: Path, test: tuple[Tracklet, ...]) -> tuple[int, ...]:
+    rows = (read_matlab(path, "query_IDX", f"the numbers of the queries {_SOURCE}").ravel() - 1).tolist()
+    if len(set(rows)) < len(rows):
+        raise ValueError(f"{path} numbers a query twice, wanted each once")
+    for row in rows:
+        if not 0 <= row < len(test):
+            raise ValueError(f"{path} numbers a query {row + 1}, wanted 1 to {len(test)}")
+        if test[row].identity in (JUNK, DISTRACTOR):
+            raise ValueError(f"query {row + 1} of {path} is of identity {test[row].identity}, wanted a person's")
+    return tuple(rows)
+
+
+def _counts(train: tuple[Tracklet, ...], test: tuple[Tracklet, ...], query: tuple[int, ...]) -> dict[str, int]:
+    return {
+        "training tracklets": len(train),
+        "training identities": len({tracklet.identity for tracklet in train}),
+        "training frames": sum(len(tracklet.frames) for tracklet in train),
+        "test tracklets": len(test),
+        "test identities": len({tracklet.identity for tracklet in test} - {JUNK, DISTRACTOR}),
+        "test frames": sum(len(tracklet.frames) for tracklet in test),
+        "junk tracklets": sum(tracklet.identity == JUNK for tracklet in test),
+        "distractor tracklets": sum(tracklet.identity == DISTRACTOR for tracklet in test),
+        "queries": len(query),
+        "query identities": len({test[row].identity for row in query}),
+    }

@@ -1,0 +1,14 @@
+"""Rankings, metrics and named protocols."""
+
+from typing import TYPE_CHECKING
+
+from strfnet.system.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from strfnet.evaluation.distances import StreamedDistances, cosine_distances, euclidean_distances
+    from strfnet.evaluation.evaluation import Evaluation, evaluate, mean_over_splits, table
+    from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
+    from strfnet.evaluation.ranking import Ranking, rank, rank_embeddings
+    from strfnet.evaluation.reranking import rerank
+
+__getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -1,0 +1,248 @@
+"""An image network made to take clips, its keys and answers kept, and taken apart again."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strfnet.inflation.splicing import (
+    Extension,
+    Replacement,
+    UnitBuilder,
+    extend,
+    module_at,
+    retract,
+    set_module,
+    splice_into,
+    unsplice,
+)
+from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
+from strfnet.layers.clip import check_clip, run_on_frames, unfold
+from strfnet.layers.non_local import NonLocalBlock
+from strfnet.layers.strf import STRF
+from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC, TemporalConv
+
+TemporalBuilder = Callable[[nn.Conv2d], nn.Module]
+
+TEMPORAL: dict[str, TemporalBuilder | None] = {
+    "c2d": None,
+    "i3d": I3D,
+    "p3d_a": P3DA,
+    "p3d_b": P3DB,
+    "p3d_c": P3DC,
+    "ap3d_i3d": AP3DI,
+    "ap3d_p3d_a": AP3DA,
+    "ap3d_p3d_b": AP3DB,
+    "ap3d_p3d_c": AP3DC,
+}
+UNITS: dict[str, UnitBuilder] = {"strf": STRF, "non_local": NonLocalBlock}
+
+
+def inflate(
+    network: nn.Module | Callable[[], nn.Module],
+    *,
+    temporal: str | TemporalBuilder = "p3d_c",
+    unit: str | UnitBuilder | None = "strf",
+    places: Iterable[str] | None = None,
+    last_stride: int | None = None,
+) -> Any:
+    """A copy of an image network (or of what a builder such as ``resnet50`` makes) that takes clips.
+
+    The network runs on the folded frames, untouched but for its places: there a 2-D convolution gets an extent
+    in time and a unit follows it. When it is new, its answer is that of the image network on every frame:
+    vectors, (b t, d), averaged over the frames of a clip to (b, d); maps, (b t, c, h, w), put back into clips.
+    With nothing but ``network`` it is the headline network of the STRF paper: STRF on P3D-C.
+
+    The copy keeps the class, module paths, state-dict keys, dtype, device, mode, hooks and frozen parameters
+    of the network. A checkpoint of the image network loads, strictly too, provided that it holds none of the
+    keys that were added; those keep their values. `deflate` gives the image network back.
+
+    Args:
+        network: any module from (n, c, h, w) to vectors or maps; it is not modified.
+        temporal: "c2d" (none), "i3d", "p3d_a", "p3d_b", "p3d_c", "ap3d_i3d", "ap3d_p3d_a", "ap3d_p3d_b" or
+            "ap3d_p3d_c", or what makes a module on clips from a 2-D convolution.
+        unit: "strf", "non_local", None, or what makes a module on clips from a number of channels.
+        places: paths of 2-D convolutions, or of residual blocks, which stand for their ``conv2``. By default
+            ``conv2`` of every second block of stages 2 and 3, from the first: the places of AP3D.
+        last_stride: 1 keeps the resolution in the last stage, as both papers do; None changes nothing.
+
+    Shape: (b, c, t, h, w) to (b, d) or (b, d, t, h', w').
+    Raises: ValueError or TypeError, with the path and the reason, for a place that does not exist or holds no
+    plain 2-D convolution, for a network that is no ResNet if ``places`` are not named, and for one that is
+    inflated already, compiled, scripted, quantised or wrapped for parallel training.
+    """
+    built = network if isinstance(network, nn.Module) else network()
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"network must be a module or build one, got {type(built).__name__}")
+    _check_inflatable(built)
+    make_temporal = _named(temporal, TEMPORAL, "temporal")
+    make_unit = None if unit is None else _named(unit, UNITS, "unit")
+    paths = [_conv_path(built, place) for place in (_default_places(built) if places is None else _listed(places))]
+    if len(set(paths)) != len(paths):
+        raise ValueError(f"places must differ, got {paths}")
+
+    inflated = copy.deepcopy(built)
+    strides = {} if last_stride is None else _set_last_stride(inflated, last_stride)
+    if make_temporal is not None:
+        for path in paths:
+            set_module(inflated, path, _with_time(inflated.get_submodule(path), make_temporal, path))
+    if make_unit is not None:
+        splice_into(inflated, dict.fromkeys(paths, make_unit))
+    vars(inflated)["_steps_before"] = strides
+    extend(inflated, Inflated)
+    return inflated
+
+
+def deflate(network: nn.Module) -> Any:
+    """The image network that an inflated one was made from, with today's weights; a copy.
+
+    Units and temporal kernels are left out (of a true 3-D kernel its middle slice stays), strides restored.
+    Raises: ValueError if ``network`` was not made by `inflate`.
+    """
+    if not isinstance(network, Inflated):
+        raise ValueError(f"{type(network).__name__} is not an inflated network; there is nothing to take apart")
+    image = unsplice(network)
+    for path, module in list(image.named_modules()):
+        if isinstance(module, TemporalConv):
+            set_module(image, path, module.image_conv())
+    for path, step in image._steps_before.items():
+        vars(image.get_submodule(path)).update(step)
+    del image._steps_before
+    retract(image)
+    return image
+
+
+class Inflated(Extension):
+    """Lets an image network take clips: it runs on their folded frames."""
+
+    _steps_before: dict[str, dict[str, Any]]
+
+    def forward(self, clip: Tensor) -> Tensor:
+        weight = next(self.parameters(), None)  # type: ignore[attr-defined]
+        check_clip(clip, _input_channels(self), weight=weight, name="clip")  # type: ignore[arg-type]
+        answer, t = run_on_frames(super().forward, clip)  # type: ignore[misc]
+        if answer.ndim == 4:
+            return unfold(answer, t)
+        if answer.ndim == 2:
+            return answer.unflatten(0, (-1, t)).mean(dim=1)
+        raise ValueError(
+            f"{type(self).__name__} answers each frame with {answer.ndim - 1} axes: {tuple(answer.shape)}; "
+            "vectors (n, d) or maps (n, c, h, w) can be put back into clips"
+        )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        added = _added_state(self)  # type: ignore[arg-type]
+        if strict and not added.keys() & state_dict.keys():
+            state_dict = {**state_dict, **added}
+        return super().load_state_dict(state_dict, strict, assign)  # type: ignore[misc]
+
+
+def _added_state(network: nn.Module) -> dict[str, Tensor]:
+    """The part of the state dict that inflation and splicing have added."""
+    added = []
+    for path, module in network.named_modules():
+        children = set(module._modules) & {"after", "temporal", "appearance"}
+        if isinstance(module, TemporalConv) or "after" in children:
+            added += [f"{path}.{child}." for child in children]
+        if isinstance(module, Replacement):
+            added.append(f"{path}.")
+    return {key: value for key, value in network.state_dict().items() if key.startswith(tuple(added))}
+
+
+def _input_channels(network: nn.Module) -> int | None:
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    return None if first is None else first.in_channels
+
+
+def _named(choice: Any, known: dict[str, Any], name: str) -> Any:
+    if not isinstance(choice, str):
+        if not callable(choice):
+            raise TypeError(f"{name} must be one of {', '.join(known)} or a builder, got {choice!r}")
+        return choice
+    if choice not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)} or a builder, got {choice!r}")
+    return known[choice]
+
+
+def _listed(places: Iterable[str]) -> list[str]:
+    return [places] if isinstance(places, str) else list(places)
+
+
+def _check_inflatable(network: nn.Module) -> None:
+    if isinstance(network, Inflated):
+        raise ValueError(f"network is inflated already ({type(network).__name__}); use strfnet.splice to add units")
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    for path, module in network.named_modules():
+        where = f"{path or 'network'} ({type(module).__name__})"
+        if isinstance(module, wrappers) or "_orig_mod" in module._modules:  # the latter is torch.compile's
+            raise ValueError(f"{where} wraps another network; inflate that one, then wrap or compile the result")
+        if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+            raise ValueError(
+                f"{where} is scripted or traced and cannot be changed; inflate the network it was made from"
+            )
+        if type(module).__module__.startswith(("torch.ao.nn", "torch.nn.quantized", "torchao")):
+            raise ValueError(f"{where} is quantised and has no exact form in time; inflate first, then quantise")
+        if isinstance(module, nn.Conv3d):
+            raise ValueError(f"{where} is a 3-D convolution: the network takes clips already; use strfnet.splice")
+
+
+def _default_places(network: nn.Module) -> list[str]:
+    return [f"layer{stage}.{block}" for stage in (2, 3) for block in range(0, len(_stage(network, stage)), 2)]
+
+
+def _stage(network: nn.Module, stage: int) -> nn.Sequential:
+    blocks = getattr(network, f"layer{stage}", None)
+    if not isinstance(blocks, nn.Sequential) or not len(blocks) or not hasattr(blocks[0], "conv2"):
+        raise ValueError(
+            f"network is no plain ResNet: {type(network).__name__} has no layer{stage} of residual blocks with "
+            "a conv2; name the places to inflate, and leave last_stride out"
+        )
+    return blocks
+
+
+def _conv_path(network: nn.Module, place: str) -> str:
+    module = module_at(network, place)
+    if "conv2" in module._modules:
+        place, module = f"{place}.conv2", module.get_submodule("conv2")
+    if not isinstance(module, nn.Conv2d):
+        raise ValueError(
+            f"{place} is a {type(module).__name__}; a place must be a 2-D convolution or a block with a conv2"
+        )
+    return place
+
+
+def _with_time(conv: nn.Module, make: TemporalBuilder, path: str) -> nn.Module:
+    try:
+        built = make(conv)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path} cannot be given an extent in time: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"temporal must build a module, got {type(built).__name__} for {path}")
+    return built if isinstance(built, TemporalConv) else Replacement(built, conv)
+
+
+def _set_last_stride(network: nn.Module, stride: int) -> dict[str, dict[str, Any]]:
+    """Set the stride of the last stage, in place; what stood there before, by path."""
+    if stride not in (1, 2):
+        raise ValueError(f"last_stride must be 1, 2 or None, got {stride}")
+    path, block = "layer4.0", _stage(network, 4)[0]
+    stepping = {
+        f"{path}.{name}": module
+        for name, module in block.named_modules()
+        if name and getattr(module, "stride", 1) not in (1, (1,), (1, 1))
+    }
+    if stride == 2 and not stepping:
+        raise ValueError(f"last_stride is 2, but {path} has a stride of 1 already and nothing to step")
+    before: dict[str, dict[str, Any]] = {}
+    for name, module in stepping.items() if stride == 1 else ():
+        if type(module) is nn.Conv2d:
+            before[name] = {"stride": module.stride}
+            module.stride = (1, 1)
+        elif isinstance(module, nn.AvgPool2d):
+            before[name] = {"stride": module.stride, "kernel_size": module.kernel_size}
+            module.stride = module.kernel_size = 1
+        else:
+            raise ValueError(f"last_stride=1: {name} steps too, and a {type(module).__name__} cannot be told not to")
+    return before

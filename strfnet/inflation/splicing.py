@@ -1,0 +1,195 @@
+"""A unit on clips after, or in the place of, a module named by its path."""
+
+import copy
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from strfnet.layers.clip import on_clips
+
+UnitBuilder = Callable[[int], nn.Module]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def splice(network: Network, units: Mapping[str, nn.Module | UnitBuilder], *, instead: bool = False) -> Network:
+    """A copy of a network on clips in which units follow, or replace, the modules named by their paths.
+
+    The network may be one that `strfnet.inflate` made or any whose tensors are clips. Its state-dict keys
+    stay; a unit after ``layer2.1`` has its own under ``layer2.1.after.0``, one in its place under
+    ``layer2.1.unit``. Further units at the same place come behind the earlier ones.
+
+    Args:
+        network: it is not modified.
+        units: for each path a module, of which a copy is taken, or a builder such as ``NonLocalBlock``, which
+            is given the channels of the place (those of the last 2-D or 3-D convolution or batch norm in it).
+            Units take the dtype, device and mode of their place. ``nn.Sequential`` stands for its last module.
+        instead: put the unit in the place of the module.
+
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` rebuilds batch norms without what follows them: convert first,
+    splice then, if a unit follows a batch norm itself.
+
+    Raises: ValueError naming a path that does not exist or cannot be followed.
+    """
+    spliced = copy.deepcopy(network)
+    splice_into(spliced, units, instead=instead)
+    return spliced
+
+
+def splice_into(network: nn.Module, units: Mapping[str, nn.Module | UnitBuilder], *, instead: bool = False) -> None:
+    """`splice`, in place."""
+    for path, unit in units.items():
+        host_path, host = resolve(network, path, instead=instead)
+        built = _built(unit, host, path)
+        if instead:
+            set_module(network, host_path, Replacement(built, host))
+        else:
+            follow(host, built)
+
+
+def unsplice(network: Network) -> Network:
+    """A copy of ``network`` without the units that `splice` has put in."""
+    whole = copy.deepcopy(network)
+    for path, module in list(whole.named_modules()):
+        if isinstance(module, Replacement):
+            set_module(whole, path, module.original)
+        elif isinstance(module, Followed):
+            del module._modules["after"]  # type: ignore[attr-defined]
+            retract(module)
+    return whole
+
+
+class Extension:
+    """A mixin laid over the class of one module, which stays all that it was: keys, weights, hooks, type.
+
+    The class that comes of it is made when it is needed; copies and pickles name its two parts instead.
+    """
+
+    _mixin: ClassVar[type["Extension"]]
+    _extended: ClassVar[type[nn.Module]]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        mixins, base = [], type(self)
+        while issubclass(base, Extension):
+            mixins.append(base._mixin)
+            base = base._extended  # type: ignore[assignment]
+        return _blank, (base, *reversed(mixins)), self.__dict__
+
+
+def extend(module: nn.Module, mixin: type[Extension]) -> None:
+    """Lay ``mixin`` over the class of ``module``, in place."""
+    module.__class__ = _extended_class(mixin, type(module))  # type: ignore[arg-type]
+
+
+def retract(module: Extension) -> None:
+    """Take the last mixin off an extended module, in place."""
+    module.__class__ = module._extended  # type: ignore[assignment]
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module without what is laid over it."""
+    kind: Any = type(module)
+    while issubclass(kind, Extension):
+        kind = kind._extended
+    return kind
+
+
+@functools.cache
+def _extended_class(mixin: Any, base: Any) -> type:
+    names = {"__doc__": base.__doc__, "__module__": mixin.__module__, "_mixin": mixin, "_extended": base}
+    return type(f"{mixin.__name__}{base.__name__}", (mixin, base), names)
+
+
+def _blank(base: Any, *mixins: Any) -> nn.Module:
+    for mixin in mixins:
+        base = _extended_class(mixin, base)
+    return base.__new__(base)
+
+
+class Followed(Extension):
+    """Lets a module's answer pass through the units in its child ``after``."""
+
+    after: nn.Sequential
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return on_clips(self.after, super().forward(*args, **kwargs))  # type: ignore[misc]
+
+
+def follow(host: nn.Module, unit: nn.Module) -> None:
+    """Put ``unit`` behind ``host`` and what already follows it, in place."""
+    if not isinstance(host, Followed):
+        host.add_module("after", nn.Sequential())
+        extend(host, Followed)
+    host.after.append(unit)  # type: ignore[union-attr, operator]
+
+
+class Replacement(nn.Module):
+    """A unit on clips that stands where another module stood; that one is kept aside, out of the state dict."""
+
+    def __init__(self, unit: nn.Module, original: nn.Module) -> None:
+        super().__init__()
+        self.unit = unit
+        self._aside = (original,)
+        self.train(original.training)
+
+    @property
+    def original(self) -> nn.Module:
+        return self._aside[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return on_clips(self.unit, x)
+
+
+def resolve(network: nn.Module, path: str, *, instead: bool = False) -> tuple[str, nn.Module]:
+    """The path and module that a unit at ``path`` would follow or replace; ValueError if there is none."""
+    module = module_at(network, path)
+    while isinstance(module, nn.Sequential) and len(module) and not instead:
+        name, module = list(module.named_children())[-1]
+        path = f"{path}.{name}"
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(f"{path} is scripted and cannot be changed; splice before scripting")
+    if isinstance(module, nn.ModuleList | nn.ModuleDict) or (isinstance(module, nn.Sequential) and not instead):
+        raise ValueError(f"{path} is a {type(module).__name__}, which is never called itself; name a module in it")
+    if not instead and "after" in module._modules and not isinstance(module, Followed):
+        raise ValueError(f"{path} already has a child named 'after', where units would go")
+    return path, module
+
+
+def module_at(network: nn.Module, path: str) -> nn.Module:
+    """The module at ``path``; ValueError with the nearest paths if there is none, or for the network itself."""
+    modules = dict(network.named_modules())
+    if not path:
+        raise ValueError("the empty path names the network itself; name a module in it")
+    if path not in modules:
+        near = difflib.get_close_matches(path, modules, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"{type(network).__name__} has no module {path!r}{hint}")
+    return modules[path]
+
+
+def set_module(network: nn.Module, path: str, module: nn.Module) -> None:
+    """Put ``module`` at ``path``, in place."""
+    parent, _, name = path.rpartition(".")
+    network.get_submodule(parent)._modules[name] = module
+
+
+def _built(unit: nn.Module | UnitBuilder, host: nn.Module, path: str) -> nn.Module:
+    built = copy.deepcopy(unit) if isinstance(unit, nn.Module) else unit(_channels(host, path))
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"the unit for {path} must be a module or build one, got {type(built).__name__}")
+    like = next((p for p in host.parameters() if p.is_floating_point()), None)
+    return (built if like is None else built.to(like)).train(host.training)
+
+
+def _channels(host: nn.Module, path: str) -> int:
+    if isinstance(host, nn.Conv2d | nn.Conv3d):
+        return host.out_channels
+    for module in reversed(list(host.modules())):
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            return module.out_channels
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return module.num_features
+    raise ValueError(f"{path} holds no convolution or batch norm to read channels from; give a module, not a builder")

@@ -1,0 +1,78 @@
+"""Networks by name."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from strfnet.layers.clip import channels_last
+from strfnet.models.network import ReIDNetwork
+from strfnet.models.nvan import frame_pooling_resnet, nvan_resnet
+from strfnet.models.resnet import DEPTHS
+from strfnet.models.strf import temporal_resnet
+from strfnet.weights.file import find_file
+from strfnet.weights.published import fill
+
+FORMS: dict[str, Callable[..., ReIDNetwork]] = {
+    "c2d_{}": partial(temporal_resnet, temporal="c2d"),
+    "strf_c2d_{}": partial(temporal_resnet, temporal="c2d", strf=True),
+    "c2d_nl_{}": partial(temporal_resnet, temporal="c2d", non_local=True),
+    "i3d_{}": partial(temporal_resnet, temporal="i3d"),
+    "strf_i3d_{}": partial(temporal_resnet, temporal="i3d", strf=True),
+    "p3da_{}": partial(temporal_resnet, temporal="p3d_a"),
+    "strf_p3da_{}": partial(temporal_resnet, temporal="p3d_a", strf=True),
+    "p3db_{}": partial(temporal_resnet, temporal="p3d_b"),
+    "strf_p3db_{}": partial(temporal_resnet, temporal="p3d_b", strf=True),
+    "p3dc_{}": partial(temporal_resnet, temporal="p3d_c"),
+    "strf_p3dc_{}": partial(temporal_resnet, temporal="p3d_c", strf=True),
+    "ap3d_{}": partial(temporal_resnet, temporal="ap3d_p3d_c"),
+    "ap3d_nl_{}": partial(temporal_resnet, temporal="ap3d_p3d_c", non_local=True),
+    "{}_fpl": frame_pooling_resnet,
+    "{}_maxfpl": partial(frame_pooling_resnet, pooling="max"),
+    "nvan_{}": nvan_resnet,
+    "nvan_spatial_{}": partial(nvan_resnet, striped=True),
+    "nvan_temporal_{}": partial(nvan_resnet, merge_frames=True),
+    "ste_nvan_{}": partial(nvan_resnet, striped=True, window=2, merge_frames=True),
+}
+
+
+def create_model(
+    name: str, *, num_classes: int | None = 625, weights: Any = None, pretrained: str | Path | None = None
+) -> ReIDNetwork:
+    """A network of the two papers, or of their baselines, by name.
+
+    Its kernels lie in channels-last order, so the whole network works in one memory order.
+
+    Args:
+        name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50".
+        num_classes: identities of the classifier (625 are those of MARS); None for no classifier.
+        weights: of the image network, as torchvision takes them, e.g. "IMAGENET1K_V2"; None starts at random.
+        pretrained: a file with weights of the whole network: of `strfnet.save`, a published one of its family (see
+            `strfnet.load_official`), or an image ResNet's, which fills the image network alone. A classifier of other
+            than ``num_classes`` is left out with a warning, and starts at random, as it does if the file has none;
+            all else must fit. "walkers" are the weights that come with strfnet for "strf_c2d_resnet8", trained on
+            drawn figures for examples and pictures, and of no use on people.
+
+    Shape: the network takes (b, 3, t, h, w) and returns a `strfnet.heads.head.ReIDOutput`.
+    Raises: ValueError for an unknown name, with the nearest ones; for a file that cannot be read or does not fit.
+    """
+    if weights is not None and pretrained is not None:
+        raise ValueError(f"weights are {weights!r} and pretrained is {str(pretrained)!r}, wanted one of the two")
+    for form, build in FORMS.items():
+        for depth in DEPTHS:
+            if form.format(depth) == name:
+                network = build(depth, num_classes, weights)
+                channels_last(network)
+                network.name = name
+                if pretrained is not None:
+                    fill(network, find_file(pretrained, name))
+                return network
+    near = difflib.get_close_matches(str(name), list_models(), n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else "; strfnet.list_models() names them all"
+    raise ValueError(f"there is no network {name!r}{hint}")
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` knows: each form on ResNets of 8 to 152 layers."""
+    return [form.format(depth) for depth in DEPTHS for form in FORMS]

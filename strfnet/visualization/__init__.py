@@ -1,0 +1,15 @@
+"""Figures of attention, rankings and training, and the HTML report."""
+
+from typing import TYPE_CHECKING
+
+from strfnet.system.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from strfnet.visualization.attention import attention_of, masks_of
+    from strfnet.visualization.curves import draw_cmc, draw_training
+    from strfnet.visualization.figures import draw_attention, draw_masks, draw_ranked_lists
+    from strfnet.visualization.page import png
+    from strfnet.visualization.ranked_lists import Found, ranked_list
+    from strfnet.visualization.report import Picture, Section, report_page
+
+__getattr__, __dir__, __all__ = lazy_names(__name__)
