@@ -33,7 +33,7 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 nitpicky = True  # a name of strfnet that has no place on any page is a warning; other packages' have none
-TYPE_VARIABLES = r"strfnet\.(splicing|folding|winograd)\.Network"
+TYPE_VARIABLES = r"strfnet\.[\w.]+\.Network"
 nitpick_ignore_regex = [("py:.*", rf"(?!strfnet\.).*|{TYPE_VARIABLES}")]
 
 SECTIONS = ("Args", "Attributes", "Shape", "Returns", "Raises", "Source", "Sources")

@@ -9,7 +9,7 @@ is drawn are figures of few shapes and colours, so the network is of no use on p
 import argparse
 from pathlib import Path
 
-from strfnet.cli.parser import main as strfnet
+from strfnet.cli import main as strfnet
 from strfnet.data.synthetic.walker_set import draw_set, write_mars
 
 RECIPE = Path(__file__).parent / "recipes" / "pretrained.yaml"

@@ -26,7 +26,7 @@ from strfnet.data.tracklet import DataSet
 from strfnet.training.log import read_log
 
 RECIPE = Path(__file__).parent / "recipes" / "walkers.yaml"
-STRFNET = (sys.executable, "-m", "strfnet.cli.parser")
+STRFNET = (sys.executable, "-m", "strfnet.cli")
 NETWORKS = {"C2D": "c2d_resnet8", "C2D + STRF": "strf_c2d_resnet8"}
 
 

@@ -6,25 +6,25 @@ from hypothesis import given
 from strategies import clips
 from torch import nn
 
-from strfnet.layers.clip import channels_last, check_clip, fold, on_clips, run_on_frames, unfold
+from strfnet.layers.clip import channels_last, check_clip, flatten_time, on_clips, run_on_frames, unflatten_time
 
 
 @given(clip=clips(channels=3))
 def test_folding_puts_frame_after_frame_and_unfolding_takes_it_back(clip):
-    frames = fold(clip)
+    frames = flatten_time(clip)
     b, t = clip.shape[0], clip.shape[2]
     for i in range(b):
         for j in range(t):
             assert torch.equal(frames[i * t + j], clip[i, :, j])
-    assert torch.equal(unfold(frames, t), clip)
+    assert torch.equal(unflatten_time(frames, t), clip)
 
 
 def test_a_channels_last_clip_is_folded_without_a_copy():
     clip = torch.randn(2, 3, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d)
-    frames = fold(clip)
+    frames = flatten_time(clip)
     assert frames.data_ptr() == clip.data_ptr()
     assert frames.is_contiguous(memory_format=torch.channels_last)
-    assert unfold(frames, 4).data_ptr() == clip.data_ptr()
+    assert unflatten_time(frames, 4).data_ptr() == clip.data_ptr()
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_folded_frames_are_understood_only_inside_a_running_network():
     clip = torch.randn(2, 3, 4, 5, 5)
     answer, t = run_on_frames(lambda frames: on_clips(shifted, frames), clip)
     assert t == 4
-    assert torch.equal(unfold(answer, t), shifted(clip))
+    assert torch.equal(unflatten_time(answer, t), shifted(clip))
     with pytest.raises(ValueError, match="only while the inflated network"):
-        on_clips(shifted, fold(clip))
+        on_clips(shifted, flatten_time(clip))
 
 
 def test_a_failing_network_leaves_no_count_behind():

@@ -9,7 +9,7 @@ from torch import nn
 
 import strfnet
 from strfnet.inflation.splicing import splice, unsplice
-from strfnet.layers.clip import fold, unfold
+from strfnet.layers.clip import flatten_time, unflatten_time
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -69,8 +69,8 @@ def test_units_at_one_place_follow_each_other(inflated):
     inflated.layer2.register_forward_pre_hook(lambda module, inputs: plain.append(inputs[0].clone()))
     network(CLIP)
     inflated(CLIP)
-    expected = strfnet.TemporalReduction()(Brighter()(unfold(plain[0], 4)))
-    assert torch.equal(seen[0], fold(expected))
+    expected = strfnet.TemporalReduction()(Brighter()(unflatten_time(plain[0], 4)))
+    assert torch.equal(seen[0], flatten_time(expected))
     inflated.layer2._forward_pre_hooks.clear()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from strfnet.deployment.in_place_norm import InPlaceNorm
 from strfnet.inflation.splicing import Followed, extend, retract, set_module
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
-from strfnet.layers.clip import channels_last, fold, unfold
+from strfnet.layers.clip import channels_last, flatten_time, unflatten_time
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
 
@@ -67,7 +67,7 @@ class ConvolvedNonLocalBlock(NonLocalBlock):
     """A non-local block on pixels, for evaluation: its projections are 1x1 convolutions, its norm is in the last."""
 
     def project(self, x: Tensor) -> list[Tensor]:
-        frames, t = fold(x), x.shape[2]
+        frames, t = flatten_time(x), x.shape[2]
         projected = [self.query(frames), self.key(frames), self.value(frames)]
         if self.subsample:
             cell = [min(2, size) for size in x.shape[3:]]
@@ -78,7 +78,7 @@ class ConvolvedNonLocalBlock(NonLocalBlock):
         h, w = x.shape[3:]
         gathered = gathered if matrix is None else gathered @ matrix[:, None]
         maps = rearrange(gathered, "b t (h w) d -> (b t) d h w", h=h, w=w)
-        return unfold(fold(x) + self.out(maps), x.shape[2])
+        return unflatten_time(flatten_time(x) + self.out(maps), x.shape[2])
 
 
 def convolve_projections(block: nn.Module) -> None:

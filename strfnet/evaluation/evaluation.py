@@ -87,7 +87,7 @@ def evaluate(
         protocol: one of ``PROTOCOLS``, or another.
         sampling: what the embeddings were made from, to be told beside the figures; they are the caller's, so
             that a protocol can be followed with other frames than its own.
-        reranked: judge the distances of `strfnet.evaluation.rerank` instead, in which queries and gallery are looked
+        reranked: judge the distances of `rerank` instead, in which queries and gallery are looked
             at together; no protocol asks for that, and the table says so.
         ranks: how far the CMC goes.
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.layers.clip import check_clip, fold, unfold
+from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 
 POOLINGS = ("mean", "max", "max_mean")
 
@@ -76,8 +76,8 @@ class Head(nn.Module):
             return x.mean(dim=(2, 3, 4))
         if self.pooling == "max":
             return x.amax(dim=(2, 3, 4))
-        maxima = F.max_pool2d(fold(x), x.shape[3:])  # ten times as fast as a reduction over two axes
-        return unfold(maxima, x.shape[2]).mean(dim=(2, 3, 4))
+        maxima = F.max_pool2d(flatten_time(x), x.shape[3:])  # ten times as fast as a reduction over two axes
+        return unflatten_time(maxima, x.shape[2]).mean(dim=(2, 3, 4))
 
     def extra_repr(self) -> str:
         return f"{self.channels}, pooling={self.pooling!r}"

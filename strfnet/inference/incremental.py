@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from strfnet.inference.receptive_field import Reach, reach_of, refusal
 from strfnet.inflation.splicing import Followed, Replacement, own_class, retract
 from strfnet.layers.ap3d import AP3DA, AP3DC
-from strfnet.layers.clip import fold, unfold
+from strfnet.layers.clip import flatten_time, unflatten_time
 from strfnet.layers.temporal import P3DA, P3DC, TemporalConv
 
 # The shortcut of these passes ``downsample``, if there is one, and is added behind the last norm. Named, as these
@@ -84,7 +84,7 @@ class Delaying(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         progress, given = self._progress, self._progress.span
-        window = progress.joined(self, self._each(unfold(frames, given.end - given.before)))
+        window = progress.joined(self, self._each(unflatten_time(frames, given.end - given.before)))
         first = given.end - window.shape[2]
         progress.keep(self, window[:, :, self.reach.first_needed(given.final) - first : given.final - first])
         progress.span = answered = given.after(self.reach, ending=progress.ending)
@@ -111,7 +111,7 @@ class FrameByFrame(nn.Module):
         self.layer = layer
 
     def forward(self, frames: Tensor) -> Tensor:
-        return fold(self.layer(unfold(frames, 1)))
+        return flatten_time(self.layer(unflatten_time(frames, 1)))
 
 
 class Shortcut(nn.Module):
@@ -130,7 +130,7 @@ class Shortcut(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Called when the main path is through."""
         given, wanted = self._entered, self._progress.span
-        window = self._progress.joined(self, unfold(self.downsample(frames), given.end - given.before))
+        window = self._progress.joined(self, unflatten_time(self.downsample(frames), given.end - given.before))
         self._progress.keep(self, window[:, :, wanted.final - wanted.before : given.final - wanted.before])
         return _folded(window[:, :, : wanted.end - wanted.before])
 

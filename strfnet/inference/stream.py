@@ -22,7 +22,7 @@ from strfnet.inference.incremental import Progress, Span, delay
 from strfnet.inference.receptive_field import refusal
 from strfnet.inflation.inflation import Inflated
 from strfnet.inflation.splicing import retract
-from strfnet.layers.clip import check_clip, fold
+from strfnet.layers.clip import check_clip, flatten_time
 from strfnet.models.network import ReIDNetwork
 
 LONGEST_PASS = 16  # frames of each tracklet that wait, or that are computed at a time
@@ -178,7 +178,7 @@ class _Exact:
         clip = torch.cat(state.waiting, dim=2)
         total = state.passed + clip.shape[2]
         self.progress.begin(Span(state.passed, total, total), state.kept, ending=ending)
-        maps = self.backbone(fold(clip))
+        maps = self.backbone(flatten_time(clip))
         features = self.head.pool(maps[:, :, None]).unflatten(0, (len(clip), -1))
         new = self.progress.span.final - self.progress.span.before
         final = self._merged(state.final, features[:, :new])

@@ -19,7 +19,7 @@ from strfnet.inflation.splicing import (
     unsplice,
 )
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
-from strfnet.layers.clip import check_clip, run_on_frames, unfold
+from strfnet.layers.clip import check_clip, run_on_frames, unflatten_time
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC, TemporalConv
@@ -124,7 +124,7 @@ class Inflated(Extension):
         check_clip(clip, _input_channels(self), weight=weight, name="clip")  # type: ignore[arg-type]
         answer, t = run_on_frames(super().forward, clip)  # type: ignore[misc]
         if answer.ndim == 4:
-            return unfold(answer, t)
+            return unflatten_time(answer, t)
         if answer.ndim == 2:
             return answer.unflatten(0, (-1, t)).mean(dim=1)
         raise ValueError(

@@ -54,12 +54,12 @@ def check_clip(x: Tensor, channels: int | None = None, *, weight: Tensor | None 
             raise ValueError(f"{name} is {x.dtype} and the layer {weight.dtype}; convert one of them")
 
 
-def fold(clip: Tensor) -> Tensor:
+def flatten_time(clip: Tensor) -> Tensor:
     """The frames of all clips, (b t, c, h, w); a view of a channels-last clip."""
     return clip.transpose(1, 2).flatten(0, 1)
 
 
-def unfold(frames: Tensor, t: int) -> Tensor:
+def unflatten_time(frames: Tensor, t: int) -> Tensor:
     """The clips of ``t`` frames each that were folded into the batch of ``frames``; always a view."""
     return frames.unflatten(0, (-1, t)).transpose(1, 2)
 
@@ -73,7 +73,7 @@ def run_on_frames(function: Callable[[Tensor], Tensor], clip: Tensor) -> tuple[T
     outer = _running.frames
     _running.frames = clip.shape[2]
     try:
-        answer = function(fold(clip))
+        answer = function(flatten_time(clip))
         return answer, _running.frames
     finally:
         _running.frames = outer
@@ -91,9 +91,9 @@ def on_clips(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             f"x must be a clip {AXES}, got 4 axes: {tuple(x.shape)}; folded frames are understood only while "
             "the inflated network they belong to runs (call the network itself, or give this layer a clip)"
         )
-    clip = function(unfold(x, _running.frames))
+    clip = function(unflatten_time(x, _running.frames))
     _running.frames = clip.shape[2]
-    return fold(clip)
+    return flatten_time(clip)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

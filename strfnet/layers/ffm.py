@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.layers.clip import check_clip, fold, unfold
+from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 from strfnet.layers.fam import FAM, check_time_padding, pad_time
 
 UNITS = ("static", "dynamic", "coarse", "fine")
@@ -105,7 +105,7 @@ class FFM(nn.Module):
         if self.in_time:
             h, w = band.shape[3:]
             return self.conv(pad_time(band.flatten(3), 1, self.time_padding)).unflatten(3, (h, w))
-        return unfold(self.conv(fold(band)), band.shape[2])
+        return unflatten_time(self.conv(flatten_time(band)), band.shape[2])
 
     def _repeated(self, feature: Tensor, like: Tensor) -> Tensor:
         """``feature`` at the resolution of ``like``: cells repeated, those at the border cut."""
@@ -139,4 +139,6 @@ def next_frame(x: Tensor) -> Tensor:
 def coarse_band(x: Tensor, cell: tuple[int, ...]) -> Tensor:
     """Means over cells of pixels, (b, c, t, ceil(h / rows), ceil(w / columns)); smaller cells at the border."""
     size = [min(side, pixels) for side, pixels in zip(cell, x.shape[3:], strict=True)]
-    return unfold(F.avg_pool2d(fold(x), size, size, ceil_mode=True, count_include_pad=False), x.shape[2])
+    return unflatten_time(
+        F.avg_pool2d(flatten_time(x), size, size, ceil_mode=True, count_include_pad=False), x.shape[2]
+    )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from strfnet.layers.clip import check_clip, fold, unfold
+from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 
 PAIRINGS = ("softmax", "dot")
 POOLS: dict[str, tuple[Callable[..., Tensor], ...]] = {
@@ -248,13 +248,13 @@ def _striped(x: Tensor, stripes: int, pool: str) -> Tensor:
         raise ValueError(f"{stripes} stripes need as many rows at least, but x has a height of {h}: {tuple(x.shape)}")
     # Windows of whole stripes: many times as fast as reductions over two axes.
     if h % stripes == 0:
-        maps = [pooling(fold(x), (h // stripes, w)) for pooling in POOLS[pool]]
+        maps = [pooling(flatten_time(x), (h // stripes, w)) for pooling in POOLS[pool]]
     else:
         edges = [-(-h * stripe // stripes) for stripe in range(stripes + 1)]
-        bands = [fold(x[:, :, :, i:j]) for i, j in itertools.pairwise(edges)]
+        bands = [flatten_time(x[:, :, :, i:j]) for i, j in itertools.pairwise(edges)]
         maps = [torch.cat([pooling(band, band.shape[2:]) for band in bands], dim=2) for pooling in POOLS[pool]]
     pooled = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)  # the copy that even one would be costs
-    return unfold(pooled, t).flatten(3).movedim(1, -1)
+    return unflatten_time(pooled, t).flatten(3).movedim(1, -1)
 
 
 def _pooled(tokens: Tensor, h: int, w: int) -> Tensor:

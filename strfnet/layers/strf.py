@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from strfnet.layers.clip import check_clip, fold, unfold
+from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 from strfnet.layers.ffm import FFM, UNITS
 
 
@@ -74,7 +74,7 @@ class STRF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = self._squeezed(x)
         factors = sum(unit(z) for unit in self.units.values())
-        added = unfold(self.expand(fold(factors)), x.shape[2])
+        added = unflatten_time(self.expand(flatten_time(factors)), x.shape[2])
         if not self.residual:
             return added
         plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or added.dtype != x.dtype
@@ -89,7 +89,7 @@ class STRF(nn.Module):
 
     def _squeezed(self, x: Tensor) -> Tensor:
         check_clip(x, self.channels, weight=self.squeeze.weight)
-        return unfold(self.norm(self.squeeze(fold(x))).relu(), x.shape[2])
+        return unflatten_time(self.norm(self.squeeze(flatten_time(x))).relu(), x.shape[2])
 
     def extra_repr(self) -> str:
         return f"{self.channels}" + ("" if self.residual else ", residual=False")

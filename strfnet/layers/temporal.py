@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.layers.clip import check_clip, fold, on_clips, unfold
+from strfnet.layers.clip import check_clip, flatten_time, on_clips, unflatten_time
 
 
 def inflate_weight(weight: Tensor, frames: int, *, how: str = "center") -> Tensor:
@@ -71,7 +71,7 @@ class TemporalConv(nn.Conv2d):
 
     def spatial(self, clip: Tensor) -> Tensor:
         """The 2-D convolution on every frame."""
-        return unfold(self._conv_forward(fold(clip), self.weight, self.bias), clip.shape[2])
+        return unflatten_time(self._conv_forward(flatten_time(clip), self.weight, self.bias), clip.shape[2])
 
     def image_conv(self) -> nn.Conv2d:
         """The plain 2-D convolution that this one was made from, with today's weights."""
@@ -120,8 +120,8 @@ class I3D(TemporalConv):
         rows_and_columns = self.padding
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            frames = F.pad(fold(clip), self._reversed_padding_repeated_twice, mode=mode)
-            clip, rows_and_columns = unfold(frames, clip.shape[2]), (0, 0)
+            frames = F.pad(flatten_time(clip), self._reversed_padding_repeated_twice, mode=mode)
+            clip, rows_and_columns = unflatten_time(frames, clip.shape[2]), (0, 0)
         stride, pad, dilation = (step, *self.stride), (padding, *rows_and_columns), (1, *self.dilation)
         return F.conv3d(clip, self.weight, self.bias, stride, pad, dilation, self.groups)
 

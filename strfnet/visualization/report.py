@@ -71,7 +71,7 @@ def report_page(
         title: of the page.
         notes: what a reader must know before the figures.
         facts: what was evaluated, by what it is called: network, data, clips, versions.
-        evaluations: for the table, the numbers of `strfnet.evaluation.table`; with several splits their means.
+        evaluations: for the table, the numbers of `table`; with several splits their means.
         sections: in the order in which they stand.
     """
     body = [f"<h1>{escape(title)}</h1>"]

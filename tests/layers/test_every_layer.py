@@ -52,8 +52,8 @@ def awake(name, dtype=torch.float64, seed=0):
 
 
 def test_every_public_layer_is_in_the_table():
-    layers = [name for name, home in strfnet._HOME.items() if home.startswith("layers.")]
-    assert set(layers) == {name.partition(",")[0] for name in LAYERS}
+    layers = set(strfnet.__all__) & set(strfnet.layers.__all__)
+    assert layers == {name.partition(",")[0] for name in LAYERS}
     for name in layers:
         assert type(LAYERS[next(key for key in LAYERS if key.partition(",")[0] == name)]()) is getattr(strfnet, name)
 

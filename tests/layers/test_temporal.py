@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from strfnet import C2D, I3D, P3DA, P3DB, P3DC, inflate
-from strfnet.layers.clip import run_on_frames, unfold
+from strfnet.layers.clip import run_on_frames, unflatten_time
 from strfnet.layers.temporal import TemporalConv, inflate_weight
 
 KINDS = {"C2D": C2D, "I3D": I3D, "P3DA": P3DA, "P3DB": P3DB, "P3DC": P3DC}
@@ -205,7 +205,7 @@ def test_inside_a_running_network_it_takes_and_gives_the_frames_of_clips(kind):
     clip = clip_for(layer, 3)
     frames, t = run_on_frames(layer, clip)
     assert frames.shape == (6, 3, 5, 6) and t == 3
-    torch.testing.assert_close(unfold(frames, 3), layer(clip))
+    torch.testing.assert_close(unflatten_time(frames, 3), layer(clip))
     with pytest.raises(ValueError, match=r"only while the inflated network .* runs"):
         layer(frames)
 
