@@ -16,15 +16,14 @@ from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import P3DC
 
 CLIP = torch.randn(2, 3, 3, 64, 32, generator=torch.Generator().manual_seed(1))
-SMALL = ["torchvision.resnet18", "timm.resnet18", "torchvision.resnet50"]
-LARGE = [
+SMALL = ["torchvision.resnet18", "timm.resnet18"]
+LARGE = ["torchvision.resnet50", "torchvision.resnext50_32x4d", "timm.resnet50d"]
+SWEEP = [
     "torchvision.resnet34",
     "torchvision.resnet101",
     "torchvision.resnet152",
-    "torchvision.resnext50_32x4d",
     "torchvision.wide_resnet50_2",
     "timm.resnet50",
-    "timm.resnet50d",
     "timm.seresnet50",
     "timm.ecaresnet50d",
     "timm.resnetaa50",
@@ -57,7 +56,7 @@ def resnet18():
     return image_network("torchvision.resnet18")
 
 
-@pytest.mark.parametrize("name", SMALL + LARGE)
+@pytest.mark.parametrize("name", [*SMALL, *LARGE, *(pytest.param(name, marks=pytest.mark.slow) for name in SWEEP)])
 @torch.no_grad()
 def test_an_inflated_network_answers_as_the_image_network_on_every_frame(name):
     network = image_network(name)
