@@ -1,4 +1,4 @@
-"""The processes that training/test_distributed.py starts with torchrun: `on_two_ranks.py TASK FOLDER`."""
+"""The processes that training/test_distributed.py starts on two ranks: `on_two_ranks.py TASK FOLDER`."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from strfnet.training.trainer import train
 
 # In batches of 9 clips, one rank has 4 and the other 5.
 RAGGED = {"batch": 9, "identities": 3, "tracklets": 3, "batches": "every_identity", "sync_batchnorm": True}
-LONG = {"epochs": 20, "steps_per_epoch": 1, "milestones": (10,), "evaluate_every": 10}
+LONG = {"epochs": 8, "steps_per_epoch": 1, "milestones": (4,), "evaluate_every": 4}
 EQUAL = {
     "strf": {**RAGGED, **LONG},
     "nvan": {
