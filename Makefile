@@ -20,7 +20,7 @@ demo: $(VENV)/installed  ## a ResNet-50 with STRF ranks tracklets; a small netwo
 test: lint types  ## run the linters, the type checker and the quick tests
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/installed  ## run the long sweeps, and every property on many more drawn examples
+test-slow: $(VENV)/installed  ## run the long sweeps, and every property on ten times as many drawn examples
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=thorough
 
 lint: $(VENV)/installed  ## check style and formatting

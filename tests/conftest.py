@@ -11,8 +11,8 @@ import torch
 from hypothesis import settings
 
 # No deadline: the first call of an operation in a process may take seconds.
-settings.register_profile("quick", deadline=None, print_blob=True, max_examples=20)
-settings.register_profile("thorough", settings.get_profile("quick"), max_examples=200)
+settings.register_profile("quick", deadline=None, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1000)
 settings.load_profile("quick")
 torch.set_num_threads(1)
 
