@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from strfnet.deployment.in_place_norm import InPlaceNorm
-from strfnet.inflation.splicing import Followed, extend, retract, set_module
+from strfnet.inflation.extension import set_own_class
+from strfnet.inflation.splicing import set_module
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.clip import channels_last, flatten_time, unflatten_time
 from strfnet.layers.non_local import NonLocalBlock
@@ -55,12 +56,7 @@ def absorb_shortcut(module: nn.Module) -> None:
     with torch.no_grad():
         channels = torch.arange(module.out_channels, device=temporal.weight.device)
         temporal.weight[channels, channels % temporal.weight.shape[1], 1] += 1
-    followed = isinstance(module, Followed)
-    if followed:
-        retract(module)  # type: ignore[arg-type]
-    module.__class__ = AP3DA if isinstance(module, AP3DC) else P3DA  # type: ignore[assignment]
-    if followed:
-        extend(module, Followed)
+    set_own_class(module, AP3DA if isinstance(module, AP3DC) else P3DA)
 
 
 class ConvolvedNonLocalBlock(NonLocalBlock):
