@@ -3,11 +3,10 @@
     python benchmarks/trace_evaluate.py
 
 Runs `strfnet evaluate --model strf_c2d_resnet8 --weights walkers --protocol ap3d` in this process on a few synthetic
-tracklets. The trace begins when the first frame of the first batch is read and ends behind the printed table. It
-counts every call of a Python function of strfnet: a file (room) is entered when such a call comes from a function
-of another file, functions of other packages in between left out. Printed: the files in the order in which they are
-first entered, with the number of entries from other files, and the moves between them as a Mermaid diagram.
-Exits 1 if there are 20 files or more.
+tracklets (one batch of clips). The trace begins with the first clip that is read and ends with the printed table. A
+move is a call of a function of strfnet from a function in another file of strfnet; functions of other packages
+between the two are skipped. Prints the files in the order of their first move, with the moves into each, and the
+moves as a Mermaid diagram. Exits 1 if there are 20 files or more.
 """
 
 import io
@@ -67,9 +66,7 @@ def main() -> int:
         entries[there] += count
     rooms = list(dict.fromkeys(file for move in trace.moves for file in move))
     print(f"{len(rooms)} files, {sum(trace.moves.values())} moves (goal: fewer than {GOAL} files)\n")
-    print(f"{'file':<36}{'entries':>8}")
-    for file in rooms:
-        print(f"{file:<36}{entries[file]:>8}")
+    print("\n".join([f"{'file':<36}{'entries':>8}", *(f"{file:<36}{entries[file]:>8}" for file in rooms)]))
     names = {file: f"n{number}" for number, file in enumerate(rooms)}
     print("\nflowchart LR")
     for (here, there), count in trace.moves.items():

@@ -43,7 +43,7 @@ def test_words_and_files_make_a_record_and_the_last_one_wins(file):
     assert (call.inference.batch, call.network.weights, call.network.model) == (4, None, "y")
     lists = parse(["train", "--out", "run", "--milestones", "[]", "--per-frame", "[flip]"])[1].recipe
     assert (lists.milestones, lists.per_frame) == ((), ("flip",))
-    assert parse(["profile", "x", "--clip", *"12345"])[1].clip == [1, 2, 3, 4, 5]
+    assert parse(["profile", "c2d_resnet8", "--clip", *"12345"])[1].clip == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("option", ["--steps-per-epoch", "--steps_per_epoch", "--steps-per_epoch=3"])

@@ -41,6 +41,6 @@ def test_an_optimized_network_embeds_alike_and_its_shards_are_its_own(embedder, 
 
 
 @pytest.mark.parametrize("changes", [{"batch": 0}, {"workers": -1}])
-def test_wrong_numbers_are_refused(embedder, changes):
+def test_wrong_numbers_are_refused(embedder, tracklets, changes):
     with pytest.raises(ValueError, match="wanted at least 1 and 0"):
-        replace(embedder, **changes)
+        replace(embedder, **changes).embed(tracklets, CLIPS)

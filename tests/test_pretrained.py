@@ -62,7 +62,7 @@ def judged():
     scores = {}
     for weights in (Path("walkers"), None):
         found = find_network(NAME, weights=weights)
-        preprocessing = found.preprocessing.changed(height=64, width=32)
+        preprocessing = found.preprocessing.updated({"height": 64, "width": 32})
         embeddings = Embedder(found.network, NAME, preprocessing).embed(data.test, ("all_frames", 8))
         scores[weights] = evaluate(embeddings, data, PROTOCOLS["ap3d"]).mean_average_precision
     return scores

@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +9,9 @@ import torch
 
 from strfnet.cli import options
 from strfnet.data import DataSet, read_data_set, read_folder
-from strfnet.data.readers.formats import FORMATS
-from strfnet.data.sampling import TEST_CLIPS
 from strfnet.evaluation import PROTOCOLS, Protocol, evaluate_protocols, gallery_of, protocols_of, table
 from strfnet.models import LoadedNetwork, Preprocessing, UnknownNetwork, create_model, find_network, list_models
 from strfnet.system.files import write_whole
-from strfnet.system.names import check_name
 from strfnet.training.distributed import process_rank
 
 if TYPE_CHECKING:
@@ -37,7 +32,6 @@ def models(call: options.Models) -> None:
 def profile(call: options.Profile) -> None:
     from strfnet.profiler import profile
 
-    _check_model(call.model)
     with torch.device("meta"):  # shapes suffice
         network = create_model(call.model)
     report = profile(network, tuple(call.clip))
@@ -47,8 +41,6 @@ def profile(call: options.Profile) -> None:
 def convert(call: options.Convert) -> None:
     from strfnet.models import convert
 
-    if call.name is not None:
-        _check_model(call.name)
     print(convert(call.source, call.target, name=call.name))
 
 
@@ -58,7 +50,6 @@ def train(call: options.Train) -> None:
     from strfnet.training import identity_labels, train
 
     recipe = call.recipe
-    _check_recipe(recipe)
     data_set = _read(recipe)
     classes = max(identity_labels(data_set.train)) + 1
     torch.manual_seed(recipe.seed)
@@ -67,7 +58,7 @@ def train(call: options.Train) -> None:
     mined = {} if recipe.mined_on is None else {"mined_on": recipe.mined_on}
     objective = make_loss(smoothing=recipe.smoothing, **mined)
     protocol = PROTOCOLS[recipe.protocol]
-    preprocessing = Preprocessing(recipe.height, recipe.width, recipe.interpolation)
+    preprocessing = Preprocessing().updated(vars(recipe))
 
     def evaluate(network: torch.nn.Module) -> dict[str, float]:
         embedder = Embedder(network, recipe.model, preprocessing, recipe.batch, recipe.workers)
@@ -80,7 +71,7 @@ def train(call: options.Train) -> None:
 
 
 def evaluate(call: options.Evaluate) -> None:
-    clips = _clip_sampler(call.clips) if call.clips else None
+    clips = options.clip_sampler(call.clips) if call.clips else None
     _check_file(call.out)
     data_set = _read(call.data_set)
     embedder, _ = _load(call.network, call.inference)
@@ -94,19 +85,17 @@ def evaluate(call: options.Evaluate) -> None:
 
 
 def embed(call: options.Embed) -> None:
-    clips = _clip_sampler(call.clips)
     _check_file(call.out)
     data = call.data_set
     tracklets = read_folder(Path(str(data.data))) if data.format == "folder" else _read(data).test
     embedder, _ = _load(call.network, call.inference)
-    width = embedder.embed_into(call.out, tracklets, clips)
+    width = embedder.embed_into(call.out, tracklets, options.clip_sampler(call.clips))
     _print(f"{len(tracklets)} embeddings of {width} numbers are in {call.out}")
 
 
 def show(call: options.Show) -> None:
     from strfnet.cli.show import Figures
 
-    clips = _clip_sampler(call.clips)
     for name in call.figures:
         if call.file(name).parent.exists():  # otherwise it is made for the first figure
             _check_file(call.file(name))
@@ -115,7 +104,7 @@ def show(call: options.Show) -> None:
     if call.row is not None and not 0 <= call.row < rows:
         raise ValueError(f"row is {call.row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
     embedder, found = _load(call.network, call.inference)
-    figures = Figures(call, embedder, found, data_set, _protocols(call.protocol, data_set), clips)
+    figures = Figures(call, embedder, found, data_set, _protocols(call.protocol, data_set))
     for name in call.figures:
         content = figures.draw(name)
         if process_rank() == 0:
@@ -145,9 +134,7 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
         raise WrongCall(str(error)) from error
     if not found.trained and process_rank() == 0:
         print(f"{found.name} has {found.weights} and is not trained for re-identification", file=sys.stderr)
-    preprocessing = found.preprocessing.changed(
-        height=call.height, width=call.width, interpolation=inference.interpolation
-    )
+    preprocessing = found.preprocessing.updated({**vars(call), **vars(inference)})
     network, progress = found.network.to(device), process_rank() == 0
     batch, workers, optimize = inference.batch, inference.workers, inference.optimize
     return Embedder(network, found.name, preprocessing, batch, workers, optimize, progress), found
@@ -183,32 +170,6 @@ def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
     return protocols
 
 
-def _clip_sampler(text: str) -> tuple[str, int]:
-    """The name and the frames of a clip sampler, from text such as "all_frames:32"."""
-    name, _, frames = text.partition(":")
-    with _wrong_call():
-        check_name("clip sampler", name, TEST_CLIPS)
-        if not frames.isdecimal() or int(frames) < 1:
-            raise ValueError(f"clips is {text!r}, wanted a clip sampler and its frames, such as {name}:8")
-    return name, int(frames)
-
-
-def _check_recipe(recipe: "Recipe") -> None:
-    with _wrong_call():
-        recipe.check_names({"model": list_models(), "protocol": PROTOCOLS})
-        recipe.check_device()
-        if recipe.format is not None:
-            check_name("format", recipe.format, FORMATS)
-        if (recipe.data is None) != (recipe.format is None):
-            wanted = "wanted both, or neither for synthetic walkers"
-            raise ValueError(f"data is {recipe.data} and format is {recipe.format}, {wanted}")
-
-
-def _check_model(name: str) -> None:
-    with _wrong_call():
-        check_name("model", name, list_models())
-
-
 def _check_file(path: Path | None) -> None:
     if path is not None and (not path.parent.is_dir() or path.is_dir()):
         raise ValueError(f"cannot write {path}, wanted a file in an existing folder")
@@ -218,12 +179,3 @@ def _print(text: str) -> None:
     """Prints on the first process only."""
     if process_rank() == 0:
         print(text)
-
-
-@contextmanager
-def _wrong_call() -> Iterator[None]:
-    """Turns a ValueError into a `WrongCall`."""
-    try:
-        yield
-    except ValueError as error:
-        raise WrongCall(str(error)) from error

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from strfnet.data.readers.formats import Format
-from strfnet.evaluation.protocols import ProtocolName
+from strfnet.data.readers.formats import FORMATS, Format
+from strfnet.data.sampling import TEST_CLIPS
+from strfnet.evaluation.protocols import PROTOCOLS, ProtocolName
+from strfnet.system.names import check_name
 from strfnet.training.recipe import Recipe
 
 SUFFIXES = {"masks": "png", "attention": "png", "ranks": "png", "cmc": "png", "curve": "png", "report": "html"}
@@ -112,6 +114,7 @@ class Profile:
             raise ValueError(f"clip must be five integers of at least 1, got {list(self.clip)}")
         if self.depth < 0:
             raise ValueError(f"depth must be at least 0, got {self.depth}")
+        _check_model(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,10 @@ class Convert:
     target: Path = field(metadata={"positional": True, "metavar": "OUT"})
     name: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            _check_model(self.name)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -140,9 +147,32 @@ class Train:
     out: Path = field(metadata={"metavar": "DIR"})
     recipe: Recipe
 
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        _check_model(recipe.model)
+        recipe.check_names({"protocol": PROTOCOLS, **({} if recipe.format is None else {"format": FORMATS})})
+        recipe.check_device()
+        if (recipe.data is None) != (recipe.format is None):
+            wanted = "wanted both, or neither for synthetic walkers"
+            raise ValueError(f"data is {recipe.data} and format is {recipe.format}, {wanted}")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class _OnTracklets:
+    """The arguments of a command that shows tracklets to a network."""
+
+    data_set: Data
+    network: Network
+    inference: Inference
+    clips: str | None
+
+    def __post_init__(self) -> None:
+        if self.clips is not None:
+            clip_sampler(self.clips)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_OnTracklets):
     """Rank the gallery of a data set for its queries and print mAP and CMC.
 
     Args:
@@ -156,13 +186,10 @@ class Evaluate:
     clips: str | None = field(default=None, metadata={"metavar": "SAMPLER:N"})
     rerank: bool = False
     out: Path | None = field(default=None, metadata={"metavar": "FILE"})
-    data_set: Data
-    network: Network
-    inference: Inference
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed:
+class Embed(_OnTracklets):
     """Write the embeddings of tracklets to a file.
 
     Args:
@@ -172,17 +199,15 @@ class Embed:
 
     out: Path = field(metadata={"metavar": "FILE"})
     clips: str = field(default="restricted_first:8", metadata={"metavar": "SAMPLER:N"})
-    data_set: Data
-    network: Network
-    inference: Inference
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.data_set.data is None:
             raise ValueError("data is missing, wanted the folder of the tracklets")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show:
+class Show(_OnTracklets):
     """Draw figures of attention, rankings and training, and an HTML report.
 
     Args:
@@ -215,11 +240,9 @@ class Show:
     place: tuple[int, int, int] | None = None
     ranks_shown: int = 10
     queries_shown: int = 5
-    data_set: Data
-    network: Network
-    inference: Inference
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_positive(ranks_shown=self.ranks_shown, queries_shown=self.queries_shown)
         if not self.figures:
             raise ValueError(f"no figure is requested, wanted one or more of --{', --'.join(SUFFIXES)}")
@@ -258,6 +281,21 @@ class Export:
 COMMANDS: dict[str, type] = {
     record.__name__.lower(): record for record in (Models, Profile, Convert, Train, Evaluate, Embed, Show, Export)
 }
+
+
+def clip_sampler(text: str) -> tuple[str, int]:
+    """Returns the name and the frames of a clip sampler, from text such as "all_frames:32"."""
+    name, _, frames = text.partition(":")
+    check_name("clip sampler", name, TEST_CLIPS)
+    if not frames.isdecimal() or int(frames) < 1:
+        raise ValueError(f"clips is {text!r}, wanted a clip sampler and its frames, such as {name}:8")
+    return name, int(frames)
+
+
+def _check_model(name: str) -> None:
+    from strfnet.models import list_models  # imports torch, which --help does not need
+
+    check_name("model", name, list_models())
 
 
 def _check_positive(**values: int | None) -> None:

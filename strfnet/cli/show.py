@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from strfnet.cli.options import Show
+import strfnet.visualization as vis
+from strfnet.cli.options import Show, clip_sampler
 from strfnet.data import DataSet, Tracklet, evaluation_form, read_clip
 from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols
 from strfnet.inference import Embedder
@@ -17,20 +19,9 @@ from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
 from strfnet.models import LoadedNetwork
 from strfnet.training import read_log
 from strfnet.version import __version__
-from strfnet.visualization import (
-    Picture,
-    Section,
-    attention_of,
-    draw_attention,
-    draw_cmc,
-    draw_masks,
-    draw_ranked_lists,
-    draw_training,
-    masks_of,
-    png,
-    ranked_list,
-    report_page,
-)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLOCKS = {"masks": (STRF,), "attention": (NonLocalBlock, AppearancePreserving)}  # modules that have the figure
 
@@ -44,7 +35,6 @@ class Figures:
         found: what is known of the network.
         data_set: its test tracklets are shown.
         protocols: at least one; ranked lists follow the first.
-        clips: clip sampler and frames of the clips for masks and attention.
     """
 
     def __init__(
@@ -54,54 +44,60 @@ class Figures:
         found: LoadedNetwork,
         data_set: DataSet,
         protocols: Sequence[Protocol],
-        clips: tuple[str, int],
     ) -> None:
         self.call, self.embedder, self.found, self.data_set = call, embedder, found, data_set
-        self.protocols, self.clips = protocols, clips
+        self.protocols = protocols
         self._embeddings: dict[tuple[str, int], Tensor] = {}
 
     def draw(self, name: str) -> bytes:
         """Returns the content of the file of a figure."""
         if self.embedder.progress:
             print(f"drawing {name} ...", file=sys.stderr)
-        content: bytes = getattr(self, name)()
-        return content
+        drawn = getattr(self, name)()
+        return drawn.encode() if isinstance(drawn, str) else vis.png(drawn)
 
-    def masks(self, row: int | None = None) -> bytes:
-        row = self._row if row is None else row
-        clip = self._clip(row)
-        masks = masks_of(self.embedder.network, self._batch(clip))
-        return png(draw_masks(clip, masks, title=self._title("STRF masks", row)))
+    def masks(self, row: int | None = None) -> "Figure":
+        clip, row = self._clip(row)
+        masks = vis.masks_of(self.embedder.network, self._batch(clip))
+        return vis.draw_masks(clip, masks, title=self._title("STRF masks", row))
 
-    def attention(self, row: int | None = None) -> bytes:
-        row = self._row if row is None else row
-        clip = self._clip(row)
+    def attention(self, row: int | None = None) -> "Figure":
+        clip, row = self._clip(row)
         t, h, w = clip.shape[1:]
         place = self.call.place or (t // 2, 2 * h // 5, w // 2)
-        attention = attention_of(self.embedder.network, self._batch(clip), place)
-        return png(draw_attention(clip, attention, place, title=self._title("attention of the ringed pixel", row)))
+        attention = vis.attention_of(self.embedder.network, self._batch(clip), place)
+        return vis.draw_attention(clip, attention, place, title=self._title("attention of the ringed pixel", row))
 
-    def ranks(self) -> bytes:
-        queries = [self._row] if self.call.row is not None else self.hardest[: self.call.queries_shown]
-        return self._ranked_lists(queries)
+    def ranks(self) -> "Figure":
+        return self._ranked_lists(
+            self.hardest[: self.call.queries_shown] if self.call.row is None else [self.call.row]
+        )
 
-    def cmc(self) -> bytes:
-        return png(draw_cmc(self.evaluations, title=self._title("CMC")))
+    def _ranked_lists(self, queries: Sequence[int]) -> "Figure":
+        protocol, count = self.protocols[0], self.call.ranks_shown
+        embeddings = self._embed(self.data_set.test, (protocol.clips, protocol.frames))
+        lists = {query: vis.ranked_list(embeddings, self.data_set, protocol, query, count=count) for query in queries}
+        notes = {query: f"AP {100 * self.precisions[query]:.1f}" for query in queries if query in self.precisions}
+        rules = f"{protocol.distance} distances, AP by {protocol.average_precision}s"
+        title = self._title(f"protocol {protocol.name}, {rules}")
+        return vis.draw_ranked_lists(self.data_set, lists, notes=notes, title=title)
 
-    def curve(self) -> bytes:
+    def cmc(self) -> "Figure":
+        return vis.draw_cmc(self.evaluations, title=self._title("CMC"))
+
+    def curve(self) -> "Figure":
         run = Path(str(self.call.network.trained))
-        return png(draw_training(read_log(run / "log.jsonl"), title=f"{self.embedder.name}: training of {run}"))
+        return vis.draw_training(read_log(run / "log.jsonl"), title=f"{self.embedder.name}: training of {run}")
 
-    def report(self) -> bytes:
-        protocol, run = self.protocols[0], self.call.network.trained
-        lists = self._ranked_lists(self.hardest[: self.call.queries_shown])
+    def report(self) -> str:
+        protocol, run, shown = self.protocols[0], self.call.network.trained, self.call.queries_shown
         ranked = (
             f"Ranked lists under the protocol {protocol.name}, with the distance below each tracklet. Junk and the "
             "tracklets of the query's own camera are not counted."
         )
         sections = [
             _section("CMC", "The fraction of queries whose first match has that rank or less.", self.cmc(), "CMC"),
-            _section("Hardest queries", ranked, lists, "queries with the lowest AP"),
+            _section("Hardest queries", ranked, self._ranked_lists(self.hardest[:shown]), "ranked lists"),
         ]
         modules = list(self.embedder.network.modules())
         for case, row in (("worst", self.hardest[0]), ("best", self.hardest[-1])):
@@ -113,14 +109,13 @@ class Figures:
         if run is not None and (run / "log.jsonl").exists():
             text = "Losses of each step, and the metrics of the run's own evaluations."
             sections.append(_section("Training", text, self.curve(), "losses and metrics by epoch"))
-        page = report_page(
+        return vis.report_page(
             f"{self.embedder.name} on {self.data_set.name}",
             notes=self._notes(),
             facts=self._facts(),
             evaluations=self.evaluations,
             sections=sections,
         )
-        return page.encode()
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -146,19 +141,6 @@ class Figures:
             self._embeddings[clips] = self.embedder.embed(tracklets, clips)
         return self._embeddings[clips]
 
-    @property
-    def _row(self) -> int:
-        return self.data_set.query[0] if self.call.row is None else self.call.row
-
-    def _ranked_lists(self, queries: Sequence[int]) -> bytes:
-        protocol, count = self.protocols[0], self.call.ranks_shown
-        embeddings = self._embed(self.data_set.test, (protocol.clips, protocol.frames))
-        lists = {row: ranked_list(embeddings, self.data_set, protocol, row, count=count) for row in queries}
-        notes = {row: f"AP {100 * self.precisions[row]:.1f}" for row in queries if row in self.precisions}
-        rules = f"{protocol.distance} distances, AP by {protocol.average_precision}s"
-        title = self._title(f"protocol {protocol.name}, {rules}")
-        return png(draw_ranked_lists(self.data_set, lists, notes=notes, title=title))
-
     def _notes(self) -> list[str]:
         notes = ["Metrics on synthetic walkers do not measure accuracy on people; they show that everything runs."]
         if self.call.data_set.data is not None:
@@ -178,7 +160,7 @@ class Figures:
             "Weights": self.found.weights,
             "Data": f"{data.name}, {'drawn in memory' if call.data is None else call.data}: {counts}",
             "Clips": f"{samplers}; {frames}",
-            "Masks and attention": f"the first clip of {self.clips[0]} {self.clips[1]}",
+            "Masks and attention": f"the first clip of {self.call.clips}",
             "Versions": f"strfnet {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         }
 
@@ -190,11 +172,14 @@ class Figures:
         camera = "" if item.camera is None else f", camera {item.camera}"
         return f"{network}: {what}\n{self.data_set.name}, identity {item.identity}{camera}, test row {row}"
 
-    def _clip(self, row: int) -> Tensor:
-        """The first clip of a tracklet, (3, t, h, w)."""
-        frames, preprocessing = self.data_set.test[row].frames, self.embedder.preprocessing
-        indices = evaluation_form(self.clips[0], frames=self.clips[1])(len(frames))[0]
-        return read_clip(frames, indices, preprocessing.size, interpolation=preprocessing.interpolation)
+    def _clip(self, row: int | None) -> tuple[Tensor, int]:
+        """The first clip (3, t, h, w) of a tracklet, and its test row; for None, that of the call or of a query."""
+        if row is None:
+            row = self.data_set.query[0] if self.call.row is None else self.call.row
+        tracklet, preprocessing = self.data_set.test[row], self.embedder.preprocessing
+        sampler, length = clip_sampler(self.call.clips)
+        indices = evaluation_form(sampler, frames=length)(len(tracklet.frames))[0]
+        return read_clip(tracklet.frames, indices, preprocessing.size, interpolation=preprocessing.interpolation), row
 
     def _batch(self, clip: Tensor) -> Tensor:
         """The clip as a batch of one, on the device and in the type of the network."""
@@ -202,5 +187,5 @@ class Figures:
         return clip[None].to(like.device, like.dtype)
 
 
-def _section(title: str, text: str, png: bytes, caption: str) -> Section:
-    return Section(title, text, (Picture(png, caption),))
+def _section(title: str, text: str, figure: "Figure", caption: str) -> vis.Section:
+    return vis.Section(title, text, (vis.Picture(vis.png(figure), caption),))

@@ -34,8 +34,6 @@ class Embedder:
         workers: threads that read frames; 0 reads them in the calling thread.
         optimize: embed by the form of the network that `strfnet.optimize` returns for full batches.
         progress: show progress on stderr.
-
-    Raises: ValueError for a batch below 1 or negative workers.
     """
 
     network: nn.Module
@@ -45,10 +43,6 @@ class Embedder:
     workers: int = 2
     optimize: bool = False
     progress: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.workers < 0:
-            raise ValueError(f"got batch {self.batch} and {self.workers} workers, wanted at least 1 and 0")
 
     @property
     def device(self) -> torch.device:

@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from strfnet.models.checkpoints import load, load_official
+from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import create_model, list_models
 from strfnet.models.resnet import DEPTHS, weights_at_hand
 from strfnet.system.names import unknown
 from strfnet.training.state import check_fit, read_weights
 from strfnet.weights.file import SHIPPED, WALKERS, find_file, read_file
 from strfnet.weights.published import fill
-
-CLASSIFIER = "head.classifier."
 
 
 class UnknownNetwork(ValueError):
@@ -34,27 +33,16 @@ class Preprocessing:
         height: height of a frame in pixels.
         width: width of a frame in pixels.
         interpolation: "bilinear" or "bicubic".
-
-    Raises: ValueError for a height or width below 1.
     """
 
     height: int = 256
     width: int = 128
     interpolation: str = "bilinear"
 
-    def __post_init__(self) -> None:
-        for name in ("height", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> "Preprocessing":
-        """The preprocessing in a recipe or in the metadata of a file; other entries are ignored."""
-        return cls(**{name: metadata[name] for name in ("height", "width", "interpolation") if name in metadata})
-
-    def changed(self, **values: int | str | None) -> "Preprocessing":
-        """A copy with other values; None keeps a value."""
-        return replace(self, **cast(Any, {name: value for name, value in values.items() if value is not None}))
+    def updated(self, values: Mapping[str, Any]) -> "Preprocessing":
+        """Returns a copy with other values, such as those of a recipe; None and other names are ignored."""
+        names = [name for name in vars(self) if values.get(name) is not None]
+        return replace(self, **{name: values[name] for name in names})
 
     @property
     def size(self) -> tuple[int, int]:
@@ -145,18 +133,14 @@ def _from_name(name: str, weights: str | Path | None, num_classes: int | None, b
     network = create_model(name, num_classes=num_classes, weights=None if backbone == "cached" else backbone)
     metadata: Mapping[str, Any] = {}
     if Path(weights).is_dir():
-        tensors = read_weights(weights)
-        if num_classes is None:
-            tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}
-        check_fit(network, tensors, weights)
-        network.load_state_dict(tensors)
+        _load(network, read_weights(weights), weights)
     else:
         file = find_file(weights, name)
         metadata = (read_file(file).description or {}).get("facts", {})
         fill(network, file)
     shipped = str(weights) == WALKERS
     words = f"{WALKERS}, shipped with strfnet, trained on synthetic walkers" if shipped else str(weights)
-    return LoadedNetwork(network, name, Preprocessing.of(metadata), words, True, metadata)
+    return LoadedNetwork(network, name, Preprocessing().updated(metadata), words, True, metadata)
 
 
 def _from_run(run: Path, best: bool) -> LoadedNetwork:
@@ -164,12 +148,10 @@ def _from_run(run: Path, best: bool) -> LoadedNetwork:
 
     recipe, tensors = read_run(run, best=best)
     network = create_model(recipe.model, num_classes=None)
-    tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}
-    check_fit(network, tensors, run)
-    network.load_state_dict(tensors)
+    _load(network, tensors, run)
     metadata = recipe.to_json()
     words = f"the {'best' if best else 'newest'} checkpoint of the run {run}"
-    return LoadedNetwork(network, recipe.model, Preprocessing.of(metadata), words, True, metadata)
+    return LoadedNetwork(network, recipe.model, Preprocessing().updated(metadata), words, True, metadata)
 
 
 def _from_file(path: Path) -> LoadedNetwork:
@@ -177,7 +159,7 @@ def _from_file(path: Path) -> LoadedNetwork:
     network = load_official(path) if description is None else load(path)
     network.head.classifier = None
     metadata = (description or {}).get("facts", {})
-    return LoadedNetwork(network, str(network.name), Preprocessing.of(metadata), str(path), True, metadata)
+    return LoadedNetwork(network, str(network.name), Preprocessing().updated(metadata), str(path), True, metadata)
 
 
 def _from_function(source: str, weights: str | Path | None) -> LoadedNetwork:
@@ -191,14 +173,19 @@ def _from_function(source: str, weights: str | Path | None) -> LoadedNetwork:
         sys.path.remove(os.getcwd())
     function = getattr(module, name, None)
     if not callable(function):
-        found = "has no such name" if function is None else f"holds a {type(function).__name__} of that name"
-        raise ValueError(f"{source!r} is not a function: the module {module_name!r} {found}")
+        raise ValueError(f"{name!r} in {module_name!r} is {type(function).__name__}, wanted a function")
     network = function()
     if not isinstance(network, nn.Module):
         raise ValueError(f"{source!r} returned {type(network).__name__}, wanted a torch.nn.Module")
     if weights is None:
         return LoadedNetwork(network, source, weights=f"as built by {source}", trained=True)
-    tensors = read_weights(weights)
-    check_fit(network, tensors, weights)
-    network.load_state_dict(tensors)
+    _load(network, read_weights(weights), weights)
     return LoadedNetwork(network, source, weights=str(weights), trained=True)
+
+
+def _load(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Loads a state dict; the classifier is dropped where the network has none."""
+    if isinstance(network, ReIDNetwork) and network.head.classifier is None:
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("head.classifier.")}
+    check_fit(network, tensors, source)
+    network.load_state_dict(tensors)
