@@ -9,10 +9,8 @@ from pathlib import Path
 
 from strfnet.data.frames import read_clip
 from strfnet.data.synthetic.walkers import Nuisances, draw_camera, draw_walker, render
-from strfnet.inference.embedder import Network, make_embedder
-from strfnet.visualization.attention import masks_of
-from strfnet.visualization.figures import draw_masks
-from strfnet.visualization.page import png
+from strfnet.models import find_network
+from strfnet.visualization import draw_masks, masks_of, png
 
 SCENES = {  # by name: the nuisances, and the frames that are shown
     "leg": (Nuisances(occlusion=0, jitter=0), [4, 5, 6, 7]),
@@ -26,18 +24,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    ours = Network(model="strf_c2d_resnet8", weights=Path("walkers"), device="cpu")
-    embedder = make_embedder(Network(trained=arguments.trained, device="cpu") if arguments.trained else ours)
+    found = find_network(arguments.trained or "walkers")
 
     for name, (nuisances, chosen) in SCENES.items():
         tracklet = render(draw_walker(0, 17), draw_camera(0, 3), seed=29, nuisances=nuisances)
-        clip = read_clip(tuple(tracklet), chosen, embedder.size)
-        masks = masks_of(embedder.network, clip[None])
+        clip = read_clip(tuple(tracklet), chosen, found.preprocessing.size)
+        masks = masks_of(found.network, clip[None])
         for path, units in masks.items():
             told = ", ".join(f"{unit} {mask.min():.2f} to {mask.max():.2f}" for unit, mask in units.items())
             print(f"{name}, {path}: {told}")
         file = arguments.out / f"masks_{name}.png"
-        file.write_bytes(png(draw_masks(clip, masks, title=f"{embedder.name}: a {name} that moves")))
+        file.write_bytes(png(draw_masks(clip, masks, title=f"{found.name}: a {name} that moves")))
         print(f"picture     {file}")
 
 

@@ -20,9 +20,10 @@ from strfnet.data.readers.folder import read_folder
 from strfnet.data.synthetic.walkers import write_walkers
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference import shards as parts_room
-from strfnet.inference.embedder import Network, make_embedder
+from strfnet.inference.embedder import Embedder
 from strfnet.inference.embedding import describe, embed, save_embeddings
 from strfnet.inference.shards import Parts, digest_of
+from strfnet.models import Preprocessing, find_network
 from strfnet.training.sharing import join_processes
 
 ROOT = Path(__file__).parents[1]
@@ -95,8 +96,11 @@ def small_parts(monkeypatch):
 
 def embedder(**changes):
     join_processes("cpu")
-    asked = {"model": "c2d_resnet8", "height": 32, "width": 16, "batch": 3, "workers": 0, "device": "cpu", "seed": 3}
-    return make_embedder(Network(**{**asked, **changes}))
+    torch.manual_seed(changes.pop("seed", 3))
+    found = find_network(changes.pop("model", "c2d_resnet8"))
+    settings = {"batch": changes.pop("batch", 3), "workers": changes.pop("workers", 0)}
+    preprocessing = Preprocessing(**{"height": 32, "width": 16, **changes})
+    return Embedder(found.network, found.name, preprocessing, **settings)
 
 
 def words(walkers, out):
@@ -203,7 +207,7 @@ def test_a_signal_leaves_at_once_with_the_code_of_training(walkers, tmp_path, un
     err = (tmp_path / "errors").read_text()
     assert returned == code
     told = f"stopped by {signal.Signals(number).name}; 2 of 7 tracklets are in {tmp_path / 'e.safetensors.parts'}"
-    assert (f"strfnet: {told}; the same command goes on from there" in err.splitlines()) == (code > 0)
+    assert (f"strfnet: {told}; the same command resumes" in err.splitlines()) == (code > 0)
     assert main(call) == 0
     assert (tmp_path / "e.safetensors").read_bytes() == unbroken
 

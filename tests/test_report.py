@@ -106,4 +106,4 @@ def test_the_table_has_the_numbers_of_the_text(evaluations, picture):
     assert cells[:width] == re.split(r"\s{2,}", lines[1])
     assert cells[width:] == re.split(r"\s{2,}", lines[2])
     told = [line for line in lines[3:] if line]
-    assert told == [text for text in reader.text("p") if text in told] and told[0].startswith("* not the frames")
+    assert told == [text for text in reader.text("p") if text in told] and told[0].startswith("* other frames")
