@@ -140,7 +140,7 @@ def test_the_example_shows_a_leg_and_a_block(tmp_path, monkeypatch, capsys):
 
 def test_every_picture_of_the_docs_is_shown_by_a_page_and_small_enough_to_be_read_on_the_way():
     docs = Path(__file__).parents[1] / "docs"
-    pictures = sorted(docs.glob("pictures/*.png"))
+    pictures = sorted(docs.glob("figures/*.png"))
     assert pictures and all(path.stat().st_size < 200_000 for path in pictures)
     pages = "".join(page.read_text() for page in docs.glob("*.md"))
-    assert [path.name for path in pictures if f"(pictures/{path.name})" not in pages] == []
+    assert [path.name for path in pictures if f"(figures/{path.name})" not in pages] == []
