@@ -42,7 +42,7 @@ def test_the_code_of_a_page_runs(page, capsys):
         exec(compile(block, page, "exec"), names)
     if page == "README.md":  # the ranked list that it shows is the one that it prints
         printed = re.sub(r"\(-?\d\.\d\d\)", "", capsys.readouterr().out)
-        for line in re.findall(r"^    (walker .*|mAP [\d.]+)", PAGES[page], re.M):
+        for line in re.findall(r"^    (query .*|mAP [\d.]+)", PAGES[page], re.M):
             assert re.sub(r"\(-?\d\.\d\d\)", "", line) in printed
 
 
