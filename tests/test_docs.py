@@ -87,6 +87,12 @@ def test_links_between_pages_resolve():
             assert not anchor or anchor in anchors(file.read_text()), f"{page}: {target}#{anchor}"
 
 
+def test_files_that_pages_name_exist():
+    for page, text in PAGES.items():
+        for path in re.findall(r"`((?:strfnet|tests|benchmarks|examples|docs)/[\w./]+)`", text):
+            assert (ROOT / path).exists() or "NAME" in path or page == "docs/changes.md", f"{page}: {path}"
+
+
 def test_the_pages_are_few_and_every_figure_is_shown():
     pages = [text for page, text in PAGES.items() if page.startswith("docs/")]
     assert len(pages) <= 20
