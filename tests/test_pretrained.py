@@ -27,7 +27,7 @@ FILE = SHIPPED / f"{NAME}_walkers.safetensors"
 
 def test_one_small_file_comes_with_the_package_and_its_card_tells_its_digest():
     assert [path.name for path in SHIPPED.iterdir()] == [FILE.name] and FILE.stat().st_size < 1_000_000
-    card = (ROOT / "docs/model_cards.md").read_text()
+    card = (ROOT / "docs/networks.md").read_text()
     assert hashlib.sha256(FILE.read_bytes()).hexdigest() in card
 
 
