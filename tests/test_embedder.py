@@ -24,12 +24,12 @@ def tracklets(tmp_path):
 def embedder():
     torch.manual_seed(0)
     network = create_model("p3dc_resnet8", num_classes=None)
-    return Embedder(network, "p3dc_resnet8", Preprocessing(32, 16, "bicubic"), batch=3, workers=1)
+    return Embedder(network, "p3dc_resnet8", Preprocessing(40, 24, "bicubic"), batch=3, workers=1)
 
 
 def test_an_embedder_applies_its_preprocessing(embedder, tracklets):
     clips = evaluation_form("evenly", frames=4)
-    expected = embed(embedder.network, tracklets, clips=clips, size=(32, 16), interpolation="bicubic", batch=3)
+    expected = embed(embedder.network, tracklets, clips=clips, size=(40, 24), interpolation="bicubic", batch=3)
     assert torch.equal(embedder.embed(tracklets, CLIPS), expected)
 
 

@@ -10,6 +10,7 @@ from strategies import wake
 from torch import nn
 
 import strfnet
+from strfnet.inflation.extension import own_class
 from strfnet.inflation.inflation import TEMPORAL, deflate, inflate
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
@@ -81,7 +82,7 @@ def test_a_folded_network_is_equal_to_the_bit(resnet18):
 def test_each_name_stands_for_its_convolution():
     with torch.device("meta"):
         network = torchvision.models.resnet18()
-        kinds = {name: type(inflate(network, temporal=name, unit=None).layer2[0].conv2) for name in TEMPORAL}
+        kinds = {name: own_class(inflate(network, temporal=name, unit=None).layer2[0].conv2) for name in TEMPORAL}
     assert kinds == {
         "c2d": nn.Conv2d,
         "i3d": strfnet.I3D,

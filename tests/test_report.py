@@ -12,7 +12,7 @@ from strfnet.data.synthetic.walker_set import draw_set
 from strfnet.evaluation.evaluation import evaluate, table
 from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.visualization.page import Page, png
-from strfnet.visualization.report import Picture, Section, report_page
+from strfnet.visualization.report import ReportFigure, Section, report_page
 
 EVIL = """<script src="https://evil.example/x.js">alert('1')</script>&"'$"""
 VOID = {"meta", "link", "img", "br"}
@@ -62,7 +62,7 @@ def page_of(evaluations, picture):
         notes=[EVIL],
         facts={EVIL: EVIL},
         evaluations=evaluations,
-        sections=[Section(EVIL, EVIL, (Picture(picture, EVIL),)), Section("last", "no picture")],
+        sections=[Section(EVIL, EVIL, (ReportFigure(picture, EVIL),)), Section("last", "no picture")],
     )
 
 

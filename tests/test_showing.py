@@ -35,7 +35,17 @@ def figures(tmp_path):
         found = find_network(name, weights=weights)
         network = Network(trained=trained, model=None if trained else name, weights=weights)
         parts = {"data_set": Data(), "network": network, "inference": Inference()}
-        call = Show(**{"report": True, "out": tmp_path, "clips": "middle:3", **parts, **asked})
+        call = Show(
+            **{
+                "report": True,
+                "out": tmp_path,
+                "clips": "middle:3",
+                "queries_shown": 1,
+                "ranks_shown": 2,
+                **parts,
+                **asked,
+            }
+        )
         embedder = Embedder(found.network, name, Preprocessing(32, 16), workers=0)
         data = draw_set(train=1, test=3, cameras=2, tracklets=1, frames=4, height=32)
         return Figures(call, embedder, found, data, [PROTOCOLS["folder"], PROTOCOLS["nvan"]])
@@ -44,7 +54,7 @@ def figures(tmp_path):
 
 
 def test_several_pictures_go_into_a_folder_and_one_into_a_file(walkers, tmp_path, capsys):
-    data = ["--data", str(walkers), *NETWORK]
+    data = ["--data", str(walkers), *NETWORK, "--queries-shown", "1", "--ranks-shown", "2"]
     out = tmp_path / "new" / "shown"
     assert main(["show", "--masks", "--ranks", "true", "--cmc", "--report", *data, "--out", str(out)]) == 0
     said = capsys.readouterr()

@@ -124,7 +124,7 @@ def make_parser() -> Parser:
 
 def _add_fields(parser: Parser, record: Any, group: Any = None) -> None:
     """Adds an argument for each field of a record; a field that is a record itself gets a group of its own."""
-    texts = {item.arg_name: " ".join((item.description or "").split()) for item in _docs(record)}
+    texts = {one.arg_name: " ".join(str(one.description).split()) for one in parse_docstring(record.__doc__).params}
     hints = get_type_hints(record)
     for one in fields(record):
         hint = hints[one.name]
@@ -138,43 +138,33 @@ def _add_fields(parser: Parser, record: Any, group: Any = None) -> None:
         if hint is bool:
             settings |= {"nargs": "?", "const": True, "metavar": "true|false"}
         elif get_origin(hint) is tuple and Ellipsis not in get_args(hint):
-            settings |= {
-                "nargs": len(get_args(hint)),
-                "type": get_args(hint)[0],
-                "default": list(settings["default"]),
-            }
+            default = list(settings["default"])
+            settings |= {"nargs": len(default), "type": get_args(hint)[0], "default": default}
         settings["metavar"] = one.metadata.get("metavar", settings["metavar"])
         if one.default is MISSING:
             del settings["default"]
-        if one.metadata.get("positional"):
-            name = one.name
-        else:
+        name = one.name
+        if not one.metadata.get("positional"):
             name = f"--{one.name.replace('_', '-')}"
             settings["required"] = one.default is MISSING
         action = (group or parser).add_argument(name, **settings)
         action.choices_of_name, action.wanted = choices, WANTED.get(kinds[0], "a list such as [1,2]")
 
 
-def _docs(record: type) -> list[Any]:
-    return parse_docstring(record.__doc__ or "").params
-
-
 def _usage(name: str, command: Parser) -> str:
     """The command with its required arguments."""
-    required = [action for action in command._actions if action.option_strings and action.required]
-    positional = [str(action.metavar) for action in command._actions if not action.option_strings]
-    words = [f"{action.option_strings[0]} {action.metavar}" for action in required]
-    return " ".join(["strfnet", name, *positional, *words, "[options]"])
+    required = [action for action in command._actions if action.required]
+    words = [" ".join([*action.option_strings, str(action.metavar)]) for action in required]
+    return " ".join(["strfnet", name, *words, "[options]"])
 
 
 def _record(record: Any, given: Any) -> Any:
     """The record whose fields have the parsed values."""
     hints = get_type_hints(record)
-    values = {}
-    for one in fields(record):
-        hint = hints[one.name]
-        values[one.name] = _record(hint, given) if is_dataclass(hint) else given[one.name]
-    return record(**values)
+    names = [one.name for one in fields(record)]
+    return record(
+        **{name: _record(hints[name], given) if is_dataclass(hints[name]) else given[name] for name in names}
+    )
 
 
 def _shown(value: Any) -> str:

@@ -78,8 +78,10 @@ def evaluate(call: options.Evaluate) -> None:
     results = evaluate_protocols(
         embedder.embed, data_set, _protocols(call.protocol, data_set), clips=clips, rerank=call.rerank
     )
-    _print(table(results))
-    if call.out is not None and process_rank() == 0:
+    if not embedder.progress:  # another process prints
+        return
+    print(table(results))
+    if call.out is not None:
         write_whole(call.out, json.dumps([result.to_json() for result in results], indent=1).encode())
         print(f"\nmetrics written to {call.out}")
 

@@ -188,4 +188,4 @@ class Figures:
 
 
 def _section(title: str, text: str, figure: "Figure", caption: str) -> vis.Section:
-    return vis.Section(title, text, (vis.Picture(vis.png(figure), caption),))
+    return vis.Section(title, text, (vis.ReportFigure(vis.png(figure), caption),))

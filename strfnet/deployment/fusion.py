@@ -9,8 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from strfnet.deployment.in_place_norm import InPlaceNorm
-from strfnet.inflation.extension import set_own_class
-from strfnet.inflation.splicing import set_module
+from strfnet.inflation.extension import own_class, set_own_class
+from strfnet.inflation.splicing import Followed, set_module
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.clip import channels_last, flatten_time, unflatten_time
 from strfnet.layers.non_local import NonLocalBlock
@@ -132,7 +132,7 @@ def _followed_by_norm(network: nn.Module, clip_shape: tuple[int, ...]) -> dict[s
             pairs[answers[id(given)][0]] = path
 
     for path, module in probe.named_modules():
-        if type(module) in CONVOLUTIONS:
+        if own_class(module) in CONVOLUTIONS and not isinstance(module, Followed):
             module.register_forward_hook(lambda _module, _args, answer, path=path: answered(path, answer))
         elif type(module) in (nn.BatchNorm2d, InPlaceNorm) and module.running_mean is not None:
             module.register_forward_pre_hook(lambda _module, args, path=path: asked(path, args[0]))

@@ -144,7 +144,7 @@ def _from_name(name: str, weights: str | Path | None, num_classes: int | None, b
 
 
 def _from_run(run: Path, best: bool) -> LoadedNetwork:
-    from strfnet.training.run_directory import read_run  # asks for accelerate, which is optional
+    from strfnet.training.run_directory import read_run  # needs accelerate, which is optional
 
     recipe, tensors = read_run(run, best=best)
     network = create_model(recipe.model, num_classes=None)

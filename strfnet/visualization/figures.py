@@ -11,7 +11,7 @@ from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, read_clip
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.visualization.attention import Images, Place, at_frames, lay_over
 from strfnet.visualization.page import Page
-from strfnet.visualization.ranked_lists import NOT_COUNTED, RIGHT, WRONG, Found
+from strfnet.visualization.ranked_lists import NOT_COUNTED, RIGHT, WRONG, RankedItem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def draw_attention(clip: Tensor, attention: Mapping[str, Tensor], place: Place, 
 
 def draw_ranked_lists(
     data_set: DataSet,
-    lists: Mapping[int, Sequence[Found]],
+    lists: Mapping[int, Sequence[RankedItem]],
     *,
     notes: Mapping[int, str] | None = None,
     title: str = "",

@@ -14,7 +14,7 @@ RIGHT, WRONG, NOT_COUNTED = "right", "wrong", "not counted"
 
 
 @dataclass(frozen=True)
-class Found:
+class RankedItem:
     """An item of a ranked list.
 
     Attributes:
@@ -28,7 +28,9 @@ class Found:
     mark: str
 
 
-def ranked_list(embeddings: Tensor, data_set: DataSet, protocol: Protocol, query: int, *, count: int) -> list[Found]:
+def ranked_list(
+    embeddings: Tensor, data_set: DataSet, protocol: Protocol, query: int, *, count: int
+) -> list[RankedItem]:
     """Returns the first items of the ranked list of a query, in the order of `strfnet.evaluation.evaluate`.
 
     Distances are rounded as in `StreamedDistances`; of items at one distance, wrong items come first. Items that are
@@ -54,7 +56,7 @@ def ranked_list(embeddings: Tensor, data_set: DataSet, protocol: Protocol, query
         distances = np.sqrt(distances)
     marks = [_mark(data_set, query, int(row)) for row in gallery]
     order = np.lexsort((np.array([mark == RIGHT for mark in marks]), distances))[:count]
-    return [Found(int(gallery[at]), float(distances[at]), marks[at]) for at in order]
+    return [RankedItem(int(gallery[at]), float(distances[at]), marks[at]) for at in order]
 
 
 def _mark(data_set: DataSet, query: int, row: int) -> str:

@@ -37,7 +37,7 @@ _ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no 
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportFigure:
     """A PNG file and its caption, which is also its alternative text."""
 
     png: bytes
@@ -50,7 +50,7 @@ class Section:
 
     title: str
     text: str
-    pictures: tuple[Picture, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
 
 
 def report_page(
@@ -82,7 +82,7 @@ def report_page(
         body += [
             f"<h2>{escape(section.title)}</h2>",
             f"<p>{escape(section.text)}</p>",
-            *map(_figure, section.pictures),
+            *map(_figure, section.figures),
         ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
     head += f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">\n'
@@ -105,7 +105,7 @@ def _table(evaluations: Sequence[Evaluation]) -> list[str]:
     return [table, *(f'<p class="rules">{escape(line)}</p>' for line in (percent, *notes_of(evaluations)))]
 
 
-def _figure(picture: Picture) -> str:
-    address = f"data:image/png;base64,{b64encode(picture.png).decode()}"
-    caption = escape(picture.caption)
+def _figure(figure: ReportFigure) -> str:
+    address = f"data:image/png;base64,{b64encode(figure.png).decode()}"
+    caption = escape(figure.caption)
     return f'<figure><img src="{address}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
