@@ -5,8 +5,8 @@
 Runs `strfnet evaluate --model strf_c2d_resnet8 --weights walkers --protocol ap3d` in this process on a few synthetic
 tracklets (one batch of clips). The trace begins with the first clip that is read and ends with the printed table. A
 move is a call of a function of strfnet from a function in another file of strfnet; functions of other packages
-between the two are skipped. Prints the files in the order of their first move, with the moves into each, and the
-moves as a Mermaid diagram. Exits 1 if there are 20 files or more.
+between the two are skipped. Prints the files in the order of their first move, with the moves into each, and a
+tree: each file below the one that entered it first, with the number of calls. Exits 1 if there are 20 files or more.
 """
 
 import io
@@ -51,6 +51,25 @@ def room(frame: FrameType) -> str:
     return path.removeprefix(f"{ROOT}/") if path.startswith(f"{ROOT}/") else ""
 
 
+def tree(moves: Counter[tuple[str, str]], rooms: list[str]) -> list[str]:
+    """Returns one line for each file, below the file that entered it first, with the calls from there."""
+    callers: dict[str, str] = {}
+    for here, there in moves:
+        if there not in callers and there != rooms[0]:
+            callers[there] = here
+
+    def lines(file: str, before: str) -> list[str]:
+        below = [other for other in rooms if callers.get(other) == file]
+        drawn = []
+        for other in below:
+            branch, trunk = ("└─ ", "   ") if other == below[-1] else ("├─ ", "│  ")
+            drawn.append(f"{before}{branch}{other}  {moves[file, other]}")
+            drawn += lines(other, before + trunk)
+        return drawn
+
+    return [line for root in rooms if root not in callers for line in (root, *lines(root, ""))]
+
+
 def main() -> int:
     trace = Trace()
     with TemporaryDirectory() as name, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -67,10 +86,8 @@ def main() -> int:
     rooms = list(dict.fromkeys(file for move in trace.moves for file in move))
     print(f"{len(rooms)} files, {sum(trace.moves.values())} moves (goal: fewer than {GOAL} files)\n")
     print("\n".join([f"{'file':<36}{'entries':>8}", *(f"{file:<36}{entries[file]:>8}" for file in rooms)]))
-    names = {file: f"n{number}" for number, file in enumerate(rooms)}
-    print("\nflowchart LR")
-    for (here, there), count in trace.moves.items():
-        print(f'    {names[here]}["{here}"] -->|{count}| {names[there]}["{there}"]')
+    print()
+    print("\n".join(tree(trace.moves, rooms)))
     return code or int(len(rooms) >= GOAL)
 
 
