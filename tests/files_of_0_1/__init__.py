@@ -24,7 +24,8 @@ RECIPE = {
     "device": "cpu",
     "seed": 3,
 }
-FROZEN_RECIPE = {**RECIPE, "model": "c2d_resnet8", "height": 64, "width": 32, "epochs": 1, "optimizer": "sgd", "keep": 1}
+CHANGES = {"model": "c2d_resnet8", "height": 64, "width": 32, "epochs": 1, "optimizer": "sgd", "keep": 1}
+FROZEN_RECIPE = {**RECIPE, **CHANGES}
 
 
 def tiny_network():
