@@ -18,7 +18,7 @@ import strfnet
 from strfnet.cli.parser import main
 from strfnet.inference.embedder import Network, make_embedder
 from strfnet.models.checkpoints import convert, describe, load, load_official, save, save_official
-from strfnet.weights.file import read_file
+from strfnet.weights.file import read_weights
 
 
 def built(name="strf_p3dc_resnet8", classes=5, seed=0):
@@ -95,14 +95,14 @@ def test_no_damage_is_accepted(tmp_path):
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
         try:
-            read_file(path)
+            read_weights(path)
             accepted.append(place)
         except ValueError as error:
             assert str(path) in str(error)
     for length in [draw.randrange(header) for _ in range(100)] + [draw.randrange(len(whole)) for _ in range(100)]:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=re.escape(str(path))):
-            read_file(path)
+            read_weights(path)
     path.write_bytes(whole + b"\0")
     with pytest.raises(ValueError, match=re.escape(str(path))):
         load(path)
@@ -202,7 +202,7 @@ def test_an_object_in_the_place_of_a_number_is_refused(tmp_path):
     ):
         torch.save({"state_dict": state, "rank1": value}, tmp_path / "file.pth")
         with pytest.raises(ValueError, match=r"cannot read weights from \S+file.pth: it holds"):
-            read_file(tmp_path / "file.pth")
+            read_weights(tmp_path / "file.pth")
     for value in (
         np.float64(0.1),
         np.float32(0.1),
@@ -214,7 +214,7 @@ def test_an_object_in_the_place_of_a_number_is_refused(tmp_path):
     ):
         number = np.dtype(">f8").type(0.3) if value == ">f8" else value
         torch.save({"state_dict": state, "rank1": number}, tmp_path / "file.pth")
-        found = read_file(tmp_path / "file.pth").beside["rank1"]
+        found = read_weights(tmp_path / "file.pth").beside["rank1"]
         assert type(found) is type(number) and found == number
 
 
@@ -224,7 +224,7 @@ def test_numbers_of_numpy_1_are_read_too(tmp_path):
     content = (tmp_path / "file.pth").read_bytes()
     assert b"numpy._core.multiarray" in content
     (tmp_path / "file.pth").write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    assert read_file(tmp_path / "file.pth").beside == {"rank1": 0.5}
+    assert read_weights(tmp_path / "file.pth").beside == {"rank1": 0.5}
 
 
 @pytest.mark.parametrize(

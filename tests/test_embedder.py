@@ -11,8 +11,8 @@ from strfnet.data.synthetic.walkers import write_walkers
 from strfnet.deployment.optimizer import optimize
 from strfnet.inference.embedder import Network, make_embedder
 from strfnet.training.recipe import Recipe
-from strfnet.training.state import WEIGHTS, weights_file
-from strfnet.weights.store import put
+from strfnet.weights.file import WEIGHTS
+from strfnet.weights.store import CheckpointStore, pack
 
 RECIPE = Recipe(model="c2d_resnet8", height=40, width=24, interpolation="bicubic")
 
@@ -25,7 +25,8 @@ def run(tmp_path):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.fill_(value)
-        put(tmp_path / "run" / shelf, number, {WEIGHTS: weights_file(network)}, {"recipe": RECIPE.to_json()})
+        files = {WEIGHTS: pack(network.state_dict())}
+        CheckpointStore(tmp_path / "run" / shelf).save(number, files, {"recipe": RECIPE.to_json()})
     return tmp_path / "run"
 
 
@@ -48,7 +49,7 @@ def test_a_run_tells_how_clips_are_shown_unless_the_call_does(run):
 
 def test_a_network_by_name_takes_weights_from_a_file_or_starts_as_it_is(tmp_path, capsys):
     network = strfnet.create_model("c2d_resnet8", num_classes=5)
-    (tmp_path / "weights.safetensors").write_bytes(weights_file(network))
+    (tmp_path / "weights.safetensors").write_bytes(pack(network.state_dict()))
     asked = Network(model="c2d_resnet8", weights=tmp_path / "weights.safetensors")
     shown = make_embedder(asked)
     assert torch.equal(shown.network.backbone.conv1.weight, network.backbone.conv1.weight)
@@ -62,8 +63,8 @@ def test_a_network_by_name_takes_weights_from_a_file_or_starts_as_it_is(tmp_path
 
 def test_weights_of_another_network_are_refused_by_the_name_of_their_file(tmp_path):
     file = tmp_path / "weights.safetensors"
-    file.write_bytes(weights_file(strfnet.create_model("strf_c2d_resnet8", num_classes=5)))
-    with pytest.raises(ValueError, match=f"{file} does not fit ReIDNetwork: .* is not in the network"):
+    file.write_bytes(pack(strfnet.create_model("strf_c2d_resnet8", num_classes=5).state_dict()))
+    with pytest.raises(ValueError, match=f"{file} does not fit c2d_resnet8: .* is not in the network"):
         make_embedder(Network(model="c2d_resnet8", weights=file))
 
 

@@ -22,7 +22,6 @@ EXCEPTIONS = {
     "deployment/optimizer.py",
     "deployment/winograd.py",
     "deployment/exporting.py",
-    "training/distributed.py",
 }
 MODULES = nn.Module(), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)
 OF_MODULES = {name for module in MODULES for name in dir(module) if name[0] == "_" and name[:2] != "__"}

@@ -154,7 +154,7 @@ def evaluate(call: Evaluation) -> None:
     from strfnet.data.readers.formats import FORMATS
     from strfnet.evaluation.evaluation import table
     from strfnet.evaluation.protocols import PROTOCOLS
-    from strfnet.system.files import write_whole
+    from strfnet.system.files import write_atomically
 
     with _wrong_call():
         check_name("format", call.format, FORMATS)
@@ -167,7 +167,7 @@ def evaluate(call: Evaluation) -> None:
     _tell(table(results))
     if call.out is not None and is_first():
         told = [result.to_json() for result in results]
-        write_whole(call.out, json.dumps(told, indent=1).encode())
+        write_atomically(call.out, json.dumps(told, indent=1).encode())
         print(f"\nthe figures are in {call.out}")
 
 
@@ -190,7 +190,7 @@ def show(call: Showing) -> None:
     from strfnet.cli.exhibition import Exhibition
     from strfnet.data.readers.formats import FORMATS
     from strfnet.evaluation.protocols import PROTOCOLS
-    from strfnet.system.files import write_whole
+    from strfnet.system.files import write_atomically
 
     with _wrong_call():
         check_name("format", call.format, FORMATS)
@@ -206,7 +206,7 @@ def show(call: Showing) -> None:
         made = exhibition.make(name)
         if is_first():
             call.file(name).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(call.file(name), made)
+            write_atomically(call.file(name), made)
             print(f"{name}: {call.file(name)}")
 
 
@@ -291,10 +291,10 @@ def _judged(
 
 def _clips(text: str) -> tuple[str, int]:
     """A form and a number of frames from words such as "all_frames:32"."""
-    from strfnet.data.sampling import TEST_CLIPS
+    from strfnet.data.sampling import EVALUATION_SAMPLERS
 
     form, _, frames = text.partition(":")
-    check_name("form of clips", form, TEST_CLIPS)
+    check_name("clip sampler", form, EVALUATION_SAMPLERS)
     if not frames.isdecimal() or int(frames) < 1:
         raise WrongCall(f"clips are {text!r}, wanted a form and its frames such as {form}:8")
     return form, int(frames)

@@ -245,10 +245,10 @@ class Exhibition:
     def _clip(self, row: int) -> "Tensor":
         """The first clip of a tracklet, (3, t, h, w)."""
         from strfnet.data.frames import read_clip
-        from strfnet.data.sampling import evaluation_form
+        from strfnet.data.sampling import evaluation_sampler
 
         frames = self.data_set.test[row].frames
-        indices = evaluation_form(self.clips[0], frames=self.clips[1])(len(frames))[0]
+        indices = evaluation_sampler(self.clips[0], frames=self.clips[1])(len(frames))[0]
         return read_clip(frames, indices, self.embedder.size, interpolation=self.embedder.interpolation)
 
     def _given(self, clip: "Tensor") -> "Tensor":

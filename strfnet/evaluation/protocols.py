@@ -22,7 +22,7 @@ class Protocol:
         distractors: whether identity 0 stays in the gallery.
         average_precision: "rectangle" or "trapezoid".
         distance: "cosine" or "euclidean".
-        clips: the test form of `strfnet.data.sampling` that makes the clips of a tracklet.
+        clips: the evaluation sampler of `strfnet.data.sampling` that makes the clips of a tracklet.
         frames: t of its clips.
         cut: the ranking ends after so many items; None for no end.
 

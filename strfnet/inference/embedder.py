@@ -88,7 +88,7 @@ class Embedder:
 
         Args:
             tracklets: the same on all processes.
-            clips: a test form of `strfnet.data.sampling`, and the frames of its clips.
+            clips: an evaluation sampler of `strfnet.data.sampling`, and the frames of its clips.
             progress: whether this process tells how far it is.
         """
         from functools import partial
@@ -104,7 +104,7 @@ class Embedder:
     ) -> int:
         """Write one vector for each tracklet as `save_embeddings` does; the processes share the work.
 
-        The work is done in parts (see `Parts`). Stopped or killed at any moment, it goes on with the part
+        The work is done in parts (see `Shards`). Stopped or killed at any moment, it goes on with the part
         that was in work when it is called again in the same way, by as many processes as there are then. The file
         does not depend on any of this.
 
@@ -113,7 +113,7 @@ class Embedder:
         Args:
             path: of the safetensors file. While it is made, ``<path>.parts`` is beside it.
             tracklets: at least one, the same on all processes.
-            clips: a test form of `strfnet.data.sampling`, and the frames of its clips.
+            clips: an evaluation sampler of `strfnet.data.sampling`, and the frames of its clips.
             progress: whether this process tells how far it is.
 
         Returns: the length of a vector; 0 on all processes but the first, which do not wait for the others.
@@ -122,34 +122,36 @@ class Embedder:
         from contextlib import closing
 
         from strfnet.inference.embedding import embed_each
-        from strfnet.inference.shards import Parts
-        from strfnet.system.progress import counting
-        from strfnet.system.signals import Stopped, hearing_signals
+        from strfnet.inference.shards import Shards
+        from strfnet.system.progress import ProgressLine
+        from strfnet.system.signals import Stopped, stop_requests
 
         if not tracklets:
             raise ValueError("got 0 tracklets, wanted at least 1")
         settings = self._settings(clips)
-        with closing(Parts(path, tracklets, self._facts(clips), self._device)) as parts:
-            if progress and parts.before:
-                told = f"{parts.before} of {len(tracklets)} tracklets are in {parts.folder} already"
+        with closing(Shards(path, tracklets, self._facts(clips), self._device)) as shards:
+            if progress and shards.before:
+                told = f"{shards.before} of {len(tracklets)} tracklets are in {shards.folder} already"
                 print(f"{told}: going on from there", file=sys.stderr)
-            groups = [parts.tracklets(number) for number in parts.mine]
+            groups = [shards.tracklets(number) for number in shards.mine]
             share = sum(map(len, groups))
-            alone = parts.before + share == len(tracklets)
-            before, whose = (parts.before, "") if alone else (0, "of this process's share, ")
+            alone = shards.before + share == len(tracklets)
+            before, whose = (shards.before, "") if alone else (0, "of this process's share, ")
             try:
-                with hearing_signals() as asked, asked.leaving_at_once():
-                    counted = counting(before + share, before=before, whose=whose, shown=progress)
+                with stop_requests() as request, request.immediate():
+                    line = ProgressLine(
+                        before + share, "tracklets embedded", "frames", done=before, label=whose, shown=progress
+                    )
                     network = self._at_work(clips)
-                    with counted as tell, closing(embed_each(network, groups, tell=tell, **settings)) as made:
-                        for number, embeddings in zip(parts.mine, made, strict=True):
-                            parts.put(number, embeddings)
+                    with line, closing(embed_each(network, groups, tell=line.advance, **settings)) as made:
+                        for number, embeddings in zip(shards.mine, made, strict=True):
+                            shards.save(number, embeddings)
                     if progress and not alone:
                         print("this share is done; waiting for the other processes'", file=sys.stderr)
-                    return parts.join() if is_first() else 0
+                    return shards.join() if is_first() else 0
             except Stopped as stopped:
                 if progress:
-                    told = f"{parts.done()} of {len(tracklets)} tracklets are in {parts.folder}"
+                    told = f"{shards.done()} of {len(tracklets)} tracklets are in {shards.folder}"
                     advice = "the same command goes on from there"
                     print(f"strfnet: stopped by {stopped.name}; {told}; {advice}", file=sys.stderr)
                 raise
@@ -168,10 +170,10 @@ class Embedder:
 
     def _settings(self, clips: tuple[str, int]) -> dict[str, Any]:
         """How the network is shown clips, as `strfnet.inference.embedding` wants to be told."""
-        from strfnet.data.sampling import evaluation_form
+        from strfnet.data.sampling import evaluation_sampler
 
         return {
-            "clips": evaluation_form(clips[0], frames=clips[1]),
+            "clips": evaluation_sampler(clips[0], frames=clips[1]),
             "size": self.size,
             "interpolation": self.interpolation,
             "batch": self.batch,
@@ -206,8 +208,7 @@ def make_embedder(asked: Network) -> Embedder:
     from strfnet.models import create_model
     from strfnet.training.run_directory import read_run
     from strfnet.training.sharing import join_processes
-    from strfnet.training.state import check_fit, read_weights
-    from strfnet.weights.file import find_file, read_file
+    from strfnet.weights.file import check_fit, find_file, read_weights
 
     name, facts = str(asked.model), {}
     weights: dict[str, Tensor] | None = None
@@ -216,17 +217,18 @@ def make_embedder(asked: Network) -> Embedder:
         recipe, weights = read_run(asked.trained, best=asked.best)
         name, facts = recipe.model, recipe.to_json()
     elif asked.weights is not None and asked.weights.is_dir():
-        weights = read_weights(asked.weights)
+        weights = read_weights(asked.weights).tensors
     elif asked.weights is not None:
         pretrained = find_file(asked.weights, name)
-        facts = (read_file(pretrained).description or {}).get("facts", {})
+        facts = (read_weights(pretrained).metadata or {}).get("facts", {})
     device = join_processes(asked.device)
     torch.manual_seed(asked.seed)
     at_hand = _weights_at_hand(name) if weights is None and pretrained is None else None
     network = create_model(name, num_classes=None, weights=at_hand, pretrained=pretrained)
     if weights is not None:
         kept = {key: value for key, value in weights.items() if not key.startswith("head.classifier.")}
-        check_fit(network, kept, asked.trained or asked.weights)
+        source = asked.trained or asked.weights
+        check_fit(kept, network.state_dict(), f"{source} does not fit {name}", dtypes=True)
         network.load_state_dict(kept)
     size = asked.height or facts.get("height", 256), asked.width or facts.get("width", 128)
     interpolation = asked.interpolation or facts.get("interpolation", "bilinear")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from strfnet.data.frames import read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
-from strfnet.system.files import write_whole
+from strfnet.system.files import write_atomically
 from strfnet.system.modes import evaluating
-from strfnet.system.progress import Tell, counting
+from strfnet.system.progress import Advance, ProgressLine
 
 
 def embed(
@@ -47,7 +47,7 @@ def embed(
         network: takes clips (b, 3, t, h, w); returns (b, d), or an object whose ``embedding`` is (b, d).
         tracklets: at least one; a part of a data set gives the same part of its embeddings.
         frames: t, where ``clips`` is not given.
-        clips: from a tracklet's length to the frames of its clips, such as ``evaluation_form("all_frames",
+        clips: from a tracklet's length to the frames of its clips, such as ``evaluation_sampler("all_frames",
             frames=32)`` of `strfnet.data.sampling`; one clip by ``restricted_first`` if None.
         size: height and width of the clips in pixels.
         interpolation: "bilinear" or "bicubic", as in training.
@@ -60,7 +60,7 @@ def embed(
     returns something else, or an embedding is not finite (naming the tracklet's first frame).
     """
     choose = clips or (lambda length: [restricted_first(length, frames)])
-    with counting(len(tracklets), shown=progress) as tell:
+    with ProgressLine(len(tracklets), "tracklets embedded", "frames", shown=progress) as line:
         (embeddings,) = embed_each(
             network,
             [tracklets],
@@ -69,7 +69,7 @@ def embed(
             interpolation=interpolation,
             batch=batch,
             workers=workers,
-            tell=tell,
+            tell=line.advance,
         )
     return embeddings
 
@@ -83,7 +83,7 @@ def embed_each(
     interpolation: str,
     batch: int,
     workers: int,
-    tell: Tell,
+    tell: Advance,
 ) -> Generator[Tensor]:
     """The embeddings of one group of tracklets after the other, each as `embed` makes them of the group alone.
 
@@ -212,7 +212,7 @@ def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tr
         wanted = f"one row for each of {len(tracklets)} tracklets"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
     tensors = {"embeddings": embeddings.detach().cpu().contiguous()}
-    write_whole(Path(path), save(tensors, metadata={"tracklets": describe(tracklets)}))
+    write_atomically(Path(path), save(tensors, metadata={"tracklets": describe(tracklets)}))
 
 
 def describe(tracklets: Sequence[Tracklet]) -> str:

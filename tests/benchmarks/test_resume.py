@@ -18,6 +18,7 @@ def test_a_few_kills_of_each_kind_leave_no_trace():
 
 
 def test_a_run_that_ends_differently_makes_it_fail(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec = importlib.util.spec_from_file_location("resume_benchmark", SCRIPT)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)

@@ -74,7 +74,7 @@ def test_turns_count_the_places_of_an_epoch_over_all_batches():
 def test_ranks_share_every_batch_between_them(ranks):
     batches = [list(range(start, start + size)) for start, size in ((0, 8), (8, 5), (13, 4))]
     whole = draws(batches, 2)
-    shares = [draws(batches, 2, rank=rank, ranks=ranks) for rank in range(ranks)]
+    shares = [draws(batches, 2, rank=rank, world_size=ranks) for rank in range(ranks)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [turn for part in parts for turn in part] == batch
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -82,11 +82,11 @@ def test_ranks_share_every_batch_between_them(ranks):
 
 def test_shares_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="rank is 2 of 2"):
-        draws([[1, 2]], 0, rank=2, ranks=2)
+        draws([[1, 2]], 0, rank=2, world_size=2)
     with pytest.raises(ValueError, match="rank is 0 of 0"):
-        draws([[1, 2]], 0, rank=0, ranks=0)
+        draws([[1, 2]], 0, rank=0, world_size=0)
     with pytest.raises(ValueError, match="a batch has 1 rows for 2 ranks"):
-        draws([[1, 2, 3], [4]], 0, rank=0, ranks=2)
+        draws([[1, 2, 3], [4]], 0, rank=0, world_size=2)
 
 
 def test_a_clip_is_what_its_frames_say(tracklets):
@@ -129,7 +129,7 @@ def test_threads_change_nothing(tracklets, epoch):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_joined_are_one_process(tracklets, epoch, ranks):
     shares = [
-        load(clips_of(tracklets), plan_of(tracklets, rank=rank, ranks=ranks), workers=rank % 2)
+        load(clips_of(tracklets), plan_of(tracklets, rank=rank, world_size=ranks), workers=rank % 2)
         for rank in range(ranks)
     ]
     joined = [
