@@ -64,7 +64,7 @@ def test_a_network_by_name_takes_weights_from_a_file_or_starts_as_it_is(tmp_path
 def test_weights_of_another_network_are_refused_by_the_name_of_their_file(tmp_path):
     file = tmp_path / "weights.safetensors"
     file.write_bytes(pack(strfnet.create_model("strf_c2d_resnet8", num_classes=5).state_dict()))
-    with pytest.raises(ValueError, match=f"{file} does not fit c2d_resnet8: .* is not in the network"):
+    with pytest.raises(ValueError, match=f"{file} does not fit ReIDNetwork: .* is not in the network"):
         make_embedder(Network(model="c2d_resnet8", weights=file))
 
 

@@ -41,7 +41,7 @@ sys.exit(go(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
 def go(where, at, call):
     """The command line, killed when it comes to the operation for the so-manieth time; "slow" waits instead."""
     name, count = "save" if where == "slow" else where, 0
-    owner = module if name in ("save", "sync_folder") else os
+    owner = {"save": Shards, "sync_folder": module}.get(name, os)
     operation = getattr(owner, name)
 
     def counted(*arguments, **named):
@@ -275,7 +275,7 @@ def test_a_beginning_of_something_else_is_refused_with_what_differs(tmp_path):
             "tracklets 5 listed as .* there, 5 listed as",
         ),
     ):
-        with pytest.raises(ValueError, match=rf"out\.parts other embeddings \({differ}.*from the beginning"):
+        with pytest.raises(ValueError, match=rf"shards of other embeddings \({differ}.*from the beginning"):
             Shards(tmp_path / "out", tracklets, facts, CPU)
     assert before == {path: path.read_bytes() for path in (tmp_path / "out.parts").rglob("*") if path.is_file()}
 

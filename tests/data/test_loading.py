@@ -81,7 +81,7 @@ def test_ranks_share_every_batch_between_them(ranks):
 
 
 def test_shares_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="rank is 2 of 2"):
+    with pytest.raises(ValueError, match="rank is 2, wanted one from 0 to 1"):
         draws([[1, 2]], 0, rank=2, world_size=2)
     with pytest.raises(ValueError, match="rank is 0 of 0"):
         draws([[1, 2]], 0, rank=0, world_size=0)
@@ -281,10 +281,10 @@ def test_workers_stay_while_the_main_process_finishes(main):
         ({"seed": -1}, "seed is -1"),
         ({"seed": 0.5}, "seed is 0.5"),
         ({"frames": 0}, "clips of 0 frames"),
-        ({"sampling": "random"}, "sampling is 'random'"),
+        ({"sampling": "random"}, "sampling must be one of .*evenly, got 'random'"),
         ({"sampling": "strided", "stride": 0}, "stride of 0"),
         ({"size": (0, 8)}, r"size is \(0, 8\)"),
-        ({"interpolation": "nearest"}, "interpolation is 'nearest', wanted bilinear or bicubic"),
+        ({"interpolation": "nearest"}, "interpolation must be one of bilinear, bicubic, got 'nearest'"),
     ],
 )
 def test_settings_are_refused_before_any_frame_is_read(wrong, message):

@@ -198,7 +198,7 @@ def test_forms_are_had_by_name():
 
 @pytest.mark.parametrize("form", [training_sampler, evaluation_sampler])
 def test_forms_that_do_not_exist_are_refused(form):
-    with pytest.raises(ValueError, match=r"sampling is 'random', wanted one of .*evenly"):
+    with pytest.raises(ValueError, match=r"sampling must be one of .*evenly.*, got 'random'"):
         form("random", frames=8)
     with pytest.raises(ValueError, match="got clips of 0 frames"):
         form("evenly", frames=0)

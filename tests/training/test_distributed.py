@@ -74,7 +74,7 @@ def test_killed_stopped_and_started_again_two_ranks_end_bit_for_bit_alike(folder
     assert (killed.returncode, stopped.returncode, done.returncode) == (1, 1, 0), done.stderr
     for rank in range(2):  # the signal came to one of them only
         assert json.loads((broken / f"stopped{rank}.json").read_text()) == [143, "SIGTERM"], stopped.stderr
-    assert f"stopped by SIGTERM after step 7; saved in {broken / 'checkpoints' / '00000007'}" in stopped.stderr
+    assert f"stopped by SIGTERM after step 7, saved in {broken / 'checkpoints' / '00000007'}" in stopped.stderr
     digests = [
         metadata_of(checkpoints(place / "checkpoints")[-1])["sha256"] for place in (broken, folder / "unbroken")
     ]

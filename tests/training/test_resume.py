@@ -28,7 +28,7 @@ from strfnet.training.state import (
 )
 from strfnet.training.trainer import train
 from strfnet.weights.file import read_weights
-from strfnet.weights.store import pack
+from strfnet.weights.store import pack, read_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -227,13 +227,14 @@ def test_a_damaged_checkpoint_is_refused_with_its_name_and_the_one_before_it(tmp
     content = bytearray((last / OPTIMIZER).read_bytes())
     content[len(content) // 2] ^= 1
     (last / OPTIMIZER).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{last} is damaged: optimizer.*; {before} is whole: remove {last.name}"):
+    with pytest.raises(
+        ValueError, match=f"{last} is damaged: optimizer.*; {before} is undamaged: remove {last.name}"
+    ):
         run(tmp_path)
     last.rename(tmp_path / "aside")
     assert run(tmp_path)[1] == outcome
-    assert (
-        metadata_of(checkpoints(tmp_path / "checkpoints")[-1])["sha256"] == metadata_of(tmp_path / "aside")["sha256"]
-    )
+    (*_, again) = checkpoints(tmp_path / "checkpoints")
+    assert metadata_of(again)["sha256"] == read_checkpoint(tmp_path / "aside").metadata["sha256"]
 
 
 def test_a_log_is_cut_back_to_the_checkpoint_and_never_torn(tmp_path):

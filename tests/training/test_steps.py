@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -117,10 +118,13 @@ def test_a_steps_limit_makes_short_epochs(tmp_path):
     assert [line["batch"] for line in lines(tmp_path, "step")] == [2, 2, 2]
 
 
-def test_the_bar_tells_loss_speed_and_time_left(tmp_path, capfd):
-    run(tmp_path, progress=True)
-    told = capfd.readouterr().err
-    assert "training: 100%" in told and "loss " in told and "images/s" in told and "<" in told
+def test_progress_has_a_total_a_speed_the_time_left_and_the_loss(tmp_path, capfd):
+    steps = run(tmp_path, progress=True, batches="every_identity").step
+    *_, last = capfd.readouterr().err.splitlines()
+    number = r"[\d.]+"
+    assert re.fullmatch(
+        rf"{steps} of {steps} batches trained, {number} batches/s, {number} images/s, 0 s left, loss {number}", last
+    )
 
 
 def test_tensorboard_files_by_option(tmp_path):
@@ -175,7 +179,7 @@ def test_a_signal_lets_the_step_finish_saves_and_leaves_with_its_code(tmp_path, 
         run(tmp_path, objective=asked)
     assert isinstance(stopped.value, Stopped) and stopped.value.code == code
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000002"]
-    assert f"stopped by {number.name} after step 2; saved in {tmp_path}" in capsys.readouterr().err
+    assert f"stopped by {number.name} after step 2, saved in {tmp_path}" in capsys.readouterr().err
     assert lines(tmp_path, "stop")[0]["signal"] == number.name
     assert signal.getsignal(number) == handler
     whole = run(tmp_path / "whole")
@@ -249,7 +253,7 @@ def test_fp16_on_the_cpu_is_refused_before_anything_is_there(tmp_path):
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="the network tells 3 identities apart, wanted 4 or more"):
+    with pytest.raises(ValueError, match="the network has logits of 3 identities, wanted at least 4"):
         run(tmp_path, network=create_model(TINY["model"], num_classes=3))
     with pytest.raises(ValueError, match="no tracklets to train on"):
         train(network_for(tiny_recipe()), strf_loss(), [], tiny_recipe(), tmp_path)
@@ -286,5 +290,5 @@ def test_every_parameter_of_every_network_has_a_gradient(name):
 def test_one_gpu_is_not_given_to_several_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("strfnet.training.recipe.Recipe.check_device", lambda self: None)
-    with pytest.raises(ValueError, match="device 'cuda:1' is one for several processes, wanted cuda"):
+    with pytest.raises(ValueError, match="device 'cuda:1' is one GPU for several processes, wanted cuda"):
         run(tmp_path, device="cuda:1")
