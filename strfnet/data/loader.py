@@ -54,7 +54,7 @@ def draws(batches: Sequence[Sequence[int]], epoch: int, *, rank: int = 0, world_
     Raises: ValueError for a rank that is out of range, or a batch with fewer rows than processes.
     """
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank is {rank}, wanted one from 0 to {world_size - 1}, below the world size {world_size}")
+        raise ValueError(f"rank is {rank}, wanted at least 0 and less than the world size {world_size}")
     if any(len(batch) < world_size for batch in batches):
         fewest = min(map(len, batches))
         raise ValueError(f"a batch has {fewest} rows for {world_size} processes, wanted at least one for each")

@@ -81,11 +81,11 @@ def test_ranks_share_every_batch_between_them(ranks):
 
 
 def test_shares_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="rank is 2, wanted one from 0 to 1"):
+    with pytest.raises(ValueError, match="rank is 2, wanted at least 0 and less than the world size 2"):
         draws([[1, 2]], 0, rank=2, world_size=2)
-    with pytest.raises(ValueError, match="rank is 0 of 0"):
+    with pytest.raises(ValueError, match="less than the world size 0"):
         draws([[1, 2]], 0, rank=0, world_size=0)
-    with pytest.raises(ValueError, match="a batch has 1 rows for 2 ranks"):
+    with pytest.raises(ValueError, match="a batch has 1 rows for 2 processes"):
         draws([[1, 2, 3], [4]], 0, rank=0, world_size=2)
 
 
