@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -175,7 +175,7 @@ class _Batches(Dataset[Any]):
 
 
 class _Loader(DataLoader[Any]):
-    def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
+    def __iter__(self) -> Any:
         for batch in super().__iter__():
             if isinstance(batch, ValueError):
                 raise batch
