@@ -252,7 +252,7 @@ def test_what_is_no_file_of_weights_is_refused_by_its_name_and_the_reason(conten
 def test_a_file_that_is_not_there_a_folder_and_truncated_archives_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"cannot read weights from {tmp_path / 'none.pth'}: there is no such file"):
         load_official(tmp_path / "none.pth")
-    with pytest.raises(ValueError, match=f"{tmp_path} holds no checkpoint of a training run"):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no run"):
         load_official(tmp_path)
     save_official(built("c2d_resnet8"), tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()

@@ -139,7 +139,7 @@ def _read_folder(path: Path, store: str) -> Weights:
     if numbers := checkpoints.numbers():
         path = checkpoints.path(numbers[-1])
     elif not (path / DESCRIPTION).exists():
-        what = "checkpoint of a training run"
+        what = "run"
         if store == BEST and CheckpointStore(path / CHECKPOINTS).numbers():
             what = "best weights, because its run was not evaluated"
         raise ValueError(f"{path} holds no {what}, wanted a folder that `strfnet train --out` has filled")
