@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from strfnet.deployment import exported
 from strfnet.deployment.fusion import fold_norms
 from strfnet.layers.clip import AXES
-from strfnet.system.files import write_whole
+from strfnet.system.files import write_atomically
 from strfnet.version import __version__
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # and how the names of such files end
@@ -137,7 +137,7 @@ def export(
         seconds = time.perf_counter() - start
         checks = _checked(original, file, format, description, size)
         content = file.read_bytes()
-    write_whole(path, content)
+    write_atomically(path, content)
     return Exported(path, format, description, len(content), seconds, checks)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.temporal import I3D, TemporalConv, inflate_weight
-from strfnet.weights.file import Weights, check_finite, listed, misfits, read_file
+from strfnet.weights.file import Weights, check_finite, listed, misfits, read_weights
 
 STE_NVAN, AP3D, IMAGE = "STE-NVAN", "AP3D", "image"
 # By family: the networks that the published code has, and what stands before its names in a file.
@@ -156,8 +156,8 @@ def fill(network: Any, path: Path) -> None:
 
     Raises: ValueError naming the file and all that does not fit; nothing has been changed then.
     """
-    weights, classifier = read_file(path), network.head.classifier
-    ours = weights.description is not None or "head.neck.weight" in weights.tensors
+    weights, classifier = read_weights(path), network.head.classifier
+    ours = weights.metadata is not None or "head.neck.weight" in weights.tensors
     official = None if ours else recognise(weights, path)
     last = weights.tensors.get("head.classifier.weight")
     classes = official.classes if official else None if last is None else len(last)
