@@ -240,9 +240,9 @@ def is_first() -> bool:
 
 def _weights_at_hand(name: str) -> str | None:
     """Weights at hand for the image network of a network by name; a line on stderr says what it starts from."""
-    from strfnet.models.resnet import DEPTHS, weights_at_hand
+    from strfnet.models.resnet import DEPTHS, cached_weights
 
-    weights = weights_at_hand(next(depth for depth in DEPTHS if depth in name))
+    weights = cached_weights(next(depth for depth in DEPTHS if depth in name))
     start = f"torchvision's {weights}, found at hand" if weights else "random weights"
     if is_first():
         print(f"{name} starts from {start}; it was not trained to tell people apart", file=sys.stderr)

@@ -9,7 +9,7 @@ from strategies import wake
 from torch.export import Dim
 
 import strfnet
-from strfnet.models.registry import FORMS
+from strfnet.models.registry import ARCHITECTURES
 
 
 def woken(form):
@@ -26,7 +26,7 @@ def agree(answer, expected):
     assert (answer.embedding - expected.embedding).abs().max() <= 1e-4 * expected.embedding.abs().max()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ARCHITECTURES)
 def test_a_network_is_compiled_in_one_graph_for_any_batch_and_frames(form):
     network = woken(form)
     torch._dynamo.reset()
@@ -35,7 +35,7 @@ def test_a_network_is_compiled_in_one_graph_for_any_batch_and_frames(form):
         agree(compiled(clip(b, t)), network(clip(b, t)))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ARCHITECTURES)
 def test_a_network_is_exported_for_any_batch_and_frames(form):
     network = woken(form)
     # Merging pairs twice leaves (t + 3) // 4 frames, and an exported axis must be longer than one.

@@ -9,7 +9,7 @@ from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import TemporalConv
-from strfnet.models.registry import FORMS
+from strfnet.models.registry import ARCHITECTURES
 
 DEPTHS = ("resnet8", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CLIP = torch.randn(2, 3, 5, 256, 16, generator=torch.Generator().manual_seed(0))
@@ -35,7 +35,7 @@ def blocks(*pairs):
 
 def test_every_network_of_both_papers_is_listed_for_every_depth():
     names = strfnet.list_models()
-    assert len(set(names)) == len(names) == len(DEPTHS) * len(FORMS)
+    assert len(set(names)) == len(names) == len(DEPTHS) * len(ARCHITECTURES)
     for depth in DEPTHS:
         for form in ("i3d_{}", "strf_p3da_{}", "strf_p3db_{}", "strf_p3dc_{}", "{}_fpl", "{}_maxfpl", "nvan_{}",
                      "nvan_spatial_{}", "nvan_temporal_{}", "ste_nvan_{}", "ap3d_{}", "ap3d_nl_{}"):  # fmt: skip
@@ -50,7 +50,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(wrong):
         assert "did you mean ste_nvan_resnet50" in str(caught.value)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ARCHITECTURES)
 def test_a_network_gives_an_embedding_in_evaluation_and_logits_too_in_training(form):
     network = wake(build(form.format("resnet18"), num_classes=7))
     trained = network.train()(CLIP)
@@ -86,7 +86,7 @@ def test_units_stand_where_the_papers_place_them(depth, stage2, stage3):
     assert where(ste, TemporalReduction) == [f"layer2.{stage2 - 1}.after.1", f"layer3.{stage3 - 1}.after.1"]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ARCHITECTURES)
 def test_the_small_network_has_every_form_for_small_clips(form):
     clip = torch.randn(2, 3, 5, 64, 32, generator=torch.Generator().manual_seed(0))
     network = wake(build(form.format("resnet8"), num_classes=7))
