@@ -78,9 +78,10 @@ class Progress:
 class IncrementalLayer(nn.Module):
     """A temporal layer inside a 2-D backbone, which continues from its cached frames."""
 
-    def __init__(self, layer: nn.Module, extent: ReceptiveField, progress: Progress) -> None:
+    def __init__(self, layer: Any, extent: ReceptiveField, progress: Progress) -> None:
         super().__init__()
-        self.layer, self.extent = layer, extent
+        self.layer: Any = layer
+        self.extent = extent
         self._progress = progress
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -94,13 +95,13 @@ class IncrementalLayer(nn.Module):
 
     def _each(self, clip: Tensor) -> Tensor:
         """Applies the spatial part of the layer, whose output is cached and not computed again."""
-        return self.layer.spatial(clip) if own_class(self.layer) in SPACE_FIRST else clip  # type: ignore[operator]
+        return self.layer.spatial(clip) if own_class(self.layer) in SPACE_FIRST else clip
 
     def _over(self, clip: Tensor) -> Tensor:
         """Applies the temporal part of the layer."""
         if own_class(self.layer) not in SPACE_FIRST:
             return self.layer(clip)
-        over = self.layer.over_time(clip)  # type: ignore[operator]
+        over = self.layer.over_time(clip)
         return clip + over if isinstance(self.layer, P3DC) else over
 
 

@@ -175,7 +175,7 @@ def fill(network: Any, path: Path) -> None:
         check_finite(own, path)
     if classifier is not None and classes is not None and not fits and not image:
         what = f"the classifier in {path} is for {classes} classes, wanted {classifier.out_features}"
-        warnings.warn(f"{what}: it is not loaded, and a new one is initialised at random", stacklevel=3)
+        warnings.warn(f"{what}: it is left out, and a new one is initialised at random", stacklevel=3)
     network.load_state_dict(network.state_dict() | own)
 
 
