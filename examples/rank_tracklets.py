@@ -18,7 +18,7 @@ from strfnet.data.synthetic.walkers import write_walkers
 from strfnet.data.tracklet import Tracklet
 from strfnet.evaluation.distances import cosine_distances
 from strfnet.inference.embedding import embed, save_embeddings
-from strfnet.models.resnet import weights_at_hand
+from strfnet.models.resnet import cached_weights
 
 SHOWN = 10  # queries, and ranks of each
 
@@ -61,7 +61,7 @@ def drawn_walkers(folder: Path) -> Path:
 
 def torchvision_resnet50() -> nn.Module:
     """An image network without its classifier, so that it answers with 2048 features; nothing is downloaded."""
-    weights = weights_at_hand("resnet50")
+    weights = cached_weights("resnet50")
     print(f"ResNet-50 with {f'{weights}, found at hand' if weights else 'random weights: none are at hand'}")
     torch.manual_seed(0)
     network = resnet50(weights=weights)

@@ -18,7 +18,7 @@ from strfnet.deployment.fusion import (
     convolve_projections,
     fold_norms,
 )
-from strfnet.models.registry import FORMS
+from strfnet.models.registry import ARCHITECTURES
 
 SHAPE = (2, 3, 4, 64, 32)
 
@@ -52,7 +52,7 @@ def test_a_convolution_that_took_in_its_norm_answers_as_both_did(kind, groups, b
     torch.testing.assert_close(conv(x), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ARCHITECTURES)
 def test_a_folded_network_answers_as_before_and_has_no_norm_left_behind_a_convolution(form):
     network = wake(strfnet.create_model(form.format("resnet8"), num_classes=3)).double().eval()
     state = copy.deepcopy(network.state_dict())

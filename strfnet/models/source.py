@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from strfnet.models.checkpoints import load, load_official
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import create_model, list_models
-from strfnet.models.resnet import DEPTHS, weights_at_hand
+from strfnet.models.resnet import DEPTHS, cached_weights
 from strfnet.system.names import unknown
 from strfnet.weights.file import SHIPPED, WALKERS, check_fit, find_file, read_weights
 from strfnet.weights.published import fill
@@ -125,7 +125,7 @@ def find_network(
 def _from_name(name: str, weights: str | Path | None, num_classes: int | None, backbone: str | None) -> LoadedNetwork:
     if weights is None:
         if backbone == "cached":
-            backbone = weights_at_hand(next(depth for depth in DEPTHS if depth in name))
+            backbone = cached_weights(next(depth for depth in DEPTHS if depth in name))
         network = create_model(name, num_classes=num_classes, weights=backbone)
         words = f"torchvision's {backbone} in the 2-D backbone" if backbone else "random weights"
         return LoadedNetwork(network, name, weights=words)
