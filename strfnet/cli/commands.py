@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from strfnet.cli.configuration import WrongCall
 from strfnet.cli.showing import Showing
@@ -212,7 +212,7 @@ def show(call: Showing) -> None:
 
 def export(call: Exporting) -> None:
     """Write a network as a file for other programs, and print its size, times and differences."""
-    from strfnet.deployment.exporting import FORMATS, check_target, export
+    from strfnet.deployment.exporting import FORMATS, Format, check_target, export
 
     asked = {field.name: getattr(call, field.name) for field in fields(call) if field.name not in ("out", "format")}
     with _wrong_call():
@@ -220,7 +220,7 @@ def export(call: Exporting) -> None:
         network = Network(**asked, device="cpu")
     check_target(call.out, call.format)
     embedder = _embedder(network)
-    print(export(embedder.network, call.out, call.format, size=embedder.size))
+    print(export(embedder.network, call.out, cast(Format, call.format), size=embedder.size))
 
 
 def _data_set(call: Recipe | Evaluation | Embedding | Showing) -> "DataSet":

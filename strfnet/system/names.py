@@ -19,3 +19,10 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
     known = list(known)
     if name not in known:
         raise ValueError(unknown(kind, name, known))
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raises: ValueError if argument ``name`` has a value that is not one of ``choices``."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

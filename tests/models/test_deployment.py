@@ -14,12 +14,12 @@ from strfnet.models.registry import FORMS
 
 def woken(form):
     torch.manual_seed(0)
-    network = wake(strfnet.create_model(form.format("resnet18"), num_classes=3)).eval()
+    network = wake(strfnet.create_model(form.format("resnet8"), num_classes=3)).eval()
     return network.requires_grad_(False)
 
 
 def clip(b, t):
-    return torch.randn(b, 3, t, 256, 16, generator=torch.Generator().manual_seed(b * t))
+    return torch.randn(b, 3, t, 64, 16, generator=torch.Generator().manual_seed(b * t))
 
 
 def agree(answer, expected):
