@@ -92,7 +92,7 @@ class Winograd(Extension):
 
 
 def matrices() -> tuple[Tensor, Tensor, Tensor]:
-    """The transforms of six pixels (6, 6) and of a kernel (6, 3) to the points, and of those to four outputs (4, 6)."""
+    """Transforms of six pixels (6, 6) and of a kernel (6, 3) to the points, and of points to four outputs (4, 6)."""
 
     def at_points(terms: int) -> Tensor:
         """Each power of x below ``terms`` at the points; at infinity only the highest counts."""

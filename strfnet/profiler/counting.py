@@ -181,7 +181,7 @@ class OperationCounter(TorchDispatchMode):
         if rule is None:
             self.uncounted[str(func), path] += 1
         elif rule == "product":
-            packet = known._overloadpacket
+            packet = known.overloadpacket
             self.counted[path, self.kind_of_product(packet, args)] += macs_of(packet, args, kwargs, out)
         elif rule != "moved":
             self.counted[path, "elementwise"] += elements(out if rule == "written" else (args, kwargs))
@@ -205,7 +205,7 @@ def functional_form(func: OpOverload) -> OpOverload:
 
 def rule_for(func: OpOverload) -> str | None:
     """Returns how an operator is counted: "product", "written", "read" or "moved" (not at all); None: unknown."""
-    packet = func._overloadpacket
+    packet = func.overloadpacket
     if packet in flop_registry or packet in MORE_PRODUCTS:
         return "product"
     name = overload_names(func)[0].rstrip("_") if func.namespace == "aten" else ""

@@ -11,6 +11,11 @@ from torch.export import Dim
 import strfnet
 from strfnet.models.registry import FORMS
 
+QUICK = ("strf_p3dc_{}", "ste_nvan_{}", "ap3d_nl_{}")  # every kind of unit
+every_form = pytest.mark.parametrize(
+    "form", [form if form in QUICK else pytest.param(form, marks=pytest.mark.slow) for form in FORMS]
+)
+
 
 def woken(form):
     torch.manual_seed(0)
@@ -26,7 +31,7 @@ def agree(answer, expected):
     assert (answer.embedding - expected.embedding).abs().max() <= 1e-4 * expected.embedding.abs().max()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@every_form
 def test_a_network_is_compiled_in_one_graph_for_any_batch_and_frames(form):
     network = woken(form)
     torch._dynamo.reset()
@@ -35,7 +40,7 @@ def test_a_network_is_compiled_in_one_graph_for_any_batch_and_frames(form):
         agree(compiled(clip(b, t)), network(clip(b, t)))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@every_form
 def test_a_network_is_exported_for_any_batch_and_frames(form):
     network = woken(form)
     # Merging pairs twice leaves (t + 3) // 4 frames, and an exported axis must be longer than one.
@@ -48,7 +53,7 @@ def test_a_network_is_exported_for_any_batch_and_frames(form):
 
 FRESH = """
 import torch, strfnet
-network = strfnet.create_model("strf_p3dc_resnet18", num_classes=None).eval().requires_grad_(False)
+network = strfnet.create_model("strf_p3dc_resnet8", num_classes=None).eval().requires_grad_(False)
 compiled = torch.compile(network, fullgraph=True, dynamic=True, backend="eager")
 for b, t in ((2, 4), (3, 6)):
     compiled(torch.randn(b, 3, t, 64, 32))
