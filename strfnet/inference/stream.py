@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.data.sampling import restricted_first
-from strfnet.deployment.optimizer import Deployed
+from strfnet.deployment.deployed import Deployed
 from strfnet.heads.head import Head
 from strfnet.inference.incremental import Progress, Span, delay
 from strfnet.inference.receptive_field import refusal
@@ -50,7 +50,7 @@ class Stream:
 
     def __init__(self, network: ReIDNetwork | Deployed, *, frames: int | None = None) -> None:
         if isinstance(network, Deployed):
-            network = cast(ReIDNetwork, network.folded)
+            network = cast(ReIDNetwork, network.fused)
         if not isinstance(network, ReIDNetwork):
             raise TypeError(f"network must be a strfnet ReIDNetwork or a deployed one, got {type(network).__name__}")
         if frames is not None and frames < 1:

@@ -30,7 +30,7 @@ def check_clip(x: Tensor, channels: int | None = None, *, weight: Tensor | None 
         hint = {2: "; it looks like (b, t, c, h, w)", 4: "; it looks like (b, t, h, w, c)"}
         swapped = next((hint[axis] for axis in (2, 4) if x.shape[axis] == channels), "")
         raise ValueError(f"{name} must have {channels} channels in axis 1 of {AXES}, got {tuple(x.shape)}{swapped}")
-    if weight is not None:
+    if isinstance(weight, Tensor):  # a dynamically quantised layer has a method of that name
         if x.device != weight.device:
             raise ValueError(f"{name} is on {x.device} and the layer on {weight.device}; move one of them")
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from strfnet.heads.head import Head
+from strfnet.heads.head import Head, Pooling
 from strfnet.inflation.inflation import inflate
 from strfnet.inflation.splicing import splice
 from strfnet.layers.non_local import NonLocalBlock
@@ -18,7 +18,9 @@ from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import last_stride, map_channels, resnet_maps
 
 
-def frame_pooling_resnet(depth: str, num_classes: int | None, weights: Any, *, pooling: str = "mean") -> ReIDNetwork:
+def frame_pooling_resnet(
+    depth: str, num_classes: int | None, weights: Any, *, pooling: Pooling = "mean"
+) -> ReIDNetwork:
     """A ResNet on every frame, pooled over the clip by "mean" or "max"."""
     maps = resnet_maps(depth, weights=weights, stem_relu=False)
     backbone = inflate(maps, temporal="c2d", unit=None, last_stride=last_stride(maps))
@@ -55,5 +57,5 @@ def _last_blocks(network: nn.Sequential, stage: int, count: int) -> list[str]:
     return [f"layer{stage}.{block}" for block in range(max(blocks - count, 0), blocks)]
 
 
-def _head(network: nn.Sequential, num_classes: int | None, pooling: str) -> Head:
+def _head(network: nn.Sequential, num_classes: int | None, pooling: Pooling) -> Head:
     return Head(map_channels(network), num_classes, pooling=pooling, neck_bias=False, classifier_bias=False)
