@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from strfnet.cli import main as strfnet
-from strfnet.data.synthetic.walker_set import draw_set, write_mars
+from strfnet.data.synthetic import draw_set, write_mars
 
 RECIPE = Path(__file__).parent / "recipes" / "pretrained.yaml"
 MODEL = "strf_c2d_resnet8"

@@ -14,7 +14,7 @@ from torchvision.models import resnet50
 
 import strfnet
 from strfnet.data.readers.folder import read_folder
-from strfnet.data.synthetic.walkers import write_walkers
+from strfnet.data.synthetic import write_walkers
 from strfnet.data.tracklet import Tracklet
 from strfnet.evaluation.distances import cosine_distances
 from strfnet.inference.embedding import embed, save_embeddings

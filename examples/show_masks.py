@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from strfnet.data.frames import read_clip
-from strfnet.data.synthetic.walkers import Nuisances, draw_camera, draw_walker, render
+from strfnet.data.synthetic import Nuisances, draw_camera, draw_walker, render
 from strfnet.inference.embedder import Network, make_embedder
 from strfnet.visualization.attention import masks_of
 from strfnet.visualization.figures import draw_masks

@@ -15,8 +15,7 @@ from test_cli import start
 from strfnet.cli.parser import main
 from strfnet.data.readers.formats import FORMATS
 from strfnet.data.readers.mars import read_mars
-from strfnet.data.synthetic.walker_set import draw_set, write_mars
-from strfnet.data.synthetic.walkers import write_walkers
+from strfnet.data.synthetic import draw_set, write_mars, write_walkers
 from strfnet.inference.embedding import embed
 from strfnet.models.checkpoints import describe, load
 from strfnet.training.run_directory import read_run

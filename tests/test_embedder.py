@@ -7,7 +7,7 @@ import torch
 
 import strfnet
 from strfnet.data.readers.folder import read_folder
-from strfnet.data.synthetic.walkers import write_walkers
+from strfnet.data.synthetic import write_walkers
 from strfnet.deployment.optimizer import optimize
 from strfnet.inference.embedder import Network, make_embedder
 from strfnet.training.recipe import Recipe

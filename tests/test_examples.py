@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-
 from strfnet.data.synthetic.walker_tasks import plan_task
+
 from strfnet.training.log import read_log
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,7 @@ from strfnet import create_model
 from strfnet.cli.exhibition import Exhibition
 from strfnet.cli.parser import main
 from strfnet.cli.showing import SUFFIXES, Showing
-from strfnet.data.synthetic.walker_set import draw_set
-from strfnet.data.synthetic.walkers import write_walkers
+from strfnet.data.synthetic import draw_set, write_walkers
 from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.inference.embedder import Embedder
 from strfnet.training.log import Log

@@ -225,7 +225,7 @@ def export(call: Exporting) -> None:
 
 def _data_set(call: Recipe | Evaluation | Embedding | Showing) -> "DataSet":
     from strfnet.data.readers.formats import read_data_set
-    from strfnet.data.synthetic.walker_set import draw_set
+    from strfnet.data.synthetic import draw_set
 
     if call.data is None or call.format is None:
         print("no data are named: walkers are drawn", file=sys.stderr)
