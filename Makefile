@@ -2,27 +2,56 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
+# Processes of the test suite; each keeps to one thread.
+JOBS ?= 2
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test docs check clean
+.PHONY: help demo test test-slow types lint format bench-quick docs clean
 
-demo: $(VENV)/installed  ## a ResNet-50 with STRF ranks tracklets; a small network is shown; one is trained with and without STRF
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/demo  ## rank a gallery, train with and without STRF, count costs, write a report; DATA=DIR ranks your tracklets
 	$(BIN)/python examples/rank_tracklets.py $(if $(DATA),--data $(DATA))
-	$(BIN)/strfnet show --report --model strf_c2d_resnet8 --weights walkers --out demo/report.html
 	$(BIN)/python examples/train_walkers.py
+	$(BIN)/python benchmarks/flops.py --network c2d_resnet50 --network strf_c2d_resnet50 --network strf_p3dc_resnet50
+	$(BIN)/strfnet show --report --model strf_c2d_resnet8 --weights walkers --out demo/report.html
 
-test: $(VENV)/installed  ## linters, types, then the whole suite
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: lint types  ## run the linters, the type checker and the quick tests
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/installed  ## run the long sweeps, and every property on ten times as many drawn examples
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=thorough
+
+lint: $(VENV)/installed  ## check style and formatting
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+
+types: $(VENV)/installed  ## check types
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
 
-docs: $(VENV)/installed  ## the pages as a site in build/docs
-	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
+format: $(VENV)/installed  ## format all files and fix what the linter can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-quick: $(VENV)/installed  ## count the published networks' costs and time a short list of layers and networks
+	$(BIN)/python benchmarks/flops.py
+	$(BIN)/python benchmarks/speed.py --quick
+
+docs: $(VENV)/installed  ## build the documentation in build/docs
+	$(BIN)/sphinx-build -W --keep-going --quiet -b html docs build/docs
+
+$(VENV)/demo: pyproject.toml
+	@echo "installing strfnet and PyTorch into $(VENV); the first time this downloads PyTorch"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --root-user-action=ignore --no-warn-script-location --editable ".[train,viz]"
+	@touch $@
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[check]"
-	touch $@
+	$(PIP) install --root-user-action=ignore --no-warn-script-location --editable ".[check]"
+	@touch $@
 
-clean:
+clean:  ## delete the virtual environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info

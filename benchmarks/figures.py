@@ -87,21 +87,35 @@ def counted(figures: list[Figure]) -> str:
     return f"{sum(bool(figure.reached) for figure in judged)} of {len(judged)} goals reached"
 
 
+COLUMNS = {
+    "published / eager": "eager: published takes",
+    "published / deployed": "deployed: published takes",
+    "roof, eager": "eager: share of the roof",
+    "roof, deployed": "deployed: share of the roof",
+}
+
+
 def markdown(record: dict[str, Any]) -> str:
-    """A stored run as a page shows it."""
+    """Returns a short table of a stored run: a row for each case, the missed goals, and how many are reached."""
     figures, machine = figures_of(record), record["machine"]
+    cases: dict[str, dict[str, Figure]] = {}
+    for figure in figures:
+        cases.setdefault(figure.case, {})[figure.quantity] = figure
     lines = [
-        f"{machine['name']}, PyTorch {machine['torch']}, {machine['threads']} thread, {record['settings']}, "
-        f"{record['jobs']} case(s) at a time, {minutes(record):.0f} minutes of all cases together.",
+        f"{machine['name']}, PyTorch {machine['torch']}, {machine['threads']} thread, {record['settings']}.",
         "",
-        "| case | quantity | figure | least .. most | goal | |",
-        "|---|---|---|---|---|---|",
+        f"| case | {' | '.join(COLUMNS)} |",
+        "|---" * (1 + len(COLUMNS)) + "|",
     ]
-    for figure in (figure for figure in figures if figure.unit != "s"):
-        span = "" if figure.least is None else f"{_number(figure.least)} .. {_number(figure.most)}"
-        verdict = figure.verdict.replace("MISSED", "**missed**")
-        cells = (figure.case, figure.quantity, f"{_number(figure.value)} {figure.unit}", span, _goal(figure))
-        lines.append(f"| {' | '.join(cells)} | {verdict} |")
+    for case, quantities in cases.items():
+        cells = [_number(quantities[name].value) if name in quantities else "" for name in COLUMNS.values()]
+        if any(cells):
+            lines.append(f"| {' | '.join([case, *cells])} |")
+    missed = [figure for figure in figures if figure.reached is False]
+    for figure in missed:
+        lines += ["", "Missed goals:", ""] if figure is missed[0] else []
+        shown = f"{_number(figure.value)} {figure.unit}".strip()
+        lines.append(f"- {figure.case}, {figure.quantity} {shown}, goal {_goal(figure)}: {figure.verdict.lower()}")
     return "\n".join([*lines, "", f"{counted(figures)}."])
 
 

@@ -17,6 +17,8 @@ from published_names import published_state
 from torch import Tensor, nn
 
 from strfnet.heads.head import ReIDOutput
+from strfnet.inflation.extension import own_class
+from strfnet.inflation.splicing import Followed
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC
@@ -193,7 +195,7 @@ class Temporal(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.kind = type(conv)
+        self.kind = own_class(conv)
         size, step, pad = _in_3d(conv)
         if self.kind is I3D:
             self.conv3d = nn.Conv3d(
@@ -224,7 +226,7 @@ def _in_3d(conv: Any) -> Any:
 
 
 def _conv3d(conv: Any) -> nn.Module:
-    if type(conv) in (I3D, P3DA, P3DB, P3DC):
+    if own_class(conv) in (I3D, P3DA, P3DB, P3DC) and not isinstance(conv, Followed):
         return Temporal(conv)
     _check_plain(conv)
     kernel, stride, padding = _in_3d(conv)

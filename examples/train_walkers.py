@@ -7,10 +7,12 @@ makes the order of frames readable. It says nothing about accuracy on real track
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor, nn
 
 import strfnet
@@ -22,24 +24,7 @@ from strfnet.losses import strf_loss
 from strfnet.training import Recipe, identity_labels, train
 
 NETWORKS = {"C2D": "c2d_resnet8", "C2D + STRF": "strf_c2d_resnet8"}
-RECIPE = Recipe(
-    height=32,
-    width=16,
-    frames=8,
-    sampling="consecutive",
-    flip=0.0,
-    batches="distinct",
-    batch=24,
-    identities=8,
-    tracklets=3,
-    optimizer="adamw",
-    lr=0.004,
-    schedule="one_cycle",
-    warmup=2.0,
-    epochs=14,
-    workers=0,
-    device="cpu",
-)
+RECIPE = Recipe(**yaml.safe_load((Path(__file__).parent / "recipes" / "walkers.yaml").read_text()))
 
 
 def main() -> None:
@@ -57,22 +42,22 @@ def main() -> None:
     rows = {"random order": chance(data), **{name: score(network, data) for name, network in networks.items()}}
     cost_of = {name: strfnet.profile(network, (1, 3, 8, 32, 16)) for name, network in networks.items()}
 
-    print(f"\nretrieval of {len(set(identity_labels(data.test)))} new walkers by gait alone, and cost of one clip")
+    print("\nretrieval of 12 new walkers by gait alone, and the cost of one clip (8 frames of 32 x 16 pixels)")
     print(f"{'':14}{'mAP %':>8}{'R1 %':>8}{'parameters':>14}{'MMAC':>8}")
     for name, (precision, first) in rows.items():
         cost = f"{cost_of[name].parameters:14,}{cost_of[name].macs / 1e6:8.2f}" if name in cost_of else ""
         print(f"{name:14}{100 * precision:8.1f}{100 * first:8.1f}{cost}")
     print("A 2-D network cannot see the order of frames: without STRF it stays near a random order, as it should.")
-    print(f"\nruns {arguments.out} (log, checkpoints); continue or change them with: strfnet train --help")
+    print(f"\nruns {arguments.out}")
 
 
 def learn(model: str, data: DataSet, folder: Path, epochs: int) -> nn.Module:
     """Returns a network trained by `RECIPE`; a finished run in the folder is loaded, an interrupted one continued."""
-    recipe = Recipe(**{**vars(RECIPE), "model": model, "epochs": epochs})
+    recipe = replace(RECIPE, model=model, epochs=epochs, warmup=epochs / 7)
     print(f"\ntraining {model}, run {folder}", flush=True)
     torch.manual_seed(recipe.seed)
     network = strfnet.create_model(model, num_classes=max(identity_labels(data.train)) + 1)
-    train(network, strf_loss(mined_on="feature", smoothing=0.1), data.train, recipe, folder)
+    train(network, strf_loss(mined_on="feature", smoothing=recipe.smoothing), data.train, recipe, folder)
     return network
 
 

@@ -1,22 +1,25 @@
 """Settings of the whole suite."""
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # the suite runs in several processes, and they start others: one thread each
+
 import sys
 
 import pytest
 import torch
 from hypothesis import settings
 
-# The first call into torch takes over a second, so hypothesis must not watch the clock.
-settings.register_profile("strfnet", deadline=None, print_blob=True)
-settings.load_profile("strfnet")
-
-# The suite runs in several processes; each is content with one core.
+# No deadline: the first call of an operation in a process may take seconds.
+settings.register_profile("quick", deadline=None, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1000)
+settings.load_profile("quick")
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Accelerate keeps the first settings of a process for good; which test comes first is not settled."""
+    """Resets Accelerate, which otherwise keeps the settings of the first test in a process."""
     yield
     if state := sys.modules.get("accelerate.state"):
         state.AcceleratorState._reset_state(reset_partial_state=True)

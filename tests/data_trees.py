@@ -1,7 +1,7 @@
-"""Small trees in the layout of each published data set, and of people's own, with drawn walkers as frames.
+"""Small data sets of synthetic walkers, in the layout of each published data set, of folders and of CSV files.
 
-Every builder takes a new folder and returns what ``read_data_set`` is to be given, with ``complete=False``.
-Training has 4 tracklets of each of 2 people or more (2 where the data set has no more), so that a batch can be made.
+Every builder fills a new folder and returns the root that ``read_data_set`` takes with ``complete=False``. Training
+has at least 2 identities with 4 tracklets each (2 where the layout allows no more), which make a batch.
 """
 
 import csv
@@ -19,7 +19,7 @@ HEIGHT = 32
 
 
 def write_frames(paths, identity, camera, seed=0):
-    """One tracklet: a walker, as a camera saw it, in files of the kind that their names say."""
+    """Writes one tracklet: a walker seen by a camera, in the file format of each path's suffix."""
     clip = render(draw_walker(0, identity), draw_camera(0, camera), frames=len(paths), seed=seed, height=HEIGHT)
     for path, image in zip(paths, clip, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def write_frames(paths, identity, camera, seed=0):
 
 
 def write_mars_tree(root, *, train=(1, 3), test=(2, 4), cameras=2, tracklets=2, frames=3):
-    """MARS: each person has some tracklets under each camera; two tracklets are junk, one is a distractor."""
+    """Writes MARS: some tracklets of each identity and camera, two junk tracklets and one distractor."""
     _write_mars_part(root, "train", [(pid, c) for pid in train for c in range(1, cameras + 1)] * tracklets, frames)
     people = [(pid, camera) for pid in test for camera in range(1, cameras + 1)] * tracklets
     table = _write_mars_part(root, "test", [(-1, 1), (-1, 2), (0, 1), *people], frames)
@@ -42,7 +42,7 @@ def _write_mars_part(root, part, views, frames):
     names, table = [], []
     for number, (identity, camera) in enumerate(sorted(views), start=1):
         folder = "00-1" if identity == -1 else f"{identity:04d}"
-        # The first tracklet of each part is one frame long, others differ.
+        # The first tracklet of each part has one frame; the lengths of the others differ.
         length = 1 if number == 1 else frames + number % 2
         of_tracklet = [f"{folder}C{camera}T{number:04d}F{frame:03d}.jpg" for frame in range(1, length + 1)]
         write_frames([root / f"bbox_{part}" / folder / name for name in of_tracklet], identity + 1, camera, number)
@@ -57,7 +57,7 @@ def _write_mars_part(root, part, views, frames):
 
 
 def write_duke_tree(root, *, underscores=True, frames=3):
-    """DukeMTMC-VideoReID: queries lie in the gallery too; identity 9 has no query; numbers have holes."""
+    """Writes DukeMTMC-VideoReID: queries are in the gallery too, identity 9 has no query, numbers have gaps."""
     line = "_" if underscores else ""
 
     def write(part, identity, tracklet, camera, kind="X"):
@@ -78,7 +78,7 @@ def write_duke_tree(root, *, underscores=True, frames=3):
 
 
 def write_ilids_tree(root, *, people=("person001", "person002", "person004", "person010"), splits=10, frames=3):
-    """iLIDS-VID: the splits are drawn, as 1-based places in the sorted list of people."""
+    """Writes iLIDS-VID: the splits are random orders of 1-based indices into the sorted identities."""
     for camera in (1, 2):
         for at, person in enumerate(people):
             folder = root / "i-LIDS-VID" / "sequences" / f"cam{camera}" / person
@@ -94,7 +94,7 @@ def write_ilids_tree(root, *, people=("person001", "person002", "person004", "pe
 def write_prid_tree(
     root, *, people=("person_0001", "person_0003", "person_0006", "person_0020"), splits=10, frames=3
 ):
-    """PRID2011: each camera saw somebody whom the other did not see."""
+    """Writes PRID2011: each camera has one identity that the other camera lacks."""
     for camera, stranger in (("cam_a", "person_0300"), ("cam_b", "person_0700")):
         for at, person in enumerate((*people, stranger)):
             folder = root / "prid_2011" / "multi_shot" / camera / person
@@ -107,7 +107,7 @@ def write_prid_tree(
 
 
 def write_ls_vid_tree(root, *, frames=3):
-    """LS-VID: the table of queries is a MATLAB 7.3 file, with its header before the HDF5 part."""
+    """Writes LS-VID: the table of queries is a MATLAB 7.3 file, a header followed by HDF5."""
     lists = root / "list_sequence"
     lists.mkdir(parents=True)
     for part, people in (("train", (1, 3)), ("test", (2, 4)), ("val", (5,))):
@@ -131,7 +131,7 @@ def write_query_numbers(path, table, name="query"):
 
 
 def write_folder_tree(root, *, parts=("train", "test"), cameras=2, frames=3):
-    """Own folders: parts of other people, unless they are query and gallery; the last test person was seen once."""
+    """Writes folders: the parts share no identity, except query and gallery; one test identity has one tracklet."""
     for part in parts:
         people = ("ann", "bob") if part == "train" else ("cyd", "dan")
         for at, person in enumerate(people):
@@ -147,7 +147,7 @@ def write_folder_tree(root, *, parts=("train", "test"), cameras=2, frames=3):
 
 
 def write_csv_tree(root):
-    """A listing of the same, half of it as folders, half as patterns."""
+    """Writes the folders and a CSV file that lists half of them as folders, half as patterns."""
     write_folder_tree(root)
     rows = [("path", "identity", "camera", "subset")]
     for subset in ("train", "test"):

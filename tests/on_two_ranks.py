@@ -1,4 +1,4 @@
-"""What two ranks do that torchrun has started, for training/test_distributed.py: `on_two_ranks.py TASK FOLDER`."""
+"""The processes that training/test_distributed.py starts on two ranks: `on_two_ranks.py TASK FOLDER`."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from strfnet.heads.head import Head, ReIDOutput
 from strfnet.training.distributed import gather_bytes, gather_rows, join, share_buffers, synchronize_batchnorm
 from strfnet.training.trainer import train
 
-# Batches of 9, so that one rank has 4 clips and the other 5.
+# In batches of 9 clips, one rank has 4 and the other 5.
 RAGGED = {"batch": 9, "identities": 3, "tracklets": 3, "batches": "every_identity", "sync_batchnorm": True}
-LONG = {"epochs": 20, "steps_per_epoch": 1, "milestones": (10,), "evaluate_every": 10}
+LONG = {"epochs": 8, "steps_per_epoch": 1, "milestones": (4,), "evaluate_every": 4}
 EQUAL = {
     "strf": {**RAGGED, **LONG},
     "nvan": {
@@ -42,7 +42,7 @@ RESUMED = {**RAGGED, "batches": "groups", "save_every": 2, "evaluate_every": 1}
 
 
 def example():
-    """Rows, labels and a head of the arithmetic's checks, the same on every rank."""
+    """Returns feature maps, labels and a head, equal on every rank."""
     generator = torch.Generator().manual_seed(5)
     maps = torch.randn(7, 6, 2, 3, 1, generator=generator, dtype=torch.float64)
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 2])
@@ -52,7 +52,7 @@ def example():
 
 
 def arithmetic(folder, rank):
-    """Forward, loss and gradient of seven rows, of which rank 0 has two."""
+    """Saves loss, outputs and gradients of seven rows, of which rank 0 has two."""
     maps, labels, head = example()
     mine = slice(0, 2) if rank == 0 else slice(2, 7)
     head = synchronize_batchnorm(nn.Sequential(head), torch.device("cpu"))
@@ -66,7 +66,7 @@ def arithmetic(folder, rank):
         {
             "loss": loss.total.detach(),
             "embedding": joined.output.embedding.detach(),
-            "rows": gather_rows(rows.grad) / 2,  # of the sum of both ranks' losses
+            "rows": gather_rows(rows.grad) / 2,  # the ranks' losses are added
             **{name: parameter.grad for name, parameter in head[0].named_parameters()},
             **{f"buffer.{name}": buffer for name, buffer in head[0].named_buffers()},
         },
@@ -93,35 +93,35 @@ def equal(folder, ranks):
 
 
 def figure(network):
-    """A figure that batch-norm statistics have a part in."""
+    """Returns a metric that depends on the running statistics of batch norms."""
     assert not any(module.training for module in network.eval().modules())
-    torch.manual_seed(torch.initial_seed() + 7)  # evaluation may draw what it likes
+    torch.manual_seed(torch.initial_seed() + 7)  # evaluation may reseed
     with torch.no_grad():
         return {"figure": float(network(torch.ones(1, 3, 4, 64, 32, dtype=torch.float64)).embedding.square().mean())}
 
 
 def resumed(folder, attempt):
-    """Rank 1 is killed in the fourth step, the run goes on, rank 0 alone is asked to stop in the sixth.
+    """Trains; attempt 1 kills rank 1 in step 4, attempt 2 sends SIGTERM to rank 0 in step 6.
 
-    Epochs have five steps, and every second is saved.
+    An epoch has five steps; every second step is saved.
     """
     recipe, calls = tiny_recipe(**RESUMED), 0
     network = network_for(recipe).double()
     network.head.classifier = nn.Sequential(nn.Dropout(0.3), network.head.classifier)
     objective = objective_for(recipe)
 
-    def striking(output, labels):
+    def interrupted(output, labels):
         nonlocal calls
         calls += 1
         if (attempt, rank, calls) == (1, 1, 4):
             os.kill(os.getpid(), signal.SIGKILL)
-        if (attempt, rank, calls) == (2, 0, 4):  # goes on behind step 2, so this is the sixth; the seventh tells
+        if (attempt, rank, calls) == (2, 0, 4):  # it resumes after step 2, so this is step 6; it stops in step 7
             os.kill(os.getpid(), signal.SIGTERM)
         return objective(output, labels)
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from torchrun, when the other rank has left; not while training
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it when the other rank has left
     try:
-        train(network, striking, walkers(tracklets=6), recipe, folder, evaluate=figure, progress=False)
+        train(network, interrupted, walkers(tracklets=6), recipe, folder, evaluate=figure, progress=False)
     except SystemExit as stopped:
         (folder / f"stopped{rank}.json").write_text(json.dumps([stopped.code, stopped.name]))
         raise

@@ -1,4 +1,4 @@
-"""Clips drawn together with their seed, so that a failure shrinks and repeats; published numbers."""
+"""Random clips whose shape and seed hypothesis draws, random weights, and golden vectors."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def clips(
     min_height: int = 1,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """A clip (b, c, t, h, w) of normal numbers, of any small shape and in any memory order."""
+    """Draws a clip (b, c, t, h, w) of normal numbers, of a small shape and in any memory order."""
     b, t = draw(st.integers(1, max_batch)), draw(st.integers(1, max_frames))
     h, w = draw(st.integers(min_height, max_height)), draw(st.integers(1, max_width))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
@@ -31,7 +31,7 @@ def clips(
 
 
 def reordered(clip: Tensor, order: str) -> Tensor:
-    """The same clip in another memory order."""
+    """Returns the same clip in another memory order."""
     if order == "channels_last":
         return clip.contiguous(memory_format=torch.channels_last_3d)
     if order == "strided":
@@ -42,7 +42,10 @@ def reordered(clip: Tensor, order: str) -> Tensor:
 
 
 def wake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Random parameters and norm statistics everywhere, in place: asleep, every wrong block passes too."""
+    """Fills all parameters and norm statistics with random numbers, in place.
+
+    A unit that starts as the identity hides its errors; a woken one shows them.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
@@ -58,16 +61,16 @@ def wake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Normal numbers, the same for the same seed."""
+    """Returns normal numbers, equal for equal seeds."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def golden(name: str) -> dict[str, Tensor]:
-    """The numbers of a published implementation in ``tests/golden``, as float64: it ran in that."""
+    """Returns the golden vectors ``tests/golden/{name}``, computed by a published implementation in float64."""
     tensors = load_file(Path(__file__).parent / "golden" / f"{name}.safetensors")
     return {key: value.double() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
-def assert_golden(answer: Tensor, published: Tensor) -> None:
-    """Equal but for the rounding of the published answer to float32."""
-    torch.testing.assert_close(answer, published, rtol=1e-6, atol=2e-7 * (1 + published.abs().max().item()))
+def assert_golden(output: Tensor, published: Tensor) -> None:
+    """Asserts that an output equals a golden vector, which is stored in float32."""
+    torch.testing.assert_close(output, published, rtol=1e-6, atol=2e-7 * (1 + published.abs().max().item()))

@@ -58,7 +58,7 @@ def test_a_training_curve_is_that_of_the_log(tmp_path):
 def test_nothing_to_draw_and_no_matplotlib_are_told(evaluations, monkeypatch):
     with pytest.raises(ValueError, match="got 0 evaluations"):
         draw_cmc([])
-    with pytest.raises(ValueError, match="tells of no step"):
+    with pytest.raises(ValueError, match="has no step"):
         draw_training([{"kind": "start", "step": 0}])
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.ticker", None)

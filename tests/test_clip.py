@@ -1,16 +1,14 @@
-import threading
-
 import pytest
 import torch
 from hypothesis import given
 from strategies import clips
 from torch import nn
 
-from strfnet.layers.clip import channels_last, check_clip, flatten_time, on_clips, run_on_frames, unflatten_time
+from strfnet.layers.clip import channels_last, check_clip, flatten_time, unflatten_time
 
 
 @given(clip=clips(channels=3))
-def test_folding_puts_frame_after_frame_and_unfolding_takes_it_back(clip):
+def test_flattening_puts_frame_after_frame_and_unflattening_reverses_it(clip):
     frames = flatten_time(clip)
     b, t = clip.shape[0], clip.shape[2]
     for i in range(b):
@@ -19,7 +17,7 @@ def test_folding_puts_frame_after_frame_and_unfolding_takes_it_back(clip):
     assert torch.equal(unflatten_time(frames, t), clip)
 
 
-def test_a_channels_last_clip_is_folded_without_a_copy():
+def test_a_channels_last_clip_is_flattened_without_a_copy():
     clip = torch.randn(2, 3, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d)
     frames = flatten_time(clip)
     assert frames.data_ptr() == clip.data_ptr()
@@ -47,46 +45,6 @@ def test_what_is_no_clip_is_refused_by_name_value_and_remedy(clip, error, words)
         check_clip(clip, 3, weight=torch.zeros(1))
     for word in words:
         assert word in str(caught.value)
-
-
-def test_folded_frames_are_understood_only_inside_a_running_network():
-    def shifted(clip):
-        return clip.roll(1, dims=2)
-
-    clip = torch.randn(2, 3, 4, 5, 5)
-    answer, t = run_on_frames(lambda frames: on_clips(shifted, frames), clip)
-    assert t == 4
-    assert torch.equal(unflatten_time(answer, t), shifted(clip))
-    with pytest.raises(ValueError, match="only while the inflated network"):
-        on_clips(shifted, flatten_time(clip))
-
-
-def test_a_failing_network_leaves_no_count_behind():
-    def fail(frames):
-        raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError):
-        run_on_frames(fail, torch.randn(1, 3, 2, 4, 4))
-    with pytest.raises(ValueError, match="only while"):
-        on_clips(lambda clip: clip, torch.randn(2, 3, 4, 4))
-
-
-def test_threads_with_clips_of_different_lengths_do_not_meet():
-    seen, both_inside = {}, threading.Barrier(2, timeout=20)
-
-    def run(t):
-        def network(frames):
-            both_inside.wait()
-            return on_clips(lambda clip: seen.setdefault(t, clip), frames)
-
-        run_on_frames(network, torch.zeros(4 // t, 1, t, 1, 1))
-
-    threads = [threading.Thread(target=run, args=(t,)) for t in (2, 4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert {t: clip.shape[2] for t, clip in seen.items()} == {2: 2, 4: 4}
 
 
 def test_kernels_are_put_into_channels_last_order_with_their_values():

@@ -4,21 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from data_trees import TREES
 from safetensors.torch import load_file
-from test_cli import start
 
-from strfnet.cli.parser import main
+from strfnet.cli import main
 from strfnet.data.readers.formats import FORMATS
 from strfnet.data.readers.mars import read_mars
 from strfnet.data.synthetic import draw_set, write_mars, write_walkers
-from strfnet.inference.embedding import embed
-from strfnet.models.checkpoints import describe, load
-from strfnet.training.run_directory import read_run
+from strfnet.inference import embed
+from strfnet.models import create_model, describe, load
+from strfnet.training import read_log, read_run
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -59,14 +60,11 @@ def config(tmp_path_factory, walkers):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, config):
-    """A finished run, by one process of its own."""
+    """A finished run."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    process = start(
-        "-m", "strfnet.cli", "train", "--config", str(config), "--out", str(folder), stdout=subprocess.PIPE
-    )
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    (folder / "printed").write_text(out)
+    with redirect_stdout(StringIO()) as out:
+        assert main(["train", "--config", str(config), "--out", str(folder)]) == 0
+    (folder / "printed").write_text(out.getvalue())
     return folder
 
 
@@ -112,7 +110,7 @@ def test_evaluate_agrees_with_the_end_of_training(run, walkers, tmp_path, capsys
     (told,) = json.loads(file.read_text())
     figures = json.loads((run / "result.json").read_text())["figures"]
     assert told["mean_average_precision"] == figures["mAP"] and told["cmc"][0] == figures["R1"]
-    assert f"the figures are in {file}" in capsys.readouterr().out
+    assert f"metrics written to {file}" in capsys.readouterr().out
 
 
 def test_all_protocols_stand_side_by_side(run, walkers, capsys):
@@ -128,7 +126,7 @@ def test_a_protocol_that_leaves_no_gallery_is_left_out_and_the_others_are_shown(
     data = ["--data", str(people), "--trained", str(run)]
     assert main(["evaluate", *data]) == 0
     said = capsys.readouterr()
-    assert "protocol torchreid leaves no gallery" in said.err and "it is left out" in said.err
+    assert "protocol torchreid leaves no gallery" in said.err and "it is skipped" in said.err
     assert "torchreid" not in said.out and "folder" in said.out and "nvan" in said.out
     assert main(["evaluate", *data, "--protocol", "torchreid"]) != 0
     assert "protocol torchreid leaves no gallery" in capsys.readouterr().err
@@ -144,20 +142,15 @@ def test_reranked_distances_are_judged_where_that_is_asked(run, walkers, capsys)
     assert "cosine re-ranked" in capsys.readouterr().out
 
 
-def test_two_processes_evaluate_and_embed_as_one(run, walkers, tmp_path):
-    for command, name in (("evaluate", "figures.json"), ("embed", "vectors.safetensors")):
-        words = [command, *asked(run, walkers), "--out"]
-        assert main([*words, str(tmp_path / name)]) == 0
-        on_two_ranks(*words, tmp_path / f"two_{name}")
-    for name in ("figures.json", "vectors.safetensors"):
-        assert (tmp_path / name).read_bytes() == (tmp_path / f"two_{name}").read_bytes()
-    vectors = load_file(tmp_path / "vectors.safetensors")["embeddings"]
-    assert len(vectors) == len(read_mars(walkers, complete=False).test)
+def test_two_processes_evaluate_as_one_and_print_once(run, walkers, tmp_path, capsys):
+    words = ["evaluate", *asked(run, walkers), "--protocol", "ap3d", "--out"]
+    assert main([*words, str(tmp_path / "one.json")]) == 0
+    printed = on_two_ranks(*words, tmp_path / "two.json")
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert printed.replace("two.json", "one.json") == capsys.readouterr().out
 
 
 def test_embed_writes_what_the_trained_network_says(run, walkers, tmp_path):
-    from strfnet import create_model
-
     file = tmp_path / "vectors.safetensors"
     assert main(["embed", *asked(run, walkers), "--clips", "all_frames:3", "--out", str(file)]) == 0
     recipe, weights = read_run(run)
@@ -217,7 +210,7 @@ def test_walkers_are_drawn_where_no_data_are_named(tmp_path, capsys):
     (tmp_path / "small.yaml").write_text(SMALL.replace("format: mars", "format: null"))
     words = ["train", "--config", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run"), "--epochs", "1"]
     assert main([*words, "--steps-per-epoch", "1"]) == 0
-    assert "no data are named: walkers are drawn" in capsys.readouterr().err
+    assert "no data given: drawing synthetic walkers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -229,9 +222,9 @@ def test_walkers_are_drawn_where_no_data_are_named(tmp_path, capsys):
         (["--model", "strf_resnet50"], "there is no model 'strf_resnet50', the nearest is 'strf_i3d_resnet50'"),
         (["--protocol", "nvam"], "there is no protocol 'nvam', the nearest is 'nvan'"),
         (["--format", "marss"], "there is no format 'marss', the nearest is 'mars'"),
-        (["--format", "null"], "format is None, wanted both, or neither for drawn walkers"),
+        (["--format", "null"], "format is None, wanted both, or neither for synthetic walkers"),
         (["--sampling", "stride"], "there is no sampling 'stride', the nearest is 'strided'"),
-        (["--epoch", "3"], "there is no option 'epoch', the nearest is 'epochs'"),
+        (["--epoch", "3"], "there is no option '--epoch', the nearest is '--epochs'"),
     ],
 )
 def test_a_bad_recipe_is_refused_before_any_data_are_read(config, tmp_path, capsys, words, message):
@@ -269,42 +262,29 @@ def test_every_data_set_is_trained_on_and_judged_by_its_protocol(tmp_path, capsy
     assert told["splits"][0]["matched"] > 0
 
 
-class _Seen(Exception):
-    """Carries what training was called with."""
+def test_the_recipe_chooses_the_objective(config, tmp_path):
+    def losses(*words):
+        """Identity and triplet loss of the first step."""
+        folder = tmp_path / "_".join(["run", *words])
+        small = ["--epochs", "1", "--steps-per-epoch", "1", "--out", str(folder)]
+        assert main(["train", "--config", str(config), *small, *words]) == 0
+        step = next(line for line in read_log(folder / "log.jsonl") if line["kind"] == "step")
+        return step["identity_loss"], step["triplet_loss"]
 
-
-@pytest.mark.parametrize(
-    ("words", "distance", "margin", "mined_on", "smoothing"),
-    [
-        (["--loss", "strf"], "cosine", 0.3, "embedding", 0.0),
-        (["--loss", "nvan"], "euclidean", None, "feature", 0.0),
-        (["--loss", "strf", "--mined-on", "feature", "--smoothing", "0.1"], "cosine", 0.3, "feature", 0.1),
-    ],
-)
-def test_training_is_by_the_recipe_s_objective(monkeypatch, config, words, distance, margin, mined_on, smoothing):
-    def look(network, objective, *others, **more):
-        raise _Seen(objective, network)
-
-    monkeypatch.setattr("strfnet.training.trainer.train", look)
-    weights = []
-    for seed in ("3", "3", "4"):
-        with pytest.raises(_Seen) as seen:
-            main(["--debug", "train", "--config", str(config), "--out", "unused", "--seed", seed, *words])
-        objective, network = seen.value.args
-        weights.append(network.head.classifier.weight)
-    assert (objective.triplet.distance, objective.triplet.margin) == (distance, margin)
-    assert (objective.mined_on, objective.smoothing) == (mined_on, smoothing)
-    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+    identity, triplet = losses()
+    assert losses("--seed", "0") == (identity, triplet)
+    assert losses("--seed", "4")[0] != identity
+    for words in (["--loss", "nvan"], ["--mined-on", "feature"]):
+        assert losses(*words)[0] == identity and losses(*words, "--seed", "0")[1] != triplet
+    smoothed = losses("--smoothing", "0.1")
+    assert smoothed[0] != identity and smoothed[1] == triplet
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "embed"])
-def test_the_data_set_that_is_asked_for_is_read(monkeypatch, tmp_path, config, command):
-    def look(*arguments, **more):
-        raise _Seen(*arguments, more)
-
-    monkeypatch.setattr("strfnet.data.readers.formats.read_data_set", look)
+def test_split_and_counts_are_those_of_the_call(walkers, config, tmp_path, capsys, command):
     network = ["--config", str(config)] if command == "train" else ["--model", "c2d_resnet8"]
-    data = ["--data", "somewhere", "--format", "ilids", "--split", "4", "--complete", "true"]
-    with pytest.raises(_Seen) as seen:
-        main(["--debug", command, *network, *data, "--out", str(tmp_path / "out")])
-    assert seen.value.args == ("ilids", Path("somewhere"), {"split": 4, "complete": True})
+    words = [command, *network, "--data", str(walkers), "--format", "mars", "--out", str(tmp_path / "out")]
+    assert main([*words, "--complete", "false", "--split", "4"]) == 1
+    assert "split is 4, but mars has one" in capsys.readouterr().err
+    assert main([*words, "--complete", "true"]) == 1
+    assert "wanted 1980" in capsys.readouterr().err

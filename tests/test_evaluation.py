@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from strfnet.data.sampling import TEST_CLIPS
 from strfnet.data.tracklet import DataSet, Tracklet
-from strfnet.evaluation.evaluation import Evaluation, evaluate, gallery_of, mean_over_splits, table
+from strfnet.evaluation import Evaluation, evaluate, evaluate_protocols, gallery_of, mean_over_splits, table
 from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
 from strfnet.evaluation.ranking import rank
 from strfnet.evaluation.reranking import rerank
@@ -109,7 +109,7 @@ def test_the_mean_over_splits():
     assert mean.mean_average_precision == pytest.approx(sum(part.mean_average_precision for part in parts) / 3)
     np.testing.assert_allclose(mean.cmc, sum(part.cmc for part in parts) / 3)
     assert len({part.mean_average_precision for part in parts}) > 1
-    assert table([mean]).splitlines()[1].split()[-4:] == ["3", "not", "said", "*"]
+    assert table([mean]).splitlines()[1].split()[-3:] == ["3", "unknown", "*"]
     with pytest.raises(ValueError, match="got 2 evaluations of 2 kinds"):
         mean_over_splits([parts[0], evaluate(embeddings, small_mars(), PROTOCOLS["nvan"])])
     with pytest.raises(ValueError, match="got 0 evaluations"):
@@ -134,6 +134,7 @@ def test_a_table_keeps_the_two_rules_apart_and_says_what_was_counted():
         assert row["unmatched"] == str(result.rankings[0].unmatched)
         assert row["gallery"] == str(result.rankings[0].gallery)
     assert rows["mars"]["frames"] == "all_frames 32" and rows["nvan"]["frames"] == "all_frames 32 *"
+    assert lines[-6].startswith("* other frames than the protocol's")
     assert "nvan: the code of NVAN" in lines[-3] and lines[-3].endswith("[frames: restricted_first 8]")
     assert len({line.index(rows["mars"]["distance"]) for line in lines[1:2]}) == 1
 
@@ -207,3 +208,22 @@ def test_reranked_distances_are_judged_by_the_same_rules():
     assert result.mean_average_precision == expected.mean_average_precision
     assert result.mean_average_precision != evaluate(embeddings, data_set, protocol).mean_average_precision
     assert "cosine re-ranked" in table([result]) and result.to_json()["reranked"] is True
+
+
+def test_several_protocols_share_the_embeddings_of_a_clip_sampler():
+    data, calls = small_mars(), []
+
+    def embed(tracklets, clips):
+        assert tracklets == data.test
+        calls.append(clips)
+        return torch.randn(10, 6, generator=torch.Generator().manual_seed(clips[1]))
+
+    protocols = [PROTOCOLS[name] for name in ("mars", "nvan", "ap3d", "cfaan")]
+    results = evaluate_protocols(embed, data, protocols)
+    assert calls == [("all_frames", 32), ("restricted_first", 8), ("restricted_first", 6)]
+    assert [result.protocol for result in results] == protocols and all(result.as_published for result in results)
+    expected = evaluate(embed(data.test, ("restricted_first", 8)), data, PROTOCOLS["nvan"])
+    assert results[1].mean_average_precision == expected.mean_average_precision
+    calls.clear()
+    middle = evaluate_protocols(embed, data, protocols, clips=("middle", 4), rerank=True)
+    assert calls == [("middle", 4)] and all(result.sampling == "middle 4" and result.reranked for result in middle)

@@ -63,7 +63,7 @@ def onnx_session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("name", ["ste_nvan_resnet8", "ap3d_nl_resnet8"])
+@pytest.mark.parametrize("name", ["ste_nvan_resnet8", pytest.param("ap3d_nl_resnet8", marks=pytest.mark.slow)])
 def test_onnx_answers_as_the_network_does_for_any_batch_and_frames(name, tmp_path):
     network = woken(name)
     told = export(network, tmp_path / "network.onnx", size=(64, 16))
@@ -85,6 +85,7 @@ def test_a_program_answers_as_the_network_does_for_any_batch_and_frames(tmp_path
     assert (tmp_path / "network.pt2").stat().st_size < 1.5e6  # no sample clip, no traces
 
 
+@pytest.mark.slow
 def test_a_package_answers_as_the_network_does(tmp_path):
     network = wake(Own())
     told = export(network, tmp_path / "network.pt2", "package", size=(16, 12))

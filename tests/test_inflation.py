@@ -10,21 +10,21 @@ from strategies import wake
 from torch import nn
 
 import strfnet
+from strfnet.inflation.extension import own_class
 from strfnet.inflation.inflation import TEMPORAL, deflate, inflate
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import P3DC
 
 CLIP = torch.randn(2, 3, 3, 64, 32, generator=torch.Generator().manual_seed(1))
-SMALL = ["torchvision.resnet18", "timm.resnet18", "torchvision.resnet50"]
-LARGE = [
+SMALL = ["torchvision.resnet18", "timm.resnet18"]
+LARGE = ["torchvision.resnet50", "torchvision.resnext50_32x4d", "timm.resnet50d"]
+SWEEP = [
     "torchvision.resnet34",
     "torchvision.resnet101",
     "torchvision.resnet152",
-    "torchvision.resnext50_32x4d",
     "torchvision.wide_resnet50_2",
     "timm.resnet50",
-    "timm.resnet50d",
     "timm.seresnet50",
     "timm.ecaresnet50d",
     "timm.resnetaa50",
@@ -57,7 +57,7 @@ def resnet18():
     return image_network("torchvision.resnet18")
 
 
-@pytest.mark.parametrize("name", SMALL + LARGE)
+@pytest.mark.parametrize("name", [*SMALL, *LARGE, *(pytest.param(name, marks=pytest.mark.slow) for name in SWEEP)])
 @torch.no_grad()
 def test_an_inflated_network_answers_as_the_image_network_on_every_frame(name):
     network = image_network(name)
@@ -82,7 +82,7 @@ def test_a_folded_network_is_equal_to_the_bit(resnet18):
 def test_each_name_stands_for_its_convolution():
     with torch.device("meta"):
         network = torchvision.models.resnet18()
-        kinds = {name: type(inflate(network, temporal=name, unit=None).layer2[0].conv2) for name in TEMPORAL}
+        kinds = {name: own_class(inflate(network, temporal=name, unit=None).layer2[0].conv2) for name in TEMPORAL}
     assert kinds == {
         "c2d": nn.Conv2d,
         "i3d": strfnet.I3D,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import two_ranks
 from safetensors import safe_open
 from torch import nn
 
@@ -19,9 +20,10 @@ from strfnet.data.readers.folder import read_folder
 from strfnet.data.synthetic import write_walkers
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference import shards as parts_room
-from strfnet.inference.embedder import Network, make_embedder
+from strfnet.inference.embedder import Embedder
 from strfnet.inference.embedding import describe, embed, save_embeddings
 from strfnet.inference.shards import Parts, digest_of
+from strfnet.models import Preprocessing, find_network
 from strfnet.training.sharing import join_processes
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +36,8 @@ sys.path[:0] = {paths!r}
 import strfnet.inference.shards
 from test_parts import go
 strfnet.inference.shards.SIZE = 2
-sys.exit(go(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
+if __name__ == "__main__":
+    sys.exit(go(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
 """
 
 
@@ -93,8 +96,11 @@ def small_parts(monkeypatch):
 
 def embedder(**changes):
     join_processes("cpu")
-    asked = {"model": "c2d_resnet8", "height": 32, "width": 16, "batch": 3, "workers": 0, "device": "cpu", "seed": 3}
-    return make_embedder(Network(**{**asked, **changes}))
+    torch.manual_seed(changes.pop("seed", 3))
+    found = find_network(changes.pop("model", "c2d_resnet8"))
+    settings = {"batch": changes.pop("batch", 3), "workers": changes.pop("workers", 0)}
+    preprocessing = Preprocessing(**{"height": 32, "width": 16, **changes})
+    return Embedder(found.network, found.name, preprocessing, **settings)
 
 
 def words(walkers, out):
@@ -103,17 +109,33 @@ def words(walkers, out):
     return ["embed", *asked, *shown, "--data", str(walkers), "--out", str(out)]
 
 
-def started(where, at, *call, launch=()):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def on_two_ranks(where, at, *call):
+    """The command on two ranks: exit status, output and errors."""
     script = Path(call[-1]).parent / "command.py"
     script.write_text(COMMAND.format(paths=[str(ROOT), str(ROOT / "tests")]))
-    command = [sys.executable, *launch, str(script), where, str(at), *call]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, two_ranks.__file__, str(script), where, str(at), *call]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
 
 
-def ended(process):
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+def forked(where, at, call, errors):
+    """A fork of this process at work, and its output; what it writes to stderr goes to a file."""
+    read, write = os.pipe()
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            os.dup2(write, 1)
+            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            code = go(where, at, call)
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(write)
+    return process, open(read)
 
 
 @pytest.fixture(scope="module")
@@ -177,27 +199,28 @@ def test_a_killed_command_goes_on_and_ends_in_the_same_bytes(walkers, tmp_path, 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_signal_leaves_at_once_with_the_code_of_training(walkers, tmp_path, unbroken, number, code):
     call = words(walkers, tmp_path / "e.safetensors")
-    process = started("slow", 600, *call)
-    assert process.stdout.readline() == "a part is there\n"
-    process.send_signal(number)
-    returned, _, err = ended(process)
+    process, output = forked("slow", 600, call, tmp_path / "errors")
+    with output:
+        assert output.readline() == "a part is there\n"
+        os.kill(process, number)
+        returned = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    err = (tmp_path / "errors").read_text()
     assert returned == code
     told = f"stopped by {signal.Signals(number).name}; 2 of 7 tracklets are in {tmp_path / 'e.safetensors.parts'}"
-    assert (f"strfnet: {told}; the same command goes on from there" in err.splitlines()) == (code > 0)
+    assert (f"strfnet: {told}; the same command resumes" in err.splitlines()) == (code > 0)
     assert main(call) == 0
     assert (tmp_path / "e.safetensors").read_bytes() == unbroken
 
 
 def test_two_processes_and_one_go_on_with_what_the_others_began(walkers, tmp_path, unbroken, capsys):
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     call = words(walkers, tmp_path / "one_then_two")
     assert killed("put", 2, call)
-    code, out, err = ended(started("slow", 0, *call, launch=launch))
+    code, out, err = on_two_ranks("slow", 0, *call)
     assert code == 0, err
     assert out.count("a part is there") == 3 and out.count("7 embeddings of 64 numbers are in") == 1
     assert (tmp_path / "one_then_two").read_bytes() == unbroken
     call = words(walkers, tmp_path / "two_then_one")
-    code, _, _ = ended(started("put", 2, *call, launch=launch))
+    code, _, _ = on_two_ranks("put", 2, *call)
     assert code == 1
     assert go("slow", 0, call) == 0
     assert capsys.readouterr().out.count("a part is there") < 4

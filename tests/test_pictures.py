@@ -24,7 +24,7 @@ from strfnet.visualization.figures import (
     images_of,
 )
 from strfnet.visualization.page import Page, png
-from strfnet.visualization.ranked_lists import Found
+from strfnet.visualization.ranked_lists import RankedItem
 
 NEAR = 4 / 255  # pictures have 64 steps of each colour
 
@@ -130,8 +130,8 @@ def data_of(colours):
 def test_queries_and_what_they_found_have_their_pictures_and_marks():
     data = data_of([(200, 0, 200), (0, 200, 200), (40, 80, 120), (120, 80, 40), (90, 90, 200)])
     lists = {
-        0: [Found(2, 0.125, "wrong"), Found(3, 0.25, "right"), Found(4, 0.5, "not counted")],
-        1: [Found(4, 0.5, "right")],
+        0: [RankedItem(2, 0.125, "wrong"), RankedItem(3, 0.25, "right"), RankedItem(4, 0.5, "not counted")],
+        1: [RankedItem(4, 0.5, "right")],
     }
     figure = draw_ranked_lists(data, lists, notes={0: "AP 50.0"}, title="$ranked")
     words = [text.get_text() for text in figure.texts]
@@ -155,7 +155,7 @@ def test_queries_and_what_they_found_have_their_pictures_and_marks():
 def test_long_names_are_cut_and_unknown_cameras_left_out():
     data = data_of([(0, 0, 0), (0, 0, 0)])
     test = (replace(data.test[0], identity="a" * 60, camera=None), data.test[1])
-    figure = draw_ranked_lists(replace(data, test=test), {0: [Found(1, 1.0, "wrong")]})
+    figure = draw_ranked_lists(replace(data, test=test), {0: [RankedItem(1, 1.0, "wrong")]})
     assert "identity aaaaaaa…\n\n" in [text.get_text() for text in figure.texts]
     with pytest.raises(ValueError, match="got no ranked lists"):
         draw_ranked_lists(data, {})
@@ -172,7 +172,7 @@ def test_without_matplotlib_the_line_that_adds_it_is_told(monkeypatch):
     masks = {"after": {"static": torch.ones(1, 1, 1, 2, 2)}}
     for draw in (
         lambda: draw_masks(grey_clip([0.5]), masks),
-        lambda: draw_ranked_lists(data, {0: [Found(1, 1.0, "wrong")]}),
+        lambda: draw_ranked_lists(data, {0: [RankedItem(1, 1.0, "wrong")]}),
     ):
         with pytest.raises(ImportError, match=r'pip install "strfnet\[viz\]"'):
             draw()

@@ -16,8 +16,8 @@ from strfnet.cli.parser import main
 from strfnet.data.synthetic import draw_set
 from strfnet.evaluation.evaluation import evaluate
 from strfnet.evaluation.protocols import PROTOCOLS
-from strfnet.inference.embedder import Network, make_embedder
-from strfnet.models.checkpoints import describe
+from strfnet.inference import Embedder
+from strfnet.models import describe, find_network
 from strfnet.weights.file import SHIPPED
 
 NAME = "strf_c2d_resnet8"
@@ -27,7 +27,7 @@ FILE = SHIPPED / f"{NAME}_walkers.safetensors"
 
 def test_one_small_file_comes_with_the_package_and_its_card_tells_its_digest():
     assert [path.name for path in SHIPPED.iterdir()] == [FILE.name] and FILE.stat().st_size < 1_000_000
-    card = (ROOT / "docs/model_cards.md").read_text()
+    card = (ROOT / "docs/networks.md").read_text()
     assert hashlib.sha256(FILE.read_bytes()).hexdigest() in card
 
 
@@ -61,8 +61,9 @@ def judged():
     data = draw_set()
     scores = {}
     for weights in (Path("walkers"), None):
-        embedder = make_embedder(Network(model=NAME, weights=weights, height=64, width=32, device="cpu"))
-        embeddings = embedder.embed(data.test, ("all_frames", 8))
+        found = find_network(NAME, weights=weights)
+        preprocessing = found.preprocessing.updated({"height": 64, "width": 32})
+        embeddings = Embedder(found.network, NAME, preprocessing).embed(data.test, ("all_frames", 8))
         scores[weights] = evaluate(embeddings, data, PROTOCOLS["ap3d"]).mean_average_precision
     return scores
 
@@ -73,10 +74,8 @@ def test_it_finds_new_walkers_again(judged):
 
 
 def test_commands_show_it_frames_of_the_size_it_was_trained_on(tmp_path, capsys):
-    told = make_embedder(Network(model=NAME, weights=Path("walkers"), device="cpu"))
-    assert told.size == (64, 32) and told.interpolation == "bilinear"
-    asked = make_embedder(Network(model=NAME, weights=Path("walkers"), height=32, width=16, device="cpu"))
-    assert asked.size == (32, 16)
+    preprocessing = find_network(NAME, weights="walkers").preprocessing
+    assert preprocessing.size == (64, 32) and preprocessing.interpolation == "bilinear"
     words = ["show", "--masks", "--model", NAME, "--weights", "walkers", "--device", "cpu"]
     assert main([*words, "--out", str(tmp_path / "masks.png")]) == 0
     words[words.index(NAME)] = "c2d_resnet8"

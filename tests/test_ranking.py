@@ -54,7 +54,7 @@ def test_published_figures_come_out_of_embeddings(average_precision, dtype, byte
         features[GOLDEN["query_rows"]],
         features,
         **whose(),
-        own=GOLDEN["query_rows"],
+        self_match=GOLDEN["query_rows"],
         average_precision=average_precision,
         byte_budget=byte_budget,
     )
@@ -66,7 +66,7 @@ def test_published_figures_come_out_of_embeddings(average_precision, dtype, byte
 def by_hand(distances, people, *, average_precision, junk, cut, ranks):
     """Query by query and item by item; of items at one distance those to be found come last."""
     precisions, first, reached = [], [], [0] * ranks
-    own = people["own"]
+    own = people["self_match"]
     for q, row in enumerate(distances.tolist()):
         who, where = people["query_identities"][q], people["query_cameras"][q]
         kinds = []
@@ -126,7 +126,7 @@ def problems(draw):
         "gallery_identities": gallery.tolist(),
         "query_cameras": [cameras[at] for at in q_at],
         "gallery_cameras": [cameras[at] for at in g_at],
-        "own": own,
+        "self_match": own,
     }
 
 
@@ -146,7 +146,7 @@ def test_figures_agree_with_loops_for_any_order_and_block_size(
     settings = {"average_precision": average_precision, "junk": junk, "cut": cut, "ranks": 5}
     precisions, first, cmc, count = by_hand(distances, people, **settings)
     if not count:
-        with pytest.raises(ValueError, match=r"none of \d queries has an item of its identity"):
+        with pytest.raises(ValueError, match=r"none of \d queries has a match"):
             rank(distances, **people, **settings)
         return
     result = rank(distances, **people, **settings, byte_budget=byte_budget)
@@ -161,7 +161,7 @@ def test_figures_agree_with_loops_for_any_order_and_block_size(
     moved = people | {
         "gallery_identities": [people["gallery_identities"][g] for g in order],
         "gallery_cameras": [people["gallery_cameras"][g] for g in order],
-        "own": [None if at is None else int(np.flatnonzero(order == at)[0]) for at in people["own"]],
+        "self_match": [None if at is None else int(np.flatnonzero(order == at)[0]) for at in people["self_match"]],
     }
     again = rank(torch.from_numpy(distances[:, order]), **moved, **settings)
     np.testing.assert_array_equal(again.average_precisions, result.average_precisions)
@@ -172,7 +172,7 @@ def test_figures_agree_with_loops_for_any_order_and_block_size(
 @given(problem=problems())
 def test_the_rectangle_is_scikit_learns_average_precision(problem):
     distances, people = problem
-    people = people | {"query_cameras": None, "gallery_cameras": None, "own": None}
+    people = people | {"query_cameras": None, "gallery_cameras": None, "self_match": None}
     who = np.array(people["gallery_identities"])
     matched = [q for q, one in enumerate(people["query_identities"]) if one != -1 and one in who]
     if not matched:
@@ -263,7 +263,7 @@ def test_text_is_no_number():
 
 def test_a_ranking_says_what_it_is():
     text = str(rank(np.array([[1.0, 2, 3], [3.0, 1, 2]]), ["p", "nobody"], ["r", "p", -1], ranks=5))
-    assert text == ("mAP 50.00 (rectangle)  R1 0.00  R5 100.00  1 queries (1 more without a match), 2 in the gallery")
+    assert text == ("mAP 50.00 (rectangle)  R1 0.00  R5 100.00  1 queries (1 more without a match), 2 gallery items")
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 1), (2, 3)])
@@ -288,19 +288,19 @@ def test_infinity_is_last():
     ("changed", "words"),
     [
         ({"average_precision": "area"}, "average_precision must be one of rectangle, trapezoid, got 'area'"),
-        ({"junk": "kept"}, 'junk must be "removed" or "wrong", got \'kept\''),
+        ({"junk": "kept"}, "junk must be one of removed, wrong, got 'kept'"),
         ({"cut": 0}, "cut=0, wanted at least 1"),
         ({"ranks": 0}, "ranks=0"),
         ({"byte_budget": 0}, "byte_budget must be at least 1, got 0"),
         ({"query_cameras": [1]}, "query_cameras has 1 entries, wanted 2"),
         ({"gallery_identities": [1, 2]}, r"distances are \(2, 3\), wanted 2 queries and 2 gallery items"),
         ({"query_identities": [1, None]}, "an identity is None"),
-        ({"query_identities": [1, 2.5]}, "query_identities holds 2.5, wanted text or whole numbers"),
-        ({"own": [0, 0]}, "own of query 1 is 0, wanted a column of identity 2"),
-        ({"own": [None, 3]}, "own of query 1 is 3"),
+        ({"query_identities": [1, 2.5]}, "query_identities holds 2.5, wanted text or integers"),
+        ({"self_match": [0, 0]}, "self_match of query 1 is 0, wanted a column of identity 2"),
+        ({"self_match": [None, 3]}, "self_match of query 1 is 3"),
         ({"distances": np.zeros(3)}, r"distances are float64 \(3,\)"),
         ({"distances": np.zeros((2, 3), dtype=complex)}, "distances are complex128"),
-        ({"query_identities": [8, 9]}, "none of 2 queries has an item"),
+        ({"query_identities": [8, 9]}, "none of 2 queries has a match"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(changed, words):

@@ -7,10 +7,9 @@ import pytest
 import yaml
 
 import strfnet
-from strfnet.cli.configuration import configure
+from strfnet.cli.arguments import parse
 from strfnet.data.readers.formats import FORMATS
 from strfnet.evaluation.protocols import PROTOCOLS
-from strfnet.training.recipe import Recipe
 
 FOLDER = Path(__file__).parents[1] / "examples" / "recipes"
 STRF_TABLE = [strf + host for host in ("i3d", "p3da", "p3db", "p3dc") for strf in ("", "strf_")]
@@ -20,7 +19,7 @@ OVERLAYS = ["on_duke", "on_ilids"]
 
 def recipe(*names):
     words = [word for name in names for word in ("--config", str(FOLDER / f"{name}.yaml"))]
-    return configure(Recipe, words, program="train", about="")
+    return parse(["train", *words, "--out", "run"])[1].recipe
 
 
 def others(one, *names):

@@ -12,7 +12,7 @@ from strfnet.data.synthetic import draw_set
 from strfnet.evaluation.evaluation import evaluate, table
 from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.visualization.page import Page, png
-from strfnet.visualization.report import Picture, Section, report_page
+from strfnet.visualization.report import ReportFigure, Section, report_page
 
 EVIL = """<script src="https://evil.example/x.js">alert('1')</script>&"'$"""
 VOID = {"meta", "link", "img", "br"}
@@ -62,7 +62,7 @@ def page_of(evaluations, picture):
         notes=[EVIL],
         facts={EVIL: EVIL},
         evaluations=evaluations,
-        sections=[Section(EVIL, EVIL, (Picture(picture, EVIL),)), Section("last", "no picture")],
+        sections=[Section(EVIL, EVIL, (ReportFigure(picture, EVIL),)), Section("last", "no picture")],
     )
 
 
@@ -106,4 +106,4 @@ def test_the_table_has_the_numbers_of_the_text(evaluations, picture):
     assert cells[:width] == re.split(r"\s{2,}", lines[1])
     assert cells[width:] == re.split(r"\s{2,}", lines[2])
     told = [line for line in lines[3:] if line]
-    assert told == [text for text in reader.text("p") if text in told] and told[0].startswith("* not the frames")
+    assert told == [text for text in reader.text("p") if text in told] and told[0].startswith("* other frames")

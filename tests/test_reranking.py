@@ -105,7 +105,7 @@ def test_views_that_lie_between_are_found_through_their_neighbours():
         ({"k1": 3, "k2": 5}, "k2 of 1 to k1"),
         ({"weight": 1.5}, "weight=1.5"),
         ({"weight": float("nan")}, "weight=nan"),
-        ({"distance": "cos"}, 'distance must be "cosine" or "euclidean"'),
+        ({"distance": "cos"}, "distance must be one of cosine, euclidean"),
         ({"byte_budget": 0}, "byte_budget must be at least 1"),
         ({"query": torch.ones(2, 5)}, "query has width 5 and gallery 4"),
         ({"query": torch.ones(0, 4)}, "got 0 queries and 3 gallery items"),

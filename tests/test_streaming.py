@@ -237,8 +237,8 @@ def test_only_a_whole_network_can_be_streamed():
         Stream(NETWORKS["c2d_{}"].backbone)
 
 
-PAGE = (Path(__file__).parents[1] / "docs" / "streaming.md").read_text()
-TABLE = PAGE.partition("## Which networks")[2].partition("## ")[0]
+PAGE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text()
+TABLE = PAGE.partition("### Which networks")[2].partition("`Stream(")[0]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -61,7 +61,7 @@ def test_a_network_without_units_is_refused():
     clip = torch.zeros(1, 3, 2, 16, 16)
     with pytest.raises(ValueError, match="calls no STRF unit, wanted one with units"):
         masks_of(awake("c2d_resnet8"), clip)
-    with pytest.raises(ValueError, match="calls no block that attends"):
+    with pytest.raises(ValueError, match="calls no attention block"):
         attention_of(awake("strf_c2d_resnet8"), clip, (0, 0, 0))
     for place in ((2, 0, 0), (0, 16, 0), (0, 0, -1), (0, 0)):
         with pytest.raises(ValueError, match=r"wanted frame, row and column below \(2, 16, 16\)"):

@@ -18,7 +18,8 @@ from strfnet.deployment.fusion import fold_norms
 from strfnet.deployment.optimizer import Deployed
 from strfnet.deployment.winograd import Winograd, matrices, suits, tile, with_winograd
 from strfnet.inference.stream import Stream
-from strfnet.inflation.splicing import Followed, own_class
+from strfnet.inflation.extension import own_class
+from strfnet.inflation.splicing import Followed
 from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
 
 SHAPE = (1, 3, 4, 64, 32)

@@ -1,4 +1,4 @@
-"""A training run of seconds: drawn walkers in memory, the smallest network, batches of two by two."""
+"""A training run that takes seconds: synthetic walkers in memory, the smallest network, batches of 2 x 2 clips."""
 
 import torch
 

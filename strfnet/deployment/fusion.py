@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from strfnet.deployment.in_place_norm import InPlaceNorm
-from strfnet.inflation.splicing import Followed, extend, retract, set_module
+from strfnet.inflation.extension import own_class, set_own_class
+from strfnet.inflation.splicing import Followed, set_module
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.clip import channels_last, flatten_time, unflatten_time
 from strfnet.layers.non_local import NonLocalBlock
@@ -55,12 +56,7 @@ def absorb_shortcut(module: nn.Module) -> None:
     with torch.no_grad():
         channels = torch.arange(module.out_channels, device=temporal.weight.device)
         temporal.weight[channels, channels % temporal.weight.shape[1], 1] += 1
-    followed = isinstance(module, Followed)
-    if followed:
-        retract(module)  # type: ignore[arg-type]
-    module.__class__ = AP3DA if isinstance(module, AP3DC) else P3DA  # type: ignore[assignment]
-    if followed:
-        extend(module, Followed)
+    set_own_class(module, AP3DA if isinstance(module, AP3DC) else P3DA)
 
 
 class ConvolvedNonLocalBlock(NonLocalBlock):
@@ -136,7 +132,7 @@ def _followed_by_norm(network: nn.Module, clip_shape: tuple[int, ...]) -> dict[s
             pairs[answers[id(given)][0]] = path
 
     for path, module in probe.named_modules():
-        if type(module) in CONVOLUTIONS:
+        if own_class(module) in CONVOLUTIONS and not isinstance(module, Followed):
             module.register_forward_hook(lambda _module, _args, answer, path=path: answered(path, answer))
         elif type(module) in (nn.BatchNorm2d, InPlaceNorm) and module.running_mean is not None:
             module.register_forward_pre_hook(lambda _module, args, path=path: asked(path, args[0]))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.deployment.fusion import CONVOLUTIONS
-from strfnet.inflation.splicing import Extension, Followed, extend, own_class, retract
+from strfnet.inflation.extension import Extension, extend, own_class
 
 Network = TypeVar("Network", bound=nn.Module)
 POINTS = (0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)
@@ -56,18 +56,13 @@ def suits(module: nn.Module) -> bool:
 
 
 def tile(conv: Any) -> None:
-    """Lay `Winograd` over ``conv``, in place; units that follow it follow it still."""
-    followed = isinstance(conv, Followed)
-    if followed:
-        retract(conv)
+    """Lay `Winograd` over ``conv``, in place."""
     given, kernel, answered = matrices()
     points = torch.einsum("pa,qb,oiab->pqio", kernel, kernel, conv.weight.detach().double())
     conv.weight = nn.Parameter(points.flatten(0, 1).float(), requires_grad=False)
     conv.register_buffer("given", torch.kron(given, given).float(), persistent=False)
     conv.register_buffer("answered", torch.kron(answered, answered).float(), persistent=False)
     extend(conv, Winograd)
-    if followed:
-        extend(conv, Followed)
 
 
 class Winograd(Extension):

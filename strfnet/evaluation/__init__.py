@@ -1,4 +1,4 @@
-"""Rankings, metrics and named protocols."""
+"""Rankings, their metrics, and evaluation protocols."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,14 @@ from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from strfnet.evaluation.distances import StreamedDistances, cosine_distances, euclidean_distances
-    from strfnet.evaluation.evaluation import Evaluation, evaluate, mean_over_splits, table
+    from strfnet.evaluation.evaluation import (
+        Evaluation,
+        evaluate,
+        evaluate_protocols,
+        gallery_of,
+        mean_over_splits,
+        table,
+    )
     from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
     from strfnet.evaluation.ranking import Ranking, rank, rank_embeddings
     from strfnet.evaluation.reranking import rerank

@@ -1,18 +1,21 @@
-"""Distances between the embeddings of queries and those of a gallery, as a matrix or tile by tile."""
+"""Distances between embeddings of queries and of a gallery, as a matrix or tile by tile."""
 
 import math
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from strfnet.evaluation.protocols import Distance
+
 
 def euclidean_distances(query: Tensor, gallery: Tensor) -> Tensor:
-    """The length of the difference of every pair.
+    """Computes the Euclidean distance of every pair.
 
-    Differences are formed one by one: the quicker ``|q|^2 + |g|^2 - 2 q g`` loses a small spread under a large
+    Differences are computed one by one: the faster ``|q|^2 + |g|^2 - 2 q g`` loses a small spread under a large
     offset.
 
     Shape: query (n, d) and gallery (m, d) to (n, m); float32, or float64 where an input is.
@@ -23,10 +26,10 @@ def euclidean_distances(query: Tensor, gallery: Tensor) -> Tensor:
 
 
 def cosine_distances(query: Tensor, gallery: Tensor) -> Tensor:
-    """1 - cos of the angle of every pair: 0 for one direction, 1 for a right angle, 2 for opposite ones.
+    """Computes 1 - cos of every pair: 0 for equal directions, 1 for a right angle, 2 for opposite directions.
 
-    A vector of zeros has no direction and gets the distance 1 to everything. Lengths do not matter, be they
-    1e-30 or 1e30. Products are summed in float64, since 1 - cos cancels where vectors are nearly parallel.
+    A zero vector has the distance 1 to all others. Lengths do not matter, from 1e-30 to 1e30. Products are summed in
+    float64, because 1 - cos cancels where vectors are nearly parallel.
 
     Shape: query (n, d) and gallery (m, d) to (n, m); float32, or float64 where an input is.
     Raises: ValueError if the two are not floating-point matrices of one width on one device.
@@ -37,30 +40,32 @@ def cosine_distances(query: Tensor, gallery: Tensor) -> Tensor:
 
 
 class StreamedDistances:
-    """The distances of a matrix that is never whole in memory: tile by tile, or of named pairs.
+    """A matrix of distances that is computed tile by tile, or for given pairs, and never held as a whole.
 
-    They are summed in float64 and then rounded to a grid: to multiples of 2^-30, or for Euclidean distances
-    2^-36 of the largest squared length (after the mean is taken off, which keeps a small spread under a large
-    offset), and to float32. The last bits of a sum depend on how a matrix is cut into tiles, on the thread count
-    and on the library; after rounding equal embeddings are equally far wherever they stand. The grid is ours.
+    Distances are summed in float64, rounded to a grid, and converted to float32. The grid is 2^-30, or for Euclidean
+    distances 2^-36 of the largest squared length after centering, which keeps a small spread under a large offset.
+    The last bits of a sum depend on the tiles, the number of threads and the library; after rounding, equal
+    embeddings have equal distances at any place. The grid is ours.
 
     Args:
-        query: (n, d) of floats of any precision, all finite; converted tile by tile, never as a whole.
+        query: (n, d) floats of any precision, all finite; converted tile by tile.
         gallery: (m, d).
-        distance: "cosine" (1 - cos), or "euclidean", whose square is given: it ranks alike.
-        byte_budget: what a tile and its two sides may take.
+        distance: "cosine" (1 - cos), or "euclidean", which yields squared distances: they rank alike.
+        byte_budget: memory for a tile and its two sides.
 
     Raises: ValueError for other shapes, an unknown distance, or a row with NaN or infinity (naming it).
     """
 
-    def __init__(self, query: Tensor, gallery: Tensor, *, distance: str = "cosine", byte_budget: int = 2**25) -> None:
+    def __init__(
+        self, query: Tensor, gallery: Tensor, *, distance: Distance = "cosine", byte_budget: int = 2**25
+    ) -> None:
         _check_comparable(query, gallery)
-        if distance not in ("cosine", "euclidean"):
-            raise ValueError(f'distance must be "cosine" or "euclidean", got {distance!r}')
+        if distance not in get_args(Distance):
+            raise ValueError(f"distance must be one of {', '.join(get_args(Distance))}, got {distance!r}")
         if byte_budget < 1:
             raise ValueError(f"byte_budget must be at least 1, got {byte_budget}")
         self.query, self.gallery, self.distance = query.detach(), gallery.detach(), distance
-        # A tile of s x s takes 24 bytes an entry while it is formed, each of its two sides 8 d an entry.
+        # A tile of s x s takes 24 bytes an entry while it is computed, each of its two sides 8 d an entry.
         width = 16 * query.shape[1]
         self.side = max(1, int((math.sqrt(width**2 + 96 * byte_budget) - width) / 48))
         self._check_finite()
@@ -76,7 +81,7 @@ class StreamedDistances:
                 self._grid = 2.0 ** (math.ceil(math.log2(largest)) - 36)
 
     def tiles(self) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
-        """Rows, columns and distances of one tile after the other, until all pairs were seen."""
+        """Yields rows, columns and distances of tiles that cover all pairs."""
         for columns in _slices(len(self.gallery), self.side):
             right = self._converted(1, columns)
             for rows in _slices(len(self.query), self.side):
@@ -84,7 +89,7 @@ class StreamedDistances:
                 yield rows, columns, self._rounded(products, self._of_rows[0][rows, None], self._of_rows[1][columns])
 
     def pairs(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The distances of the pairs (rows[k], columns[k]), (k,)."""
+        """Returns the distances (k,) of the pairs (rows[k], columns[k])."""
         found = [np.zeros(0, np.float32)]
         for part in _slices(len(rows), max(1, self.side // 2)):
             r, c = (torch.from_numpy(of[part]).to(self.query.device) for of in (rows, columns))
@@ -93,7 +98,7 @@ class StreamedDistances:
         return np.concatenate(found)
 
     def _converted(self, which: int, rows: slice | Tensor) -> Tensor:
-        """Rows in float64, of length 1 for cosines and about the mean for differences."""
+        """Rows in float64, normalized for cosines and centered for differences."""
         vectors = (self.query, self.gallery)[which][rows].to(torch.float64, copy=True)
         if self._centre is not None:
             return vectors.sub_(self._centre)
@@ -101,10 +106,10 @@ class StreamedDistances:
 
     def _rounded(self, products: Tensor, left: Tensor, right: Tensor) -> NDArray[np.float32]:
         if self._centre is None:
-            apart = products.neg_().add_(1).clamp_(0, 2)
+            distances = products.neg_().add_(1).clamp_(0, 2)
         else:
-            apart = products.mul_(-2).add_(left).add_(right).clamp_(min=0)
-        return apart.div_(self._grid).round_().mul_(self._grid).float().cpu().numpy()
+            distances = products.mul_(-2).add_(left).add_(right).clamp_(min=0)
+        return distances.div_(self._grid).round_().mul_(self._grid).float().cpu().numpy()
 
     def _check_finite(self) -> None:
         for name, vectors in (("query", self.query), ("gallery", self.gallery)):
@@ -127,7 +132,7 @@ class StreamedDistances:
         return squares
 
     def _inverse_lengths(self, vectors: Tensor) -> Tensor:
-        """By these a row becomes its direction; 0 for a row of zeros, which has none."""
+        """The factors that normalize the rows; 0 for a zero row."""
         inverse = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
         for rows in self._rows(vectors):
             part = vectors[rows].to(torch.float64, copy=True)
@@ -137,7 +142,7 @@ class StreamedDistances:
         return inverse
 
     def _rows(self, vectors: Tensor) -> Iterator[slice]:
-        """Few enough at a time for the temporaries of a pass over one side."""
+        """Slices of one side whose temporaries fit the byte budget."""
         return _slices(len(vectors), max(1, self.side // 2))
 
 
@@ -146,7 +151,7 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 
 
 def _directions(vectors: Tensor, eps: float = 1e-12) -> Tensor:
-    """Vectors of length 1; zeros stay zeros, with a gradient, for ``eps`` stands inside the root."""
+    """Normalized vectors; ``eps`` inside the root gives zero vectors a finite gradient."""
     largest = vectors.detach().abs().amax(dim=1, keepdim=True)
     scaled = vectors / torch.where(largest > 0, largest, 1)
     return scaled / (scaled.square().sum(dim=1, keepdim=True) + eps).sqrt()

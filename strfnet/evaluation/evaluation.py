@@ -1,7 +1,7 @@
-"""Embeddings judged by a named protocol, and the protocols side by side: published figures follow different ones."""
+"""Evaluation of embeddings under one protocol or several, whose published metrics are not comparable."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,22 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet
+from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 from strfnet.evaluation.protocols import Protocol
 from strfnet.evaluation.ranking import Ranking, rank, rank_embeddings
 from strfnet.evaluation.reranking import rerank
 
+Embed = Callable[[Sequence[Tracklet], tuple[str, int]], Tensor]  # of tracklets and a clip sampler with its frames
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The figures of one protocol on one data set, shares of 0 to 1; means where there are several splits.
+    """The metrics of one protocol on one data set, from 0 to 1; means where there are several splits.
 
     Attributes:
-        protocol: that was followed.
+        protocol: the protocol.
         data: name of the data set.
-        sampling: what the embeddings were made from, in the words of ``Protocol.sampling``; None if not known.
+        sampling: clip sampler of the embeddings, in the form of ``Protocol.sampling``; None if it is not known.
         rankings: one of each split.
-        reranked: whether distances were re-ranked by common neighbours.
+        reranked: whether distances were re-ranked.
     """
 
     protocol: Protocol
@@ -39,17 +41,17 @@ class Evaluation:
 
     @property
     def cmc(self) -> NDArray[np.float64]:
-        """At rank k in ``cmc[k - 1]``."""
+        """The CMC: rank k is ``cmc[k - 1]``."""
         mean: NDArray[np.float64] = np.mean([ranking.cmc for ranking in self.rankings], axis=0)
         return mean
 
     @property
     def as_published(self) -> bool:
-        """Whether the embeddings were made from the frames that the protocol wants."""
+        """Whether the embeddings were made from the frames of the protocol."""
         return self.sampling == self.protocol.sampling
 
     def to_json(self) -> dict[str, Any]:
-        """Figures and rules as JSON has them; the AP of every query is None where it has no match."""
+        """Returns metrics and rules as JSON types; the AP of a query without a match is None."""
         splits = [
             {
                 "average_precisions": [None if np.isnan(ap) else ap for ap in ranking.average_precisions.tolist()],
@@ -79,57 +81,87 @@ def evaluate(
     reranked: bool = False,
     ranks: int = 50,
 ) -> Evaluation:
-    """Rank the queries of a data set as a protocol wants it.
+    """Ranks the gallery of a data set for each query and computes the metrics of a protocol.
 
     Args:
         embeddings: (n, d), one for each tracklet of ``data_set.test``.
-        data_set: whose queries and gallery are asked.
+        data_set: the data set.
         protocol: one of ``PROTOCOLS``, or another.
-        sampling: what the embeddings were made from, to be told beside the figures; they are the caller's, so
-            that a protocol can be followed with other frames than its own.
-        reranked: judge the distances of `rerank` instead, in which queries and gallery are looked
-            at together; no protocol asks for that, and the table says so.
-        ranks: how far the CMC goes.
+        sampling: clip sampler of the embeddings, reported beside the metrics. It may differ from the protocol's.
+        reranked: rank by the distances of `rerank`, which compares all queries and gallery items with each other.
+            No published protocol does so; the table marks it.
+        ranks: length of the CMC.
 
     Raises: ValueError if there is not one embedding for each test tracklet, if the protocol leaves no gallery, and
-    as ``strfnet.evaluation.ranking.rank_embeddings``.
+    as `rank_embeddings` does.
     """
     if embeddings.ndim != 2 or len(embeddings) != len(data_set.test):
         wanted = f"({len(data_set.test)}, d), one row for each test tracklet of {data_set.name}"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
-    gallery = gallery_of(data_set, protocol)
-    column = {row: at for at, row in enumerate(gallery)}
-    asked, searched = ([data_set.test[row] for row in rows] for rows in (data_set.query, gallery))
+    rows = gallery_of(data_set, protocol)
+    columns = {row: column for column, row in enumerate(rows)}
+    queries, gallery = ([data_set.test[row] for row in part] for part in (data_set.query, rows))
     query = embeddings[list(data_set.query)]
-    # All of them as they are: a copy of a large gallery would take as much memory again.
-    items = embeddings if gallery == tuple(range(len(embeddings))) else embeddings[list(gallery)]
+    # The whole tensor where it is the gallery: a copy of a large one would double the memory.
+    items = embeddings if rows == tuple(range(len(embeddings))) else embeddings[list(rows)]
     rules: dict[str, Any] = {
-        "query_cameras": [item.camera for item in asked],
-        "gallery_cameras": [item.camera for item in searched],
-        "own": [column.get(row) for row in data_set.query],
+        "query_cameras": [item.camera for item in queries],
+        "gallery_cameras": [item.camera for item in gallery],
+        "self_match": [columns.get(row) for row in data_set.query],
         "average_precision": protocol.average_precision,
         "cut": protocol.cut,
         "ranks": ranks,
     }
-    people = [item.identity for item in asked], [item.identity for item in searched]
+    identities = [item.identity for item in queries], [item.identity for item in gallery]
     if reranked:
-        ranking = rank(rerank(query, items, distance=protocol.distance), *people, **rules)
+        ranking = rank(rerank(query, items, distance=protocol.distance), *identities, **rules)
     else:
-        ranking = rank_embeddings(query, items, *people, distance=protocol.distance, **rules)
+        ranking = rank_embeddings(query, items, *identities, distance=protocol.distance, **rules)
     return Evaluation(protocol, data_set.name, sampling, (ranking,), reranked)
 
 
+def evaluate_protocols(
+    embed: Embed,
+    data_set: DataSet,
+    protocols: Iterable[Protocol],
+    *,
+    clips: tuple[str, int] | None = None,
+    rerank: bool = False,
+) -> list[Evaluation]:
+    """Evaluates a data set under several protocols and embeds its tracklets once for each clip sampler.
+
+    Args:
+        embed: returns one embedding for each of the tracklets it is given, (n, d), made by the given clip sampler
+            with the given number of frames, such as ``strfnet.inference.Embedder(...).embed``.
+        data_set: the data set.
+        protocols: the protocols.
+        clips: clip sampler and frames to use in place of those of the protocols.
+        rerank: re-rank the distances.
+
+    Returns: an evaluation for each protocol, in their order. Raises: ValueError as `evaluate` does.
+    """
+    embeddings: dict[tuple[str, int], Tensor] = {}
+    evaluations = []
+    for protocol in protocols:
+        sampler = clips or (protocol.clips, protocol.frames)
+        if sampler not in embeddings:
+            embeddings[sampler] = embed(data_set.test, sampler)
+        sampling = f"{sampler[0]} {sampler[1]}"
+        evaluations.append(evaluate(embeddings[sampler], data_set, protocol, sampling=sampling, reranked=rerank))
+    return evaluations
+
+
 def gallery_of(data_set: DataSet, protocol: Protocol) -> tuple[int, ...]:
-    """The rows of ``data_set.test`` that are searched; junk is among them and removed when ranking.
+    """Returns the rows of ``data_set.test`` that form the gallery. Junk is among them; the ranking removes it.
 
     Raises: ValueError if no row but junk is left.
     """
     rows = range(len(data_set.test)) if protocol.gallery == "all" else data_set.gallery
-    left_out = set(data_set.query) if protocol.gallery == "without_queries" else set()
+    excluded = set(data_set.query) if protocol.gallery == "without_queries" else set()
     gallery = tuple(
         row
         for row in rows
-        if row not in left_out and (protocol.distractors or data_set.test[row].identity != DISTRACTOR)
+        if row not in excluded and (protocol.distractors or data_set.test[row].identity != DISTRACTOR)
     )
     if all(data_set.test[row].identity == JUNK for row in gallery):
         raise ValueError(f"protocol {protocol.name} leaves no gallery of {data_set.name}")
@@ -137,7 +169,7 @@ def gallery_of(data_set: DataSet, protocol: Protocol) -> tuple[int, ...]:
 
 
 def mean_over_splits(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """One evaluation whose figures are the means of several, one of each split of a data set.
+    """Returns one evaluation whose metrics are the means of several, one for each split of a data set.
 
     Raises: ValueError if there are none, or they differ in protocol, data set or sampling.
     """
@@ -153,44 +185,46 @@ COLUMNS = (
     *("protocol", "data", "mAP rectangle", "mAP trapezoid", "R1", "R5", "R10", "R20"),
     *("queries", "unmatched", "gallery", "distance", "splits", "frames"),
 )
+TEXT_COLUMNS = ("protocol", "data", "distance", "frames")  # aligned left; numbers are aligned right
+OTHER_FRAMES = "* other frames than the protocol's, which its line below names"
 
 
 def table(evaluations: Iterable[Evaluation]) -> str:
-    """Evaluations as text, one a line, in percent; the two rules of AP have a column each."""
+    """Formats evaluations as a text table in percent; the two rules of AP have a column each."""
     evaluations = tuple(evaluations)
-    lines = [COLUMNS, *map(cells_of, evaluations)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    words = (0, 1, 11, 13)  # the columns of text stand to the left, those of numbers to the right
-    text = [
-        "  ".join(cell.ljust(width) if at in words else cell.rjust(width) for at, (cell, width) in enumerate(row))
-        for row in (tuple(zip(line, widths, strict=True)) for line in lines)
+    rows = [COLUMNS, *map(cells_of, evaluations)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if name in TEXT_COLUMNS else cell.rjust(width)
+            for name, cell, width in zip(COLUMNS, row, widths, strict=True)
+        )
+        for row in rows
     ]
-    if any(not each.as_published for each in evaluations):
-        text += ["", "* not the frames of the protocol, which wants the ones in its line below"]
-    text += ["", *dict.fromkeys(said_of(each.protocol) for each in evaluations)]
-    return "\n".join(line.rstrip() for line in text)
+    return "\n".join(line.rstrip() for line in (*lines, "", *notes_of(evaluations)))
+
+
+def notes_of(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The lines below a table: what the asterisk means, if there is one, and the rules of each protocol."""
+    asterisk = [] if all(each.as_published for each in evaluations) else [OTHER_FRAMES]
+    return [*asterisk, *dict.fromkeys(each.protocol.summary for each in evaluations)]
 
 
 def cells_of(evaluation: Evaluation) -> tuple[str, ...]:
-    """An evaluation as text under each of `COLUMNS`."""
-    rule, cmc = evaluation.protocol.average_precision, evaluation.cmc
+    """The text of an evaluation under each of `COLUMNS`."""
+    protocol, cmc = evaluation.protocol, evaluation.cmc
     percent = f"{100 * evaluation.mean_average_precision:.2f}"
-    precisions = [percent if rule == column else "-" for column in ("rectangle", "trapezoid")]
+    precisions = [percent if protocol.average_precision == rule else "-" for rule in ("rectangle", "trapezoid")]
     ranks = [f"{100 * cmc[k - 1]:.2f}" if k <= len(cmc) else "-" for k in (1, 5, 10, 20)]
     counts = [
         _range([getattr(ranking, name) for ranking in evaluation.rankings])
         for name in ("matched", "unmatched", "gallery")
     ]
-    frames = (evaluation.sampling or "not said") + ("" if evaluation.as_published else " *")
-    distance = evaluation.protocol.distance + (" re-ranked" if evaluation.reranked else "")
-    known = distance, str(len(evaluation.rankings)), frames
-    return (evaluation.protocol.name, evaluation.data, *precisions, *ranks, *counts, *known)
+    frames = (evaluation.sampling or "unknown") + ("" if evaluation.as_published else " *")
+    distance = protocol.distance + (" re-ranked" if evaluation.reranked else "")
+    last = distance, str(len(evaluation.rankings)), frames
+    return (protocol.name, evaluation.data, *precisions, *ranks, *counts, *last)
 
 
 def _range(counts: list[int]) -> str:
     return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)}..{max(counts)}"
-
-
-def said_of(protocol: Protocol) -> str:
-    """What a protocol does, in a line."""
-    return f"{protocol.name}: {protocol.about} [frames: {protocol.sampling}]"

@@ -1,4 +1,4 @@
-"""Who was seen by which camera, as numbers to compare: the queries and the gallery of a ranking."""
+"""Identities and cameras of queries and gallery items, encoded as integers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,68 +7,69 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-JUNK = -1  # as in strfnet.data.tracklet, which is not read here: a ranking knows no frames
+from strfnet.data.tracklet import JUNK
+
 Identity = str | int
 Camera = str | int | None
 
 
 @dataclass(frozen=True)
-class People:
-    """The identities and cameras of queries and gallery items, whole numbers from 0 in place of names.
+class Labels:
+    """Labels of queries and gallery items; integers from 0 encode the distinct identities and cameras.
 
     Attributes:
-        query: the identity of each query.
-        gallery: the identity of each gallery item.
-        query_cameras: -1 where the camera is not known.
-        gallery_cameras: likewise.
-        own: the gallery item that each query itself is, or -1.
-        junk: the number of identity ``JUNK``, or -1 where nobody has it.
+        query: identity of each query.
+        gallery: identity of each gallery item.
+        query_cameras: camera of each query; -1 if it is not known.
+        gallery_cameras: camera of each gallery item; -1 if it is not known.
+        self_match: the gallery item that is the query itself; -1 if there is none.
+        junk: the code of identity ``JUNK``; -1 if no item has it.
     """
 
     query: NDArray[np.int64]
     gallery: NDArray[np.int64]
     query_cameras: NDArray[np.int64]
     gallery_cameras: NDArray[np.int64]
-    own: NDArray[np.int64]
+    self_match: NDArray[np.int64]
     junk: int
 
     @staticmethod
-    def of(
+    def encode(
         query: Sequence[Identity],
         gallery: Sequence[Identity],
         query_cameras: Sequence[Camera] | None,
         gallery_cameras: Sequence[Camera] | None,
-        own: Sequence[int | None] | None,
-    ) -> "People":
-        """From names, as `strfnet.evaluation.ranking.rank` is given them.
+        self_match: Sequence[int | None] | None,
+    ) -> "Labels":
+        """Encodes the arguments of `strfnet.evaluation.rank`.
 
-        Raises: ValueError for names that are neither text nor whole numbers, lists of other lengths, or a row of
-        ``own`` that is no gallery item of the query's identity.
+        Raises: ValueError for labels that are neither text nor integers, sequences of the wrong length, or an entry
+        of ``self_match`` that is no gallery item of the query's identity.
         """
         query, gallery = _listed(query, "query_identities"), _listed(gallery, "gallery_identities")
         if None in query or None in gallery:
-            raise ValueError("an identity is None, wanted text or a whole number")
+            raise ValueError("an identity is None, wanted text or an integer")
         cameras = [
-            [None] * len(of) if given is None else _listed(given, f"{name}_cameras", len(of))
-            for name, of, given in (("query", query, query_cameras), ("gallery", gallery, gallery_cameras))
+            [None] * len(items) if given is None else _listed(given, f"{name}_cameras", len(items))
+            for name, items, given in (("query", query, query_cameras), ("gallery", gallery, gallery_cameras))
         ]
-        columns = [None] * len(query) if own is None else _listed(own, "own", len(query))
+        columns = [None] * len(query) if self_match is None else _listed(self_match, "self_match", len(query))
         for row, column in enumerate(columns):
             if column is not None and not (0 <= column < len(gallery) and gallery[column] == query[row]):
-                raise ValueError(f"own of query {row} is {column}, wanted a column of identity {query[row]!r}")
-        numbers: dict[Identity, int] = {}
-        seen: dict[Camera, int] = {None: -1}
-        return People(
-            query=np.array([numbers.setdefault(who, len(numbers)) for who in query], dtype=np.int64),
-            gallery=np.array([numbers.setdefault(who, len(numbers)) for who in gallery], dtype=np.int64),
-            query_cameras=np.array([seen.setdefault(where, len(seen)) for where in cameras[0]], dtype=np.int64),
-            gallery_cameras=np.array([seen.setdefault(where, len(seen)) for where in cameras[1]], dtype=np.int64),
-            own=np.array([-1 if column is None else column for column in columns], dtype=np.int64),
-            junk=numbers.get(JUNK, -1),
+                raise ValueError(f"self_match of query {row} is {column}, wanted a column of identity {query[row]!r}")
+        codes: dict[Identity, int] = {}
+        camera_codes: dict[Camera, int] = {None: -1}
+        return Labels(
+            query=np.array([codes.setdefault(name, len(codes)) for name in query], dtype=np.int64),
+            gallery=np.array([codes.setdefault(name, len(codes)) for name in gallery], dtype=np.int64),
+            query_cameras=np.array([camera_codes.setdefault(c, len(camera_codes)) for c in cameras[0]], np.int64),
+            gallery_cameras=np.array([camera_codes.setdefault(c, len(camera_codes)) for c in cameras[1]], np.int64),
+            self_match=np.array([-1 if column is None else column for column in columns], dtype=np.int64),
+            junk=codes.get(JUNK, -1),
         )
 
-    def pairs_of_one(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows and columns of all pairs of one identity, rows in order."""
+    def same_identity(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns rows and columns of all pairs that show one identity, rows in ascending order."""
         order = np.argsort(self.gallery, kind="stable")
         ordered = self.gallery[order]
         first, last = (np.searchsorted(ordered, self.query, side) for side in ("left", "right"))
@@ -79,12 +80,12 @@ class People:
 
 
 def _listed(given: Sequence, name: str, count: int | None = None) -> list:
-    """As a list of Python's own text and numbers."""
+    """The labels as a list of Python's text and integers."""
     items = list(given.tolist() if isinstance(given, (Tensor, np.ndarray)) else given)
     if count is not None and len(items) != count:
         raise ValueError(f"{name} has {len(items)} entries, wanted {count}")
     items = [item.item() if isinstance(item, (np.generic, Tensor)) else item for item in items]
     wrong = next((item for item in items if item is not None and not isinstance(item, (str, int))), None)
     if wrong is not None:
-        raise ValueError(f"{name} holds {wrong!r}, wanted text or whole numbers")
+        raise ValueError(f"{name} holds {wrong!r}, wanted text or integers")
     return items

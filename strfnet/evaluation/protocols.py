@@ -1,53 +1,63 @@
-"""Rules of evaluation by name: what is searched, what counts, and which frames are looked at."""
+"""Evaluation protocols by name: the gallery, the rule of average precision, the distance and the sampled frames."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from strfnet.data.tracklet import DataSet
 
-GALLERIES = ("all", "listed", "without_queries")
+Gallery = Literal["all", "listed", "without_queries"]
+AveragePrecision = Literal["rectangle", "trapezoid"]
+Distance = Literal["cosine", "euclidean"]
+ProtocolName = Literal["mars", "duke", "ilids", "prid", "ls_vid", "folder", "nvan", "ap3d", "torchreid", "cfaan"]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is searched, what counts, and how it is summed up.
+    """The rules of an evaluation.
 
-    In every protocol the query itself and what its camera saw of its identity are removed, and a query without a
-    match counts in no figure.
+    Every protocol removes the query itself and the gallery items that show the query's identity under the query's
+    camera. Queries without a match are left out of all metrics.
 
     Args:
-        name: by which it is asked for.
-        about: where it comes from, in one line.
-        data: the data set it was made for; None for any.
-        gallery: "listed" as the data set says, "all" of the test, or what is "listed" "without_queries".
-        distractors: whether identity 0 stays in the gallery.
-        average_precision: "rectangle" or "trapezoid".
+        name: its name.
+        about: its origin, in one line.
+        data: the data set that it was made for; None for any.
+        gallery: "listed" for the gallery of the data set, "all" for all test tracklets, "without_queries" for the
+            listed gallery without the queries.
+        distractors: whether the gallery keeps identity 0.
+        average_precision: "rectangle" or "trapezoid", see `strfnet.evaluation.rank`.
         distance: "cosine" or "euclidean".
-        clips: the test form of `strfnet.data.sampling` that makes the clips of a tracklet.
-        frames: t of its clips.
-        cut: the ranking ends after so many items; None for no end.
+        clips: name of the clip sampler, one of `strfnet.data.sampling.TEST_CLIPS`.
+        frames: frames of a clip.
+        cut: length at which a ranking ends; None for no end.
 
-    Raises: ValueError for a gallery of another name. The other names are checked where they are used.
+    Raises: ValueError for an unknown gallery. Other names are checked where they are used.
     """
 
     name: str
     about: str
     data: str | None = None
-    gallery: str = "listed"
+    gallery: Gallery = "listed"
     distractors: bool = True
-    average_precision: str = "rectangle"
-    distance: str = "cosine"
+    average_precision: AveragePrecision = "rectangle"
+    distance: Distance = "cosine"
     clips: str = "all_frames"
     frames: int = 32
     cut: int | None = None
 
     def __post_init__(self) -> None:
-        if self.gallery not in GALLERIES:
-            raise ValueError(f"gallery must be one of {', '.join(GALLERIES)}, got {self.gallery!r}")
+        if self.gallery not in get_args(Gallery):
+            raise ValueError(f"gallery must be one of {', '.join(get_args(Gallery))}, got {self.gallery!r}")
 
     @property
     def sampling(self) -> str:
-        """What a tracklet's embedding is made from, such as "restricted_first 8"."""
+        """The clip sampler and its frames, such as "restricted_first 8"."""
         return f"{self.clips} {self.frames}"
+
+    @property
+    def summary(self) -> str:
+        """The rules in one line."""
+        return f"{self.name}: {self.about} [frames: {self.sampling}]"
 
 
 PROTOCOLS = {
@@ -62,17 +72,17 @@ PROTOCOLS = {
         ),
         Protocol(
             "duke",
-            "DukeMTMC-VideoReID as AP3D and torchreid read it: the two folders as they are",
+            "DukeMTMC-VideoReID as AP3D and torchreid read it: query and gallery folders as they are",
             data="DukeMTMC-VideoReID",
         ),
         Protocol(
             "ilids",
-            "iLIDS-VID: the first camera searched in the second; the mean of 10 splits, papers print CMC only",
+            "iLIDS-VID: queries of the first camera, gallery of the second; mean of 10 splits, papers give CMC only",
             data="iLIDS-VID",
         ),
         Protocol(
             "prid",
-            "PRID2011: the first camera searched in the second, 89 people; the mean of 10 splits",
+            "PRID2011: queries of the first camera, gallery of the second, 89 people; mean of 10 splits",
             data="PRID2011",
         ),
         Protocol(
@@ -83,7 +93,7 @@ PROTOCOLS = {
             clips="dense",
             frames=8,
         ),
-        Protocol("folder", "people's own tracklets: queries and gallery as they are listed"),
+        Protocol("folder", "data of your own: queries and gallery as listed"),
         Protocol(
             "nvan",
             "the code of NVAN and STE-NVAN: every test tracklet is searched, AP by trapezoids, rankings cut at 10000",
@@ -95,12 +105,12 @@ PROTOCOLS = {
         ),
         Protocol(
             "ap3d",
-            "the code of AP3D, the likely one of STRF: every test tracklet is searched, AP by rectangles",
+            "the code of AP3D, and probably of STRF: every test tracklet is searched, AP by rectangles",
             gallery="all",
         ),
         Protocol(
             "torchreid",
-            "torchreid's: queries leave the gallery, Euclidean distances, 15 frames evenly spread",
+            "torchreid: queries leave the gallery, Euclidean distances, 15 evenly spaced frames",
             gallery="without_queries",
             distance="euclidean",
             clips="evenly",
@@ -108,7 +118,7 @@ PROTOCOLS = {
         ),
         Protocol(
             "cfaan",
-            "the code of CF-AAN with MARS' own labels: neither queries nor distractors in the gallery",
+            "the code of CF-AAN with the labels of MARS: neither queries nor distractors in the gallery",
             data="MARS",
             gallery="without_queries",
             distractors=False,
@@ -120,7 +130,6 @@ PROTOCOLS = {
 
 
 def protocols_of(data_set: DataSet) -> tuple[Protocol, ...]:
-    """Those made for this data set, or "folder" where none was, and then those of code bases for any data set."""
-    made_for_it = [protocol for protocol in PROTOCOLS.values() if protocol.data == (data_set.layout or data_set.name)]
-    for_any = [PROTOCOLS[name] for name in ("nvan", "ap3d", "torchreid")]
-    return (*(made_for_it or [PROTOCOLS["folder"]]), *for_any)
+    """Returns the protocols of a data set, or "folder" if it has none, then "nvan", "ap3d" and "torchreid"."""
+    own = [protocol for protocol in PROTOCOLS.values() if protocol.data == (data_set.layout or data_set.name)]
+    return (*(own or [PROTOCOLS["folder"]]), *(PROTOCOLS[name] for name in ("nvan", "ap3d", "torchreid")))

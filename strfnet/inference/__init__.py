@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from strfnet.inference.embedder import Embedder, Network, make_embedder
+    from strfnet.inference.embedder import Embedder
     from strfnet.inference.embedding import embed, save_embeddings
     from strfnet.inference.shards import Parts
     from strfnet.inference.stream import Stream

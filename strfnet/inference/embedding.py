@@ -1,4 +1,4 @@
-"""Tracklets turned into vectors by a network, and the vectors kept in a file."""
+"""Embeddings of tracklets, and files of embeddings."""
 
 import json
 from collections import deque
@@ -32,32 +32,31 @@ def embed(
     workers: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """One vector per tracklet: the mean over its clips, each as heavy as it has frames.
+    """Computes one embedding per tracklet: the mean over its clips, weighted by their frames.
 
-    A network whose feature is a mean over frames, and whose neck is a batch norm, so answers as it would to all
-    frames at once as far as its layers do not look across the ends of clips: in evaluation the neck is affine,
-    and the mean behind it is what it makes of the mean before it.
+    If the network averages features over frames, and its BN neck is affine as it is in evaluation, this mean equals
+    the embedding of all frames at once, except for layers that connect frames of different clips.
 
-    The network is run in evaluation and inference mode and is left in the modes it came in, module by module.
-    Clips go to it on the device and in the floating-point type of its first parameter. Clips with equally many
-    frames share a batch, whichever tracklets they are from, so that tracklets may be of any lengths. Only the
-    clips of one batch, and with ``workers`` of two more, are in memory at a time.
+    The network runs in evaluation and inference mode; afterwards, each module is in the mode it had before. Clips
+    are converted to the device and the floating-point type of its first parameter. Clips with the same number of
+    frames share a batch, so tracklets may have any length. The clips of one batch are in memory at a time, and with
+    ``workers`` those of two more.
 
     Args:
-        network: takes clips (b, 3, t, h, w); returns (b, d), or an object whose ``embedding`` is (b, d).
-        tracklets: at least one; a part of a data set gives the same part of its embeddings.
-        frames: t, where ``clips`` is not given.
-        clips: from a tracklet's length to the frames of its clips, such as ``evaluation_form("all_frames",
-            frames=32)`` of `strfnet.data.sampling`; one clip by ``restricted_first`` if None.
-        size: height and width of the clips in pixels.
+        network: takes clips (b, 3, t, h, w) and returns (b, d), or an object whose ``embedding`` is (b, d).
+        tracklets: at least one. Embeddings of a subset are a subset of the embeddings.
+        frames: t, if ``clips`` is None.
+        clips: a clip sampler: a function from the length of a tracklet to the frames of its clips, such as
+            ``evaluation_form("all_frames", frames=32)`` of `strfnet.data`. None for one clip by ``restricted_first``.
+        size: height and width of a frame in pixels.
         interpolation: "bilinear" or "bicubic", as in training.
-        batch: b, clips at a time.
-        workers: threads that decode the next clips while the network is at work; 0 for none.
-        progress: whether to count on stderr what is done, with the time that is left.
+        batch: b, clips of a batch.
+        workers: threads that decode the next clips while the network runs; 0 for none.
+        progress: whether to show progress on stderr.
 
-    Returns: float32 (n, d) on the CPU, in the order of the tracklets; means are taken in float64.
+    Returns: float32 (n, d) on the CPU, in the order of the tracklets; means are computed in float64.
     Raises: ValueError if there are no tracklets, a frame cannot be read, a tracklet gets no clip, the network
-    returns something else, or an embedding is not finite (naming the tracklet's first frame).
+    returns something else, or an embedding is not finite (naming the first frame of the tracklet).
     """
     choose = clips or (lambda length: [restricted_first(length, frames)])
     with counting(len(tracklets), shown=progress) as tell:
@@ -85,17 +84,17 @@ def embed_each(
     workers: int,
     tell: Tell,
 ) -> Generator[Tensor]:
-    """The embeddings of one group of tracklets after the other, each as `embed` makes them of the group alone.
+    """Yields the embeddings of groups of tracklets, each as `embed` computes them for the group alone.
 
-    A batch holds clips of one group only, so a group's embeddings do not depend on its neighbours by as much as
-    rounding; but the next group is decoded while the network is at work on this one. Closing the generator ends
-    its threads and gives the network its modes back.
+    A batch contains clips of one group only, so the embeddings of a group do not depend on other groups, not even by
+    rounding. The next group is decoded while the network runs on this one. Closing the generator ends its threads
+    and restores the modes of the network.
 
-    ``groups`` are asked for one after the other, as far ahead as clips are decoded; ``tell`` is called after each
-    batch with the tracklets that it has finished, and its frames.
+    ``groups`` are iterated as far ahead as clips are decoded. ``tell`` is called after each batch with the number of
+    tracklets that it completed and its number of frames. All other arguments are those of `embed`.
 
-    All other arguments are those of `embed`. Yields: float32 (n, d) on the CPU for each group of n.
-    Raises: ValueError, as `embed` does.
+    Yields: float32 (n, d) on the CPU for each group of n.
+    Raises: ValueError as `embed` does.
     """
     if batch < 1 or workers < 0:
         raise ValueError(f"got batches of {batch} by {workers} workers, wanted at least 1 and 0")
@@ -109,15 +108,15 @@ def embed_each(
     with evaluating(network), closing(_decoded(batches, read, workers)) as decoded:
         for group, part, stacked in decoded:
             with torch.inference_mode():
-                answer = network(stacked.to(like.device, dtype))
-            finished = group.add(part, answer)
+                output = network(stacked.to(like.device, dtype))
+            finished = group.add(part, output)
             tell(finished, sum(len(piece.indices) for piece in part))
             if group.finished == len(group.tracklets):
                 yield group.means()
 
 
 class _Piece(NamedTuple):
-    """A clip to be: the row of its tracklet, its frames, and how many clips the tracklet has."""
+    """A clip before decoding: the row of its tracklet, its frames, and the number of clips of the tracklet."""
 
     row: int
     indices: list[int]
@@ -125,7 +124,7 @@ class _Piece(NamedTuple):
 
 
 def _batches(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:
-    """Pieces with equally many frames together, in the order in which batches become full."""
+    """Batches of pieces with the same number of frames, in the order in which they become full."""
     waiting: dict[int, list[_Piece]] = {}
     for piece in pieces:
         alike = waiting.setdefault(len(piece.indices), [])
@@ -136,7 +135,7 @@ def _batches(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:
 
 
 class _Group:
-    """Tracklets, and the sums of what the network says of their clips, in float64, weighted by frames."""
+    """Tracklets, and the sums of the embeddings of their clips, in float64, weighted by frames."""
 
     def __init__(self, tracklets: Sequence[Tracklet]) -> None:
         if not tracklets:
@@ -156,9 +155,9 @@ class _Group:
                 )
             yield from (_Piece(row, indices, len(chosen)) for indices in chosen)
 
-    def add(self, part: list[_Piece], answer: object) -> int:
-        """Add the answer to a batch; how many tracklets it has finished."""
-        vectors = _checked(answer, [self.tracklets[piece.row] for piece in part]).double()
+    def add(self, part: list[_Piece], output: object) -> int:
+        """Adds the output for a batch; returns the number of tracklets it completed."""
+        vectors = _checked(output, [self.tracklets[piece.row] for piece in part]).double()
         if not self.sums.shape[1]:
             self.sums = self.sums.new_zeros(len(self.tracklets), vectors.shape[1])
         before = self.finished
@@ -176,7 +175,7 @@ class _Group:
 def _decoded(
     batches: Iterator[tuple[_Group, list[_Piece]]], read: Callable[[_Group, _Piece], Tensor], workers: int
 ) -> Generator[tuple[_Group, list[_Piece], Tensor]]:
-    """Each batch with its clips (b, c, t, h, w), in order."""
+    """Yields each batch with its clips (b, c, t, h, w), in order."""
     if not workers:
         yield from ((group, part, torch.stack([read(group, piece) for piece in part])) for group, part in batches)
         return
@@ -198,11 +197,10 @@ def _joined(group: _Group, part: list[_Piece], clips: list[Future[Tensor]]) -> t
 
 
 def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tracklet]) -> None:
-    """Write vectors and whose they are into one safetensors file, whole or not at all.
+    """Writes embeddings and the labels of their tracklets into one safetensors file, atomically.
 
-    The tensor is called ``embeddings``; the metadata's ``tracklets`` is a JSON list with the identity, the
-    camera, the number of frames and the path of the first frame of each. A file of this name is replaced only
-    when the new one is safely on disk.
+    The tensor is called ``embeddings``. The entry ``tracklets`` of the metadata is a JSON list with the identity, the
+    camera, the number of frames and the path of the first frame of each tracklet.
 
     Raises: ValueError if ``embeddings`` is not one row per tracklet; OSError if the file cannot be written.
     """
@@ -216,17 +214,17 @@ def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tr
 
 
 def describe(tracklets: Sequence[Tracklet]) -> str:
-    """The JSON list of whose embeddings they are, see `save_embeddings`."""
+    """Returns the JSON list of labels in a file of embeddings, see `save_embeddings`."""
     described = (
         {"identity": item.identity, "camera": item.camera, "frames": len(item.frames), "path": item.where}
         for item in tracklets
     )
-    return f"[{', '.join(map(json.dumps, described))}]"  # a list of 100,000 dictionaries is not held
+    return f"[{', '.join(map(json.dumps, described))}]"  # one at a time: there may be 100,000
 
 
-def _checked(answer: object, part: Sequence[Tracklet]) -> Tensor:
-    """The embeddings in a network's answer, float32 on the CPU."""
-    vectors = getattr(answer, "embedding", answer)
+def _checked(output: object, part: Sequence[Tracklet]) -> Tensor:
+    """The embeddings in the output of a network, float32 on the CPU."""
+    vectors = getattr(output, "embedding", output)
     if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != len(part):
         got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
         raise ValueError(f"the network returned {got} for {len(part)} clips, wanted ({len(part)}, d)")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.inference.receptive_field import Reach, reach_of, refusal
-from strfnet.inflation.splicing import Followed, Replacement, own_class, retract
+from strfnet.inflation.extension import own_class, retract
+from strfnet.inflation.splicing import Followed, Replacement
 from strfnet.layers.ap3d import AP3DA, AP3DC
 from strfnet.layers.clip import flatten_time, unflatten_time
 from strfnet.layers.temporal import P3DA, P3DC, TemporalConv
@@ -150,8 +151,7 @@ def delay(module: nn.Module, progress: Progress, path: str) -> nn.Module:
         raise refusal(module, path, "stands at several places")
     if isinstance(module, Followed):
         units = module.after
-        del module._modules["after"]
-        retract(module)
+        retract(module, Followed)
         parts = [delay(module, progress, path)]
         parts += [_delaying(unit, progress, f"{path}.after.{name}") for name, unit in units.named_children()]
         progress.placed.add(module)

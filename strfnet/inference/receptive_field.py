@@ -5,7 +5,7 @@ from typing import cast
 
 from torch import nn
 
-from strfnet.inflation.splicing import own_class
+from strfnet.inflation.extension import own_class
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.ffm import FFM
 from strfnet.layers.non_local import NonLocalBlock

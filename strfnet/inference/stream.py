@@ -10,7 +10,7 @@ maximum, so memory does not grow with the tracklet. All of this is ours.
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ from strfnet.deployment.optimizer import Deployed
 from strfnet.heads.head import Head
 from strfnet.inference.incremental import Progress, Span, delay
 from strfnet.inference.receptive_field import refusal
+from strfnet.inflation.extension import retract
 from strfnet.inflation.inflation import Inflated
-from strfnet.inflation.splicing import retract
 from strfnet.layers.clip import check_clip, flatten_time
 from strfnet.models.network import ReIDNetwork
 
@@ -149,7 +149,7 @@ class _Exact:
                 raise refusal(module, path, "takes its statistics from all frames, having no running ones")
         shared = _sharing_weights(network)
         self.head = shared.head
-        retract(cast(Any, shared.backbone))
+        retract(shared.backbone, Inflated)
         self.progress = Progress()
         self.backbone = delay(shared.backbone, self.progress, "backbone")
 

@@ -7,19 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strfnet.inflation.splicing import (
-    Extension,
-    Replacement,
-    UnitBuilder,
-    extend,
-    module_at,
-    retract,
-    set_module,
-    splice_into,
-    unsplice,
-)
+from strfnet.inflation.extension import Extension, extend, retract
+from strfnet.inflation.running_clips import OnFrames, RunningClips, share
+from strfnet.inflation.splicing import Replacement, UnitBuilder, module_at, set_module, splice_into, unsplice
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
-from strfnet.layers.clip import check_clip, run_on_frames, unflatten_time
+from strfnet.layers.clip import check_clip
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC, TemporalConv
@@ -90,8 +82,11 @@ def inflate(
             set_module(inflated, path, _with_time(inflated.get_submodule(path), make_temporal, path))
     if make_unit is not None:
         splice_into(inflated, dict.fromkeys(paths, make_unit))
-    vars(inflated)["_steps_before"] = strides
-    extend(inflated, Inflated)
+    for module in inflated.modules():
+        if isinstance(module, TemporalConv) and not isinstance(module, OnFrames):
+            extend(module, OnFrames)
+    extend(inflated, Inflated, _running=RunningClips(), _steps_before=strides)
+    share(RunningClips(), inflated)
     return inflated
 
 
@@ -106,37 +101,35 @@ def deflate(network: nn.Module) -> Any:
     image = unsplice(network)
     for path, module in list(image.named_modules()):
         if isinstance(module, TemporalConv):
+            retract(module, OnFrames)
             set_module(image, path, module.image_conv())
     for path, step in image._steps_before.items():
         vars(image.get_submodule(path)).update(step)
-    del image._steps_before
-    retract(image)
+    retract(image, Inflated)
     return image
 
 
 class Inflated(Extension):
-    """Lets an image network take clips: it runs on their folded frames."""
+    """Lets a 2-D network take clips: it runs on their flattened frames."""
 
+    _running: RunningClips
     _steps_before: dict[str, dict[str, Any]]
 
     def forward(self, clip: Tensor) -> Tensor:
-        weight = next(self.parameters(), None)  # type: ignore[attr-defined]
-        check_clip(clip, _input_channels(self), weight=weight, name="clip")  # type: ignore[arg-type]
-        answer, t = run_on_frames(super().forward, clip)  # type: ignore[misc]
-        if answer.ndim == 4:
-            return unflatten_time(answer, t)
-        if answer.ndim == 2:
-            return answer.unflatten(0, (-1, t)).mean(dim=1)
-        raise ValueError(
-            f"{type(self).__name__} answers each frame with {answer.ndim - 1} axes: {tuple(answer.shape)}; "
-            "vectors (n, d) or maps (n, c, h, w) can be put back into clips"
-        )
+        """Returns maps as clips, and the mean of vectors over the frames of each clip."""
+        check_clip(clip, _input_channels(self), weight=next(self.parameters(), None), name="clip")
+        frames = self._running.run(super().forward, clip)
+        if not isinstance(frames, Tensor) or frames.ndim not in (2, 4):
+            got = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
+            raise ValueError(f"the 2-D network must return vectors (n, d) or maps (n, c, h, w), got {got}")
+        clips = frames.unflatten(0, (clip.shape[0], -1))
+        return clips.transpose(1, 2) if frames.ndim == 4 else clips.mean(dim=1)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        added = _added_state(self)  # type: ignore[arg-type]
+        added = _added_state(self)
         if strict and not added.keys() & state_dict.keys():
             state_dict = {**state_dict, **added}
-        return super().load_state_dict(state_dict, strict, assign)  # type: ignore[misc]
+        return super().load_state_dict(state_dict, strict, assign)
 
 
 def _added_state(network: nn.Module) -> dict[str, Tensor]:

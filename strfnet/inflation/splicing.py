@@ -2,14 +2,14 @@
 
 import copy
 import difflib
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from strfnet.layers.clip import on_clips
+from strfnet.inflation.extension import Extension, extend, retract
+from strfnet.inflation.running_clips import OnFrames, RunningClips, share
 
 UnitBuilder = Callable[[int], nn.Module]
 Network = TypeVar("Network", bound=nn.Module)
@@ -47,7 +47,8 @@ def splice_into(network: nn.Module, units: Mapping[str, nn.Module | UnitBuilder]
         if instead:
             set_module(network, host_path, Replacement(built, host))
         else:
-            follow(host, built)
+            _follow(host, built)
+    share(RunningClips(), network)
 
 
 def unsplice(network: Network) -> Network:
@@ -57,90 +58,44 @@ def unsplice(network: Network) -> Network:
         if isinstance(module, Replacement):
             set_module(whole, path, module.original)
         elif isinstance(module, Followed):
-            del module._modules["after"]  # type: ignore[attr-defined]
-            retract(module)
+            retract(module, Followed)
     return whole
 
 
-class Extension:
-    """A mixin laid over the class of one module, which stays all that it was: keys, weights, hooks, type.
-
-    The class that comes of it is made when it is needed; copies and pickles name its two parts instead.
-    """
-
-    _mixin: ClassVar[type["Extension"]]
-    _extended: ClassVar[type[nn.Module]]
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        mixins, base = [], type(self)
-        while issubclass(base, Extension):
-            mixins.append(base._mixin)
-            base = base._extended  # type: ignore[assignment]
-        return _blank, (base, *reversed(mixins)), self.__dict__
-
-
-def extend(module: nn.Module, mixin: type[Extension]) -> None:
-    """Lay ``mixin`` over the class of ``module``, in place."""
-    module.__class__ = _extended_class(mixin, type(module))  # type: ignore[arg-type]
-
-
-def retract(module: Extension) -> None:
-    """Take the last mixin off an extended module, in place."""
-    module.__class__ = module._extended  # type: ignore[assignment]
-
-
-def own_class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module without what is laid over it."""
-    kind: Any = type(module)
-    while issubclass(kind, Extension):
-        kind = kind._extended
-    return kind
-
-
-@functools.cache
-def _extended_class(mixin: Any, base: Any) -> type:
-    names = {"__doc__": base.__doc__, "__module__": mixin.__module__, "_mixin": mixin, "_extended": base}
-    return type(f"{mixin.__name__}{base.__name__}", (mixin, base), names)
-
-
-def _blank(base: Any, *mixins: Any) -> nn.Module:
-    for mixin in mixins:
-        base = _extended_class(mixin, base)
-    return base.__new__(base)
-
-
 class Followed(Extension):
-    """Lets a module's answer pass through the units in its child ``after``."""
+    """Passes a module's output through the units in its child ``after``."""
 
     after: nn.Sequential
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return on_clips(self.after, super().forward(*args, **kwargs))  # type: ignore[misc]
-
-
-def follow(host: nn.Module, unit: nn.Module) -> None:
-    """Put ``unit`` behind ``host`` and what already follows it, in place."""
-    if not isinstance(host, Followed):
-        host.add_module("after", nn.Sequential())
-        extend(host, Followed)
-    host.after.append(unit)  # type: ignore[union-attr, operator]
+        """Returns the output of the last unit."""
+        return self.after(super().forward(*args, **kwargs))
 
 
 class Replacement(nn.Module):
-    """A unit on clips that stands where another module stood; that one is kept aside, out of the state dict."""
+    """A unit on clips in the place of another module, which is kept aside, out of the state dict."""
 
     def __init__(self, unit: nn.Module, original: nn.Module) -> None:
         super().__init__()
         self.unit = unit
         self._aside = (original,)
         self.train(original.training)
+        extend(self, OnFrames, _running=RunningClips())
 
     @property
     def original(self) -> nn.Module:
         return self._aside[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        return on_clips(self.unit, x)
+        return self.unit(x)
+
+
+def _follow(host: nn.Module, unit: nn.Module) -> None:
+    """Appends ``unit`` to the units after ``host``, in place."""
+    if not isinstance(host, Followed):
+        extend(host, Followed, after=nn.Sequential())
+        extend(host.get_submodule("after"), OnFrames, _running=RunningClips())
+    cast(Followed, host).after.append(unit)
 
 
 def resolve(network: nn.Module, path: str, *, instead: bool = False) -> tuple[str, nn.Module]:

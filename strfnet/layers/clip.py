@@ -9,23 +9,10 @@ A layer that looks across frames needs to know how many belong to one clip; the 
 through `run_on_frames`, per thread and only while it runs.
 """
 
-import threading
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 AXES = "(b, c, t, h, w)"
-
-
-class _Running(threading.local):
-    """Frames per clip in the inflated network that is running in this thread; None outside of one."""
-
-    def __init__(self) -> None:
-        self.frames: int | None = None
-
-
-_running = _Running()
 
 
 def check_clip(x: Tensor, channels: int | None = None, *, weight: Tensor | None = None, name: str = "x") -> None:
@@ -62,38 +49,6 @@ def flatten_time(clip: Tensor) -> Tensor:
 def unflatten_time(frames: Tensor, t: int) -> Tensor:
     """The clips of ``t`` frames each that were folded into the batch of ``frames``; always a view."""
     return frames.unflatten(0, (-1, t)).transpose(1, 2)
-
-
-def run_on_frames(function: Callable[[Tensor], Tensor], clip: Tensor) -> tuple[Tensor, int]:
-    """``function`` of the folded frames of ``clip``, and how many frames a clip has in its answer.
-
-    While it runs, `on_clips` knows the clips. The count differs from the clip's own t if a layer on the
-    way merged frames.
-    """
-    outer = _running.frames
-    _running.frames = clip.shape[2]
-    try:
-        answer = function(flatten_time(clip))
-        return answer, _running.frames
-    finally:
-        _running.frames = outer
-
-
-def on_clips(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function``, which takes and gives clips, applied to a clip or to the frames of a running network.
-
-    Raises: ValueError if ``x`` holds folded frames and no inflated network is running in this thread.
-    """
-    if not isinstance(x, Tensor) or x.ndim != 4:
-        return function(x)
-    if _running.frames is None:
-        raise ValueError(
-            f"x must be a clip {AXES}, got 4 axes: {tuple(x.shape)}; folded frames are understood only while "
-            "the inflated network they belong to runs (call the network itself, or give this layer a clip)"
-        )
-    clip = function(unflatten_time(x, _running.frames))
-    _running.frames = clip.shape[2]
-    return flatten_time(clip)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -48,7 +48,7 @@ class FAM(nn.Module):
 
     def mask(self, x: Tensor) -> Tensor:
         """The mask of a clip, (b, 1, t, h, w), in (0, 1)."""
-        check_clip(x, self.channels, weight=next(self.parameters()))
+        check_clip(x, self.channels, weight=next(self.parameters(), None))  # replicas of DataParallel have none
         t, h, w = x.shape[2:]
         magnitude = x.abs()
         if self.over_both is not None:

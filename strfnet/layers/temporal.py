@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.layers.clip import check_clip, flatten_time, on_clips, unflatten_time
+from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 
 
 def inflate_weight(weight: Tensor, frames: int, *, how: str = "center") -> Tensor:
@@ -59,11 +59,8 @@ class TemporalConv(nn.Conv2d):
         vars(self).update(vars(copy.deepcopy(conv)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return on_clips(self._checked, x)
-
-    def _checked(self, clip: Tensor) -> Tensor:
-        check_clip(clip, self.in_channels, weight=self.weight)
-        return self.convolve(clip)
+        check_clip(x, self.in_channels, weight=self.weight)
+        return self.convolve(x)
 
     def convolve(self, clip: Tensor) -> Tensor:
         """The answer for a clip that has been checked."""

@@ -146,55 +146,6 @@ def save_official(network: ReIDNetwork, path: str | Path, *, family: str | None 
     write_whole(Path(path), buffer.getvalue())
 
 
-def convert(source: Path, target: Path, *, name: str | None = None) -> str:
-    """Read weights of one kind and write another: ours from a run or a published file, a published one from ours.
-
-    Args:
-        source: a file that `load` or `load_official` reads, or the folder of a training run, whose newest
-            checkpoint is taken. Its classifier knows nobody elsewhere and is left out; the facts are its recipe.
-        target: ends in ".safetensors" if, and only if, it is to be ours.
-        name: of the network, as `load_official` takes it.
-
-    Returns: lines that tell what was recognised and where it lies.
-    Raises: ValueError as those, for a folder without a run, or if ``target`` has the wrong ending.
-    """
-    run = source.is_dir()
-    ours = not run and read_file(source).description is not None
-    if ours and target.suffix == ".safetensors":
-        raise ValueError(f"{source} is one of ours already, so {target} would be too; wanted an ending such as .pth")
-    if not ours and target.suffix != ".safetensors":
-        raise ValueError(f"{target} is to be a file of ours, wanted the ending .safetensors")
-    facts: dict[str, Any] = {}
-    if run:
-        network, facts = _trained(source)
-    else:
-        network = load(source) if ours else load_official(source, name)
-    if name not in (None, network.name):
-        raise ValueError(f"{source} holds {network.name}, and name is {name!r}")
-    if ours:
-        save_official(network, target)
-    else:
-        save(network, target, **facts)
-    family = (network.origin or {}).get("family", family_of(network))
-    classes = _classes(network)
-    count = sum(parameter.numel() for parameter in network.parameters())
-    told = f"{network.name} ({family}), {classes or 'no'} classes, {count / 1e6:.2f} M parameters"
-    return f"recognised {told}\nwritten to {target}, {target.stat().st_size / 1e6:.1f} MB"
-
-
-def _trained(run: Path) -> tuple[ReIDNetwork, dict[str, Any]]:
-    """The network of a run without its classifier, and the recipe by which it was trained, wherever that was."""
-    from strfnet.training.run_directory import read_run
-
-    recipe, weights = read_run(run)
-    network = _empty(recipe.model, None)
-    own = {key: value for key, value in weights.items() if not key.startswith("head.classifier.")}
-    if wrong := misfits(own, network.state_dict()):
-        raise ValueError(f"{run} does not fit {recipe.model} of strfnet {__version__}: {listed(wrong)}")
-    left_out = ("model", "data", "start_from", "workers", "device")  # said already, or of one place only
-    return _filled(network, own), {key: value for key, value in recipe.to_json().items() if key not in left_out}
-
-
 def _empty(name: str, classes: int | None) -> ReIDNetwork:
     """A network without memory for its weights, and without a random number drawn."""
     with torch.device("meta"):

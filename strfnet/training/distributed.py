@@ -17,6 +17,11 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_rank() -> int:
+    """The rank of this process; 0 if there is one process."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
 def gather_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """The rows (n, ...) of all processes in the order of their ranks, with gradient.
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from strfnet.visualization.curves import draw_cmc, draw_training
     from strfnet.visualization.figures import draw_attention, draw_masks, draw_ranked_lists
     from strfnet.visualization.page import png
-    from strfnet.visualization.ranked_lists import Found, ranked_list
-    from strfnet.visualization.report import Picture, Section, report_page
+    from strfnet.visualization.ranked_lists import RankedItem, ranked_list
+    from strfnet.visualization.report import ReportFigure, Section, report_page
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

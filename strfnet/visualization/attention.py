@@ -1,4 +1,4 @@
-"""What a network attends to: masks and attention captured from a forward pass, and laid over the frames."""
+"""Masks and attention captured from a forward pass, and overlays on the frames."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,17 +22,17 @@ GREY = (0.299, 0.587, 0.114)  # red, green and blue in the luma of ITU-R BT.601
 
 
 def masks_of(network: nn.Module, clip: Tensor) -> dict[str, dict[str, Tensor]]:
-    """The masks of every STRF unit of a network while it sees a clip.
+    """Returns the masks of every STRF unit of a network for a clip.
 
-    The network runs once, in evaluation mode; hooks and modes are afterwards as they were.
+    The network runs once, in evaluation mode; its hooks and modes are restored.
 
     Args:
-        network: on clips; an inflated one, or any in which STRF units are called with clips.
-        clip: (b, 3, t, h, w), as the network wants it.
+        network: a network on clips with STRF units.
+        clip: (b, 3, t, h, w), as the network expects it.
 
-    Returns: by the path of the unit, in the order in which units are called, and by the name of the factor, its
-    mask (b, 1, t, h, w) at the resolution of that place, in (0, 1).
-    Raises: ValueError if the network calls no STRF unit, or for one that was built without masks.
+    Returns: masks (b, 1, t, h, w) in (0, 1) at the resolution of the unit, by the module path of the unit (in the
+    order of calls) and the name of the factor.
+    Raises: ValueError if the network calls no STRF unit, or if a unit has no masks.
     """
     found = _captured(network, clip, {STRF: STRF.masks})
     if not found:
@@ -43,19 +43,19 @@ def masks_of(network: nn.Module, clip: Tensor) -> dict[str, dict[str, Tensor]]:
 
 
 def attention_of(network: nn.Module, clip: Tensor, place: Place) -> dict[str, Tensor]:
-    """Where one pixel of a clip looks, at every non-local block and AP3D registration of a network.
+    """Returns the attention of one pixel of a clip in every non-local block and AP3D registration of a network.
 
-    Only the row of the attention matrix that belongs to the pixel is formed, so memory does not grow as the matrix
-    would. The network runs once, in evaluation mode; hooks and modes are afterwards as they were.
+    Only one row of the attention matrix is computed, so memory is linear in the number of tokens. The network runs
+    once, in evaluation mode; its hooks and modes are restored.
 
     Args:
-        network: on clips.
-        clip: (b, 3, t, h, w), as the network wants it.
-        place: frame, row and column of a pixel of ``clip``; at a block it is the token that covers the pixel.
+        network: a network on clips.
+        clip: (b, 3, t, h, w), as the network expects it.
+        place: frame, row and column of a pixel of ``clip``; a block uses the token that covers the pixel.
 
-    Returns: by the path of the block the weights (b, t, rows, columns) of its keys: pixels of its maps, those that
-    are left after sub-sampling, or stripes (one column). A frame that the pixel cannot look at is NaN: one of
-    another window, and with AP3D all but the two neighbours.
+    Returns: weights (b, t, rows, columns) of the keys, by the module path of the block. Keys are the pixels of its
+    maps, after sub-sampling if there is any, or stripes (one column). A frame outside the window of the pixel is
+    NaN; with AP3D, that is every frame but the two neighbours.
     Raises: ValueError for a place outside the clip, or if the network calls no such block.
     """
     check_clip(clip, name="clip")
@@ -75,17 +75,17 @@ def attention_of(network: nn.Module, clip: Tensor, place: Place) -> dict[str, Te
     )
     if not found:
         wanted = "wanted one with non-local blocks or AP3D, such as ste_nvan_resnet50"
-        raise ValueError(f"{type(network).__name__} calls no block that attends, {wanted}")
+        raise ValueError(f"{type(network).__name__} calls no attention block, {wanted}")
     return found
 
 
 def non_local_row(block: NonLocalBlock, x: Tensor, place: Place) -> Tensor:
-    """Where one pixel of the maps ``x`` looks: the row of ``block.attention(x)``, without the rest of the matrix.
+    """Returns the row of ``block.attention(x)`` for one pixel, without the rest of the matrix.
 
     Args:
-        block: whose attention it is.
-        x: (b, c, t, h, w), what the block is called with.
-        place: frame, row and column of the maps; with stripes, the stripe that holds the row asks.
+        block: the block.
+        x: (b, c, t, h, w), the input of the block.
+        place: frame, row and column of the maps; with stripes, the stripe that contains the row.
 
     Returns: (b, t, rows, columns), NaN in the frames of other windows.
     """
@@ -102,33 +102,33 @@ def non_local_row(block: NonLocalBlock, x: Tensor, place: Place) -> Tensor:
     else:
         weights = affinity.flatten(1).softmax(dim=1).view_as(affinity)
     rows = max(h // 2, 1) if block.subsample else h
-    answer = weights.new_full((len(x), t, key.shape[2]), float("nan"))
-    answer[:, start : start + window] = weights
-    return answer.unflatten(2, (rows, -1) if block.stripes is None else (block.stripes, 1))
+    row_of_pixel = weights.new_full((len(x), t, key.shape[2]), float("nan"))
+    row_of_pixel[:, start : start + window] = weights
+    return row_of_pixel.unflatten(2, (rows, -1) if block.stripes is None else (block.stripes, 1))
 
 
 def registered_row(module: AppearancePreserving, x: Tensor, place: Place) -> Tensor:
-    """Where one pixel of the maps ``x`` finds itself in the previous and the next frame: rows of AP3D's attention.
+    """Returns the rows of AP3D's attention for one pixel of the maps ``x``.
 
-    Returns: (b, t, h, w), each of the two frames summing to 1, NaN in all others.
+    Returns: (b, t, h, w): weights in the previous and the next frame, each summing to 1, and NaN in all others.
     """
     t, h, w = x.shape[2:]
     frame, row, column = place
     mapped = module.semantic(x.movedim(1, -1))
     mapped = F.normalize(mapped, dim=-1, eps=max(1e-12, torch.finfo(mapped.dtype).tiny))  # b t h w d
-    answer = mapped.new_full(mapped.shape[:4], float("nan"))
+    row_of_pixel = mapped.new_full(mapped.shape[:4], float("nan"))
     for neighbour in (frame - 1, frame + 1):
         if 0 <= neighbour < t:
             cosines = torch.einsum("bd,bhwd->bhw", mapped[:, frame, row, column], mapped[:, neighbour])
-            answer[:, neighbour] = (module.temperature * cosines).flatten(1).softmax(dim=1).view(-1, h, w)
-    return answer
+            row_of_pixel[:, neighbour] = (module.temperature * cosines).flatten(1).softmax(dim=1).view(-1, h, w)
+    return row_of_pixel
 
 
 def at_frames(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Maps (t', h', w') at the size (t, h, w) of the frames: bilinear over places, each frame's own in time.
+    """Resizes maps (t', h', w') to the size (t, h, w) of the frames, bilinearly in space.
 
-    A map of fewer frames, behind merged ones, is repeated for the frames that were merged; a single column (of
-    stripes) for all columns. NaN stays in its frame.
+    In time, a map of merged frames is repeated. A single column (of stripes) is repeated for all columns. NaN stays
+    in its frame.
     """
     t, h, w = size
     chosen = maps[torch.arange(t, device=maps.device) * len(maps) // t]
@@ -139,15 +139,15 @@ def at_frames(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def lay_over(frames: Images, shares: Images, colours: Callable[[Images], Images], *, opacity: float = 0.6) -> Images:
-    """Maps as colours over the grey of their frames, so that all colour is the map's.
+    """Blends maps as colours over their frames in grey.
 
     Args:
-        frames: RGB (t, h, w, 3) in 0 .. 1.
-        shares: (t, h, w) in 0 .. 1; where it is NaN the grey frame is shown, dimmed by half.
-        colours: from shares to RGB or RGBA (t, h, w, 3 or 4), such as one of matplotlib's colour maps.
-        opacity: of the colours.
+        frames: RGB (t, h, w, 3) from 0 to 1.
+        shares: maps (t, h, w) from 0 to 1; NaN shows the grey frame at half brightness.
+        colours: a function from ``shares`` to RGB or RGBA (t, h, w, 3 or 4), such as a colour map of matplotlib.
+        opacity: opacity of the colours.
 
-    Returns: RGB (t, h, w, 3) in 0 .. 1. Raises: ValueError if the shapes do not fit.
+    Returns: RGB (t, h, w, 3) from 0 to 1. Raises: ValueError if the shapes do not fit.
     """
     if frames.shape != (*shares.shape, 3):
         raise ValueError(f"frames are {frames.shape} and shares {shares.shape}, wanted (t, h, w, 3) and (t, h, w)")
@@ -158,7 +158,7 @@ def lay_over(frames: Images, shares: Images, colours: Callable[[Images], Images]
 
 
 def _captured(network: nn.Module, clip: Tensor, readers: dict[type, Callable[[Any, Tensor], Any]]) -> dict[str, Any]:
-    """What ``readers`` make of the clip that each module of their type is called with, by path."""
+    """The results of the readers, each applied to the modules of its type and their inputs, by module path."""
     found: dict[str, Any] = {}
 
     def reading(path: str, read: Callable[[Any, Tensor], Any]) -> Callable[..., None]:

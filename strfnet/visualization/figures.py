@@ -1,4 +1,4 @@
-"""Pictures of clips: maps laid over their frames, and ranked lists with right and wrong matches marked."""
+"""Figures of clips: maps over their frames, and ranked lists with right and wrong matches marked."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,71 +11,71 @@ from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, read_clip
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.visualization.attention import Images, Place, at_frames, lay_over
 from strfnet.visualization.page import Page
-from strfnet.visualization.ranked_lists import NOT_COUNTED, RIGHT, WRONG, Found
+from strfnet.visualization.ranked_lists import NOT_COUNTED, RIGHT, WRONG, RankedItem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = "viridis"  # equal steps look equal, and it reads in grey and to the colour-blind
+COLOURS = "viridis"  # perceptually uniform, also in grey and for colour-blind readers
 MARKS = {RIGHT: ("#1a9850", "✓"), WRONG: ("#d73027", "✗"), NOT_COUNTED: ("#9a9a9a", "–")}
 QUERY = "#2b5c9e"
-BORDER, THUMB = 5, (138, 74)  # pixels: of a mark, of a tracklet with its mark (h, w)
+BORDER, THUMB = 5, (138, 74)  # pixels: border of a tracklet, size with its border (h, w)
 _RING = "#d4006a"
-_HEAD, _STEP, _BETWEEN = 70, (186, 86), 10  # pixels: above, from one tracklet to the next (y, x), between rows
-_WIDTH = 72  # pixels that a frame of a row takes at most
+_HEAD, _STEP, _BETWEEN = 70, (186, 86), 10  # pixels: title, step between tracklets (y, x), between rows
+_WIDTH = 72  # largest width of a frame in pixels
 
 
 def draw_masks(clip: Tensor, masks: Mapping[str, Mapping[str, Tensor]], *, title: str = "") -> "Figure":
-    """The poster's figure: every mask of every STRF unit over the frames; frames are columns, masks are rows.
+    """Draws every mask of every STRF unit over the frames: frames are columns, masks are rows.
 
-    Each row has a scale of its own, from the least to the greatest value of its mask, told by its colour bar.
+    The colour bar of a row spans the smallest to the largest value of its mask.
 
     Args:
-        clip: (3, t, h, w), normalised as `strfnet.data.frames.read_clip` does.
-        masks: what `strfnet.visualization.attention.masks_of` gives; the first clip of the batch is drawn.
-        title: above all.
+        clip: (3, t, h, w), normalized as by `strfnet.data.read_clip`.
+        masks: output of `masks_of`; the first clip of the batch is drawn.
+        title: title of the figure.
 
-    Raises: ImportError with the line that installs matplotlib if it is missing.
-    Source: the arrangement is that of the poster of Aich et al., STRF, ICCV 2021.
+    Raises: ImportError if matplotlib is missing.
+    Source: the layout is that of the poster of Aich et al., STRF, ICCV 2021.
     """
     rows = {f"{path}\n{unit}": mask[0, 0] for path, units in masks.items() for unit, mask in units.items()}
     return _draw_rows(clip, rows, title, None)
 
 
 def draw_attention(clip: Tensor, attention: Mapping[str, Tensor], place: Place, *, title: str = "") -> "Figure":
-    """Where one pixel looks across the frames, one row for each block; a ring is drawn around the pixel.
+    """Draws the attention of one pixel over the frames, a row for each block; a ring marks the pixel.
 
-    Scales go from 0 to the greatest weight of the row. Frames in which a block cannot look are grey and dark.
+    The colour bar of a row spans 0 to its largest weight. Frames outside the window of a block are dark grey.
 
     Args:
-        clip: (3, t, h, w), normalised.
-        attention: what `attention_of` gives for ``place``; the first of the batch is drawn.
+        clip: (3, t, h, w), normalized.
+        attention: output of `attention_of` for ``place``; the first clip of the batch is drawn.
         place: frame, row and column of the pixel.
-        title: above all.
+        title: title of the figure.
 
-    Raises: ImportError with the line that installs matplotlib if it is missing.
+    Raises: ImportError if matplotlib is missing.
     """
     return _draw_rows(clip, {path: weights[0] for path, weights in attention.items()}, title, place)
 
 
 def draw_ranked_lists(
     data_set: DataSet,
-    lists: Mapping[int, Sequence[Found]],
+    lists: Mapping[int, Sequence[RankedItem]],
     *,
     notes: Mapping[int, str] | None = None,
     title: str = "",
 ) -> "Figure":
-    """Queries on the left, what they found beside them: the middle frame of each tracklet, and its distance.
+    """Draws queries and their ranked lists: the middle frame of each tracklet, with its distance.
 
-    A green frame is right, a red one wrong; grey is what does not count: junk, and the query's own camera.
+    Right items have a green border, wrong items a red one, and items that are not counted a grey one.
 
     Args:
-        data_set: whose test the rows are of.
-        lists: for each query, a row of the test, what `strfnet.visualization.ranked_lists.ranked_list` gives.
+        data_set: the data set.
+        lists: the output of `ranked_list` by query, a row of ``data_set.test``.
         notes: a line about a query, such as its AP.
-        title: above all.
+        title: title of the figure.
 
-    Raises: ValueError if there are no lists, or a frame cannot be read; ImportError without matplotlib.
+    Raises: ValueError if there are no lists, or a frame cannot be read; ImportError if matplotlib is missing.
     """
     if not lists:
         raise ValueError("got no ranked lists to draw, wanted at least 1")
@@ -85,25 +85,25 @@ def draw_ranked_lists(
     for place, (mark, (colour, sign)) in enumerate(MARKS.items()):
         page.write(70 + 80 * place, 50, f"{sign} {mark}", color=colour, fontsize=10)
     for row, (query, found) in enumerate(lists.items()):
-        asked = data_set.test[query]
-        note = (notes or {}).get(query, "")
-        _put(page, row, 0, asked, QUERY, f"{_who(asked)}\n{note}")
+        tracklet, note = data_set.test[query], (notes or {}).get(query, "")
+        _draw_tracklet(page, row, 0, tracklet, QUERY, f"{_labels(tracklet)}\n{note}")
         for column, item in enumerate(found, start=1):
             colour, sign = MARKS[item.mark]
-            seen = data_set.test[item.row]
-            _put(page, row, column, seen, colour, f"{sign} {item.distance:.3f}\n{_who(seen)}")
+            tracklet = data_set.test[item.row]
+            text = f"{sign} {item.distance:.3f}\n{_labels(tracklet)}"
+            _draw_tracklet(page, row, column, tracklet, colour, text)
     return page.figure
 
 
 def images_of(clip: Tensor) -> Images:
-    """The frames of a normalised clip (3, t, h, w) as images (t, h, w, 3) in 0 .. 1."""
+    """Returns the frames of a normalized clip (3, t, h, w) as images (t, h, w, 3) from 0 to 1."""
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     images: Images = (clip.float().cpu() * std + mean).clamp(0, 1).permute(1, 2, 3, 0).numpy()
     return images
 
 
 def _draw_rows(clip: Tensor, rows: Mapping[str, Tensor], title: str, place: Place | None) -> "Figure":
-    """The frames, then a row for each map (t', h', w'); with a place, rings around it and scales from 0."""
+    """Draws the frames, then a row for each map (t', h', w'); with a place, its ring and colour bars from 0."""
     frames = images_of(clip)
     t, h, w = frames.shape[:3]
     scale = max(_WIDTH // w, 1) if w <= _WIDTH else _WIDTH / w
@@ -128,7 +128,7 @@ def _draw_rows(clip: Tensor, rows: Mapping[str, Tensor], title: str, place: Plac
 
 
 def _titled(title: str, width: int, height: int) -> Page:
-    """A page with a title of one line, or of two, of which the second is less important; wide enough for both."""
+    """A page with a title of one line or two, and wide enough for it."""
     page = Page(max(width, 20 + 10 * max(map(len, title.split("\n")))), height)
     first, _, second = title.partition("\n")
     page.write(10, 24, first, fontsize=11, weight="bold")
@@ -148,21 +148,21 @@ def _draw_scale(page: Page, x: int, y: int, height: int, values: tuple[float, fl
 def _rows(
     frames: Images, rows: Mapping[str, Tensor], place: Place | None
 ) -> Iterator[tuple[str, Images, tuple[float, float] | None]]:
-    """Label, pictures and scale of each row, from the frames themselves on."""
+    """Yields label, images and range of each row; the frames are the first row."""
     from matplotlib import colormaps
 
     yield "frames", frames, None
     for label, maps in rows.items():
         maps = maps.float().cpu()
-        told = maps[~maps.isnan()]
-        low, high = (0.0 if place is not None else float(told.min())), float(told.max())
+        known = maps[~maps.isnan()]
+        low, high = (0.0 if place is not None else float(known.min())), float(known.max())
         spread = high - low if high > low else 1.0
         shares = (at_frames(maps, frames.shape[:3]).numpy() - low) / spread
         yield label, lay_over(frames, shares, colormaps[COLOURS]), (low, low + spread)
 
 
 def _strip(images: Images, gap: int) -> Images:
-    """Frames side by side, (h, t w + gaps, 3), white between them."""
+    """Frames side by side, (h, t w + gaps, 3), with white gaps."""
     t, h, w = images.shape[:3]
     strip = np.ones((h, t * (w + gap) - gap, 3))
     for frame, image in enumerate(images):
@@ -170,8 +170,8 @@ def _strip(images: Images, gap: int) -> Images:
     return strip
 
 
-def _put(page: Page, row: int, column: int, tracklet: Tracklet, colour: str, told: str) -> None:
-    """A tracklet's middle frame within its border, and the words under it."""
+def _draw_tracklet(page: Page, row: int, column: int, tracklet: Tracklet, colour: str, text: str) -> None:
+    """Draws the middle frame of a tracklet within its border, and text below."""
     from matplotlib.colors import to_rgb
 
     y, x = _HEAD + row * _STEP[0], 6 + column * _STEP[1]
@@ -180,10 +180,10 @@ def _put(page: Page, row: int, column: int, tracklet: Tracklet, colour: str, tol
     clip = read_clip(tracklet.frames, [len(tracklet.frames) // 2], (h - 2 * BORDER, w - 2 * BORDER))
     image[BORDER:-BORDER, BORDER:-BORDER] = images_of(clip)[0]
     page.show(image, x, y, w, h)
-    page.write(x, y + h + 4, told, fontsize=6.5, va="top", color="#222222", linespacing=1.1)
+    page.write(x, y + h + 4, text, fontsize=6.5, va="top", color="#222222", linespacing=1.1)
 
 
-def _who(tracklet: Tracklet) -> str:
-    """Identity and camera, a line each, short enough to stand under a picture."""
+def _labels(tracklet: Tracklet) -> str:
+    """Identity and camera, a line each, shortened to the width of an image."""
     names = [f"identity {tracklet.identity}", "" if tracklet.camera is None else f"camera {tracklet.camera}"]
     return "\n".join(name if len(name) < 18 else f"{name[:16]}…" for name in names)

@@ -1,4 +1,4 @@
-"""A page on which pictures and words are put at pixels, and its PNG file."""
+"""A figure whose images and text are placed in pixels, and its PNG file."""
 
 import io
 from typing import TYPE_CHECKING, Any
@@ -9,17 +9,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 90  # a letter of 8 points is then 10 pixels high
+DPI = 90  # 8 points are 10 pixels
 
 
 class Page:
-    """A white page, measured in pixels from its upper left corner.
+    """A white figure with coordinates in pixels from its upper left corner.
 
     Args:
-        width: of the page.
-        height: of the page.
+        width: width in pixels.
+        height: height in pixels.
 
-    Attributes: ``figure``, matplotlib's. Raises: ImportError with the line that installs matplotlib.
+    Attributes: ``figure``, a matplotlib figure. Raises: ImportError if matplotlib is missing.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -27,33 +27,33 @@ class Page:
         self.width, self.height = width, height
 
     def axes(self, x: int, y: int, width: int, height: int) -> "Axes":
-        """A place for a picture or a colour bar."""
+        """Adds axes for an image or a colour bar."""
         down = self.height - y - height
         return self.figure.add_axes((x / self.width, down / self.height, width / self.width, height / self.height))
 
     def show(self, image: Images, x: int, y: int, width: int, height: int) -> "Axes":
-        """An image (h, w, 3) there, in 64 steps of each colour: no eye sees them, and noise takes half the bytes."""
+        """Draws an image (h, w, 3) in 64 levels of each colour, which halves the size of noisy images."""
         axes = self.axes(x, y, width, height)
         axes.imshow((63 * image).round() / 63, interpolation="auto", aspect="auto")
         axes.set_axis_off()
         return axes
 
     def write(self, x: float, y: float, text: str, **how: Any) -> None:
-        """Words there; a name may hold a dollar sign, which starts no formula."""
+        """Draws text; a dollar sign does not start a formula."""
         self.figure.text(x / self.width, 1 - y / self.height, text, parse_math=False, **how)
 
 
 def blank(width: float, height: float) -> "Figure":
-    """A white figure, in inches. Raises: ImportError with the line that installs matplotlib if it is missing."""
+    """Returns a white figure; sizes are in inches. Raises: ImportError if matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "strfnet[viz]"') from error
+        raise ImportError('figures need matplotlib: pip install "strfnet[viz]"') from error
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG file; equal figures give equal bytes with one release of matplotlib."""
+    """Returns the figure as a PNG file; equal figures give equal bytes with one release of matplotlib."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, pil_kwargs={"optimize": True})
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What a query found: the gallery in the order of its distances, each item right, wrong or not counted."""
+"""The ranked list of a query: gallery items by distance, each right, wrong or not counted."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ RIGHT, WRONG, NOT_COUNTED = "right", "wrong", "not counted"
 
 
 @dataclass(frozen=True)
-class Found:
+class RankedItem:
     """An item of a ranked list.
 
     Attributes:
-        row: of the data set's test.
-        distance: to the query; Euclidean ones as lengths, not squares.
-        mark: "right", "wrong", or "not counted": junk, and what the query's own camera saw of its identity.
+        row: row of ``data_set.test``.
+        distance: distance to the query.
+        mark: "right", "wrong", or "not counted" for junk and for items of the query's identity and camera.
     """
 
     row: int
@@ -28,18 +28,20 @@ class Found:
     mark: str
 
 
-def ranked_list(embeddings: Tensor, data_set: DataSet, protocol: Protocol, query: int, *, count: int) -> list[Found]:
-    """The first items that a query finds, as ``strfnet.evaluation.evaluation.evaluate`` ranks them.
+def ranked_list(
+    embeddings: Tensor, data_set: DataSet, protocol: Protocol, query: int, *, count: int
+) -> list[RankedItem]:
+    """Returns the first items of the ranked list of a query, in the order of `strfnet.evaluation.evaluate`.
 
-    Distances are the rounded ones of `StreamedDistances`, and of items at one distance the wrong ones come first.
-    What is not counted stays in the list, in its place, but for the query itself.
+    Distances are rounded as in `StreamedDistances`; of items at one distance, wrong items come first. Items that are
+    not counted stay in the list; the query itself does not.
 
     Args:
         embeddings: (n, d), one for each tracklet of ``data_set.test``.
-        data_set: whose query it is.
-        protocol: which rows are searched, and by which distance.
-        query: row of ``data_set.test``.
-        count: how many items, if there are as many.
+        data_set: the data set.
+        protocol: the protocol, which defines gallery and distance.
+        query: row of the query in ``data_set.test``.
+        count: largest number of items.
 
     Raises: ValueError if ``query`` is no query of the data set, or ``count`` is below 1.
     """
@@ -54,13 +56,13 @@ def ranked_list(embeddings: Tensor, data_set: DataSet, protocol: Protocol, query
         distances = np.sqrt(distances)
     marks = [_mark(data_set, query, int(row)) for row in gallery]
     order = np.lexsort((np.array([mark == RIGHT for mark in marks]), distances))[:count]
-    return [Found(int(gallery[at]), float(distances[at]), marks[at]) for at in order]
+    return [RankedItem(int(gallery[at]), float(distances[at]), marks[at]) for at in order]
 
 
 def _mark(data_set: DataSet, query: int, row: int) -> str:
-    asked, item = data_set.test[query], data_set.test[row]
+    searched, item = data_set.test[query], data_set.test[row]
     if item.identity == JUNK:
         return NOT_COUNTED
-    if item.identity != asked.identity:
+    if item.identity != searched.identity:
         return WRONG
-    return NOT_COUNTED if item.camera is not None and item.camera == asked.camera else RIGHT
+    return NOT_COUNTED if item.camera is not None and item.camera == searched.camera else RIGHT

@@ -1,11 +1,11 @@
-"""A page that tells of an evaluation: one HTML file with everything in it, which asks for nothing from outside."""
+"""An HTML report of an evaluation: one self-contained file."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from strfnet.evaluation.evaluation import COLUMNS, Evaluation, cells_of, said_of
+from strfnet.evaluation.evaluation import COLUMNS, TEXT_COLUMNS, Evaluation, cells_of, notes_of
 
 _STYLE = """
 :root { color-scheme: light dark;
@@ -33,13 +33,12 @@ figure { margin: 1.25rem 0; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; } }
 """
-_ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser is told to ask for nothing
-_WORDS = ("protocol", "data", "distance", "frames")  # columns of text, which stand to the left
+_ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no requests to other hosts
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A PNG file, and what it shows: its caption, which is also read out in its place."""
+class ReportFigure:
+    """A PNG file and its caption, which is also its alternative text."""
 
     png: bytes
     caption: str
@@ -47,11 +46,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph, and pictures."""
+    """A heading, a paragraph, and figures."""
 
     title: str
     text: str
-    pictures: tuple[Picture, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
 
 
 def report_page(
@@ -62,28 +61,28 @@ def report_page(
     evaluations: Sequence[Evaluation],
     sections: Sequence[Section],
 ) -> str:
-    """The page as HTML: notes, what was evaluated, the figures of all protocols, then the sections.
+    """Returns the report as HTML: notes, what was evaluated, the metrics of all protocols, then the sections.
 
-    Pictures lie in the page itself; there is no script and no address that a browser would ask. It follows the
-    reader's choice of light or dark. Whatever text comes in is shown as it is: none of it is read as HTML.
+    Figures are embedded in the page; it has no scripts and no links. It follows the light or dark scheme of the
+    browser. All text is escaped.
 
     Args:
-        title: of the page.
-        notes: what a reader must know before the figures.
-        facts: what was evaluated, by what it is called: network, data, clips, versions.
-        evaluations: for the table, the numbers of `table`; with several splits their means.
-        sections: in the order in which they stand.
+        title: title of the page.
+        notes: remarks above the metrics.
+        facts: what was evaluated, by name: network, data, clips, versions.
+        evaluations: rows of the table, as in `strfnet.evaluation.table`.
+        sections: the sections, in order.
     """
     body = [f"<h1>{escape(title)}</h1>"]
     body += [f'<p class="note">{escape(note)}</p>' for note in notes]
     body += ["<h2>What was evaluated</h2>", "<dl>"]
-    body += [f"<dt>{escape(name)}</dt><dd>{escape(told)}</dd>" for name, told in facts.items()]
-    body += ["</dl>", "<h2>Figures</h2>", *_table(evaluations)]
+    body += [f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()]
+    body += ["</dl>", "<h2>Metrics</h2>", *_table(evaluations)]
     for section in sections:
         body += [
             f"<h2>{escape(section.title)}</h2>",
             f"<p>{escape(section.text)}</p>",
-            *map(_figure, section.pictures),
+            *map(_figure, section.figures),
         ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
     head += f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">\n'
@@ -93,23 +92,20 @@ def report_page(
 
 
 def _table(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The table in a box that scrolls by itself, and the rules of each protocol."""
+    """The table in a scrolling box, and the rules of each protocol."""
 
     def cells(kind: str, row: Sequence[str]) -> str:
-        numbers = ["" if column in _WORDS else ' class="number"' for column in COLUMNS]
+        numbers = ["" if column in TEXT_COLUMNS else ' class="number"' for column in COLUMNS]
         return "".join(f"<{kind}{is_}>{escape(cell)}</{kind}>" for cell, is_ in zip(row, numbers, strict=True))
 
     rows = [f"<tr>{cells('td', cells_of(evaluation))}</tr>" for evaluation in evaluations]
-    told = ["In percent. The two rules of AP give other figures for one ranking, and have a column each."]
-    if any(not evaluation.as_published for evaluation in evaluations):
-        told.append("* not the frames of the protocol, which wants the ones in its line below")
-    told += dict.fromkeys(said_of(evaluation.protocol) for evaluation in evaluations)
+    percent = "In percent. The two rules of AP differ for the same ranking, so each has its column."
     head = f"<thead><tr>{cells('th', COLUMNS)}</tr></thead>"
     table = f'<div class="wide" tabindex="0"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
-    return [table, *(f'<p class="rules">{escape(line)}</p>' for line in told)]
+    return [table, *(f'<p class="rules">{escape(line)}</p>' for line in (percent, *notes_of(evaluations)))]
 
 
-def _figure(picture: Picture) -> str:
-    address = f"data:image/png;base64,{b64encode(picture.png).decode()}"
-    caption = escape(picture.caption)
+def _figure(figure: ReportFigure) -> str:
+    address = f"data:image/png;base64,{b64encode(figure.png).decode()}"
+    caption = escape(figure.caption)
     return f'<figure><img src="{address}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'

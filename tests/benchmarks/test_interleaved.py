@@ -1,20 +1,15 @@
-"""The runner: whose turn it is, how often, what a ratio is of, and the roof."""
+"""The runner of timings: order, repetitions, ratios, and the fastest that the machine computes."""
 
-import importlib
 import math
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def interleaved(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("interleaved")
+def interleaved(load):
+    return load("interleaved")
 
 
 def test_variants_take_turns(interleaved):
@@ -25,7 +20,7 @@ def test_variants_take_turns(interleaved):
     assert {name: len(each) for name, each in timings.seconds.items()} == {"a": 3, "b": 3}
 
 
-def test_a_short_call_is_repeated_and_its_time_is_that_of_one(interleaved, monkeypatch):
+def test_a_short_call_is_repeated_and_the_time_of_one_call_returned(interleaved, monkeypatch):
     clock, calls = [0.0], []
     monkeypatch.setattr(time, "process_time", lambda: clock[0])
 
@@ -39,7 +34,7 @@ def test_a_short_call_is_repeated_and_its_time_is_that_of_one(interleaved, monke
         interleaved.in_turn({"a": call}, rounds=0)
 
 
-def test_waiting_is_no_processor_time(interleaved):
+def test_waiting_takes_no_processor_time(interleaved):
     assert interleaved.cpu_seconds(lambda: time.sleep(0.2), 1) < 0.1
 
 
@@ -49,17 +44,17 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios(interleaved):
     assert timings.of("slow") == interleaved.Spread(8.0, 2.0, 9.0)
 
 
-def test_a_difference_is_in_parts_of_the_largest_expected_value(interleaved):
+def test_a_difference_is_relative_to_the_largest_expected_value(interleaved):
     assert interleaved.difference(torch.tensor([1.0, -4.0]), torch.tensor([2.0, -5.0])) == pytest.approx(0.2)
     assert interleaved.difference(torch.tensor([math.nan]), torch.ones(1)) == math.inf
     with pytest.raises(ValueError, match=r"shape \(3,\), got \(1,\)"):
         interleaved.difference(torch.ones(1), torch.ones(3))
 
 
-def test_the_roof_is_the_best_probe_by_the_operations_that_a_counter_counts(interleaved):
+def test_the_roof_is_the_rate_of_the_fastest_probe(interleaved, load):
     from torch.utils.flop_counter import FlopCounterMode
 
-    roof = importlib.import_module("roof")
+    roof = load("roof")
     probed = roof.probes(channels=16)
     for probe in probed.values():
         with FlopCounterMode(display=False) as counter:

@@ -1,27 +1,18 @@
-"""The benchmark of kills, with few of them."""
+"""The benchmark of killed runs: a few kills of each kind, and the verdict."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "resume.py"
+import pytest
 
 
-def test_a_few_kills_of_each_kind_leave_no_trace():
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, SCRIPT, "--quick"], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "all runs end as if they had never been stopped" in done.stdout and "<-" not in done.stdout
-    assert "3 of   3 checkpoints usable" in done.stdout
+@pytest.mark.slow
+def test_a_few_kills_of_each_kind_leave_no_trace(run):
+    status, shown = run("resume", "--quick")
+    assert status == 0, shown
+    assert "all runs end as if they had never been stopped" in shown and "<-" not in shown
+    assert "3 of   3 checkpoints usable" in shown
 
 
-def test_a_run_that_ends_differently_makes_it_fail(monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("resume_benchmark", SCRIPT)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    monkeypatch.setattr(sys, "argv", ["resume.py", "--quick"])
+def test_a_run_that_ends_differently_fails_the_benchmark(load, run, monkeypatch):
+    benchmark = load("resume")
     monkeypatch.setattr(benchmark, "load_what_a_run_loads", lambda *_: None)
     good = {
         "at_every_step": (2, 2, 2),
@@ -31,7 +22,8 @@ def test_a_run_that_ends_differently_makes_it_fail(monkeypatch, capsys):
     }
     for bad in (None, *good):
         for name, (kills, runs, same) in good.items():
-            answer = (kills, runs, same - (name == bad))
-            monkeypatch.setattr(benchmark.Bench, name, lambda self, answer=answer, **_: answer)
-        assert benchmark.main() == (0 if bad is None else 1)
-    assert "a run ends differently, or a save was lost" in capsys.readouterr().out
+            rows = (kills, runs, same - (name == bad))
+            monkeypatch.setattr(benchmark.Bench, name, lambda self, rows=rows, **_: rows)
+        status, shown = run("resume", "--quick")
+        assert status == (0 if bad is None else 1)
+        assert ("a run ends differently, or a save was lost" in shown) == (bad is not None)

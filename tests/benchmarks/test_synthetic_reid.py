@@ -4,7 +4,6 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -36,12 +35,8 @@ def short(load):
 def gait(short):
     """The short gait task and its frames."""
     task = short("gait")
-    return task, {name: rendered(scenes) for name, scenes in (("train", task.train), ("all", task.tests["all"][0]))}
-
-
-@cache
-def rendered(scenes):
-    return np.stack([scene.draw() for scene in scenes])
+    parts = {"train": task.train, "all": task.tests["all"][0]}
+    return task, {name: np.stack([scene.draw() for scene in scenes]) for name, scenes in parts.items()}
 
 
 def learned(modules, gait, seed, arm="strf", steps=2):

@@ -11,7 +11,6 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from strfnet import C2D, I3D, P3DA, P3DB, P3DC, inflate
-from strfnet.layers.clip import run_on_frames, unflatten_time
 from strfnet.layers.temporal import TemporalConv, inflate_weight
 
 KINDS = {"C2D": C2D, "I3D": I3D, "P3DA": P3DA, "P3DB": P3DB, "P3DC": P3DC}
@@ -200,14 +199,9 @@ def test_time_beside_space_needs_a_middle_pixel(kernel, dilation, padding, accep
 
 
 @every_kind
-def test_inside_a_running_network_it_takes_and_gives_the_frames_of_clips(kind):
-    layer = wake(kind(nn.Conv2d(2, 3, 3, padding=1).double()))
-    clip = clip_for(layer, 3)
-    frames, t = run_on_frames(layer, clip)
-    assert frames.shape == (6, 3, 5, 6) and t == 3
-    torch.testing.assert_close(unflatten_time(frames, 3), layer(clip))
-    with pytest.raises(ValueError, match=r"only while the inflated network .* runs"):
-        layer(frames)
+def test_frames_are_refused_as_no_clip(kind):
+    with pytest.raises(ValueError, match=r"x must be a clip \(b, c, t, h, w\), got 4 axes"):
+        kind(nn.Conv2d(2, 3, 1))(torch.zeros(6, 2, 5, 6))
 
 
 @every_kind

@@ -13,6 +13,9 @@ from strfnet.models.registry import FORMS
 
 DEPTHS = ("resnet8", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CLIP = torch.randn(2, 3, 5, 256, 16, generator=torch.Generator().manual_seed(0))
+SMALL_CLIP = torch.randn(2, 3, 5, 64, 32, generator=torch.Generator().manual_seed(0))
+NAMES = [form.format("resnet8") for form in FORMS]
+NAMES += [pytest.param(form.format("resnet18"), marks=pytest.mark.slow) for form in FORMS]
 
 
 def build(name, **arguments):
@@ -50,24 +53,27 @@ def test_an_unknown_name_is_refused_with_the_nearest(wrong):
         assert "did you mean ste_nvan_resnet50" in str(caught.value)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_network_gives_an_embedding_in_evaluation_and_logits_too_in_training(form):
-    network = wake(build(form.format("resnet18"), num_classes=7))
-    trained = network.train()(CLIP)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_returns_embeddings_in_evaluation_and_logits_too_in_training(name):
+    small = "resnet8" in name
+    clip, channels = (SMALL_CLIP, 64) if small else (CLIP, 512)
+    network = wake(build(name, num_classes=7))
+    trained = network.train()(clip)
     network.eval()
     with torch.no_grad():
-        answer = network(CLIP)
-        alone = network(CLIP[:1])
-        last = network(CLIP.contiguous(memory_format=torch.channels_last_3d))
-    assert isinstance(trained, ReIDOutput) and isinstance(answer, ReIDOutput)
-    assert trained.logits.shape == (2, 7) and answer.logits is None
-    assert trained.embedding.shape == answer.embedding.shape == answer.feature.shape == (2, 512)
-    scale = answer.embedding.abs().max()
-    assert (alone.embedding - answer.embedding[:1]).abs().max() <= 1e-4 * scale
-    assert (last.embedding - answer.embedding).abs().max() <= 1e-4 * scale
+        output = network(clip)
+        alone = network(clip[:1])
+        last = network(clip.contiguous(memory_format=torch.channels_last_3d))
+        assert not small or network.backbone(clip).shape[-2:] == (8, 4)
+    assert isinstance(trained, ReIDOutput) and isinstance(output, ReIDOutput)
+    assert trained.logits.shape == (2, 7) and output.logits is None
+    assert trained.embedding.shape == output.embedding.shape == output.feature.shape == (2, channels)
+    scale = output.embedding.abs().max()
+    assert (alone.embedding - output.embedding[:1]).abs().max() <= 1e-4 * scale
+    assert (last.embedding - output.embedding).abs().max() <= 1e-4 * scale
     (trained.embedding.sum() + trained.logits.sum()).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.requires_grad == (parameter.grad is not None), name
+    for path, parameter in network.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), path
 
 
 @pytest.mark.parametrize(
@@ -84,18 +90,6 @@ def test_units_stand_where_the_papers_place_them(depth, stage2, stage3):
     ste = on_meta(f"ste_nvan_{depth}")
     assert where(ste, NonLocalBlock) == [f"{block}.after.0" for block in last]
     assert where(ste, TemporalReduction) == [f"layer2.{stage2 - 1}.after.1", f"layer3.{stage3 - 1}.after.1"]
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_the_small_network_has_every_form_for_small_clips(form):
-    clip = torch.randn(2, 3, 5, 64, 32, generator=torch.Generator().manual_seed(0))
-    network = wake(build(form.format("resnet8"), num_classes=7))
-    answer = network.train()(clip)
-    assert answer.embedding.shape == (2, 64) and answer.logits.shape == (2, 7)
-    assert network.backbone(clip).shape[-2:] == (8, 4)
-    (answer.embedding.sum() + answer.logits.sum()).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.requires_grad == (parameter.grad is not None), name
 
 
 def test_the_small_network_has_units_of_its_own_size():

@@ -1,13 +1,13 @@
-"""Two ranks, started by torchrun, against one process with all that both have."""
+"""Training on two ranks equals training in one process with the batches of both."""
 
 import json
-import os
 import subprocess
 import sys
 
 import on_two_ranks
 import pytest
 import torch
+import two_ranks
 from tiny_runs import network_for, objective_for, tiny_recipe
 from torch import nn
 
@@ -18,19 +18,16 @@ from strfnet.training.state import read_weights
 from strfnet.weights.store import checkpoints, describe
 
 
-def torchrun(task, folder):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    setting = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, on_two_ranks.__file__, task, folder], capture_output=True, text=True, env=setting
-    )
+def on_both_ranks(task, folder):
+    command = [sys.executable, two_ranks.__file__, on_two_ranks.__file__, task, folder]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What both ranks have left of their tasks."""
+    """The files that both ranks write in their tasks; tests only read them."""
     folder = tmp_path_factory.mktemp("ranks")
-    done = torchrun("once", folder)
+    done = on_both_ranks("once", folder)
     assert done.returncode == 0, done.stderr
     assert "Grad strides" not in done.stderr
     return folder
@@ -54,7 +51,7 @@ def test_ragged_batches_give_loss_and_gradient_of_the_joined_batch(folder):
 
 
 @pytest.mark.parametrize("name", on_two_ranks.EQUAL)
-def test_losses_weights_and_figures_of_twenty_steps_are_those_of_one_process(tmp_path, folder, name, monkeypatch):
+def test_losses_weights_and_metrics_of_every_step_are_those_of_one_process(tmp_path, folder, name, monkeypatch):
     monkeypatch.setattr(on_two_ranks, "EQUAL", {name: on_two_ranks.EQUAL[name]})
     on_two_ranks.equal(tmp_path, 1)
     one, two = (read_log(place / name / "log.jsonl") for place in (tmp_path, folder))
@@ -68,7 +65,7 @@ def test_losses_weights_and_figures_of_twenty_steps_are_those_of_one_process(tmp
 
 def test_killed_stopped_and_started_again_two_ranks_end_bit_for_bit_alike(folder):
     broken = folder / "broken"
-    killed, stopped, done = (torchrun(str(attempt), folder) for attempt in (1, 2, 3))
+    killed, stopped, done = (on_both_ranks(str(attempt), folder) for attempt in (1, 2, 3))
     assert (killed.returncode, stopped.returncode, done.returncode) == (1, 1, 0), done.stderr
     for rank in range(2):  # the signal came to one of them only
         assert json.loads((broken / f"stopped{rank}.json").read_text()) == [143, "SIGTERM"], stopped.stderr

@@ -1,6 +1,7 @@
 """Any data set by the name of its format."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 from strfnet.data.readers.csv import read_listing
 from strfnet.data.readers.duke import read_duke
@@ -16,7 +17,8 @@ _PUBLISHED = {"mars": read_mars, "duke": read_duke, "ls_vid": read_ls_vid}
 _SPLIT = {"ilids": read_ilids, "prid": read_prid}
 _OWN = {"folder": read_folder_data_set, "csv": read_listing}
 
-FORMATS = (*_PUBLISHED, *_SPLIT, *_OWN)
+Format = Literal["mars", "duke", "ls_vid", "ilids", "prid", "folder", "csv"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def read_data_set(format: str, root: str | Path, *, split: int = 0, complete: bool = True) -> DataSet:

@@ -1,0 +1,304 @@
+"""The arguments of each command as a record. The parser reads names, types, defaults and help texts from here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from strfnet.data.readers.formats import FORMATS, Format
+from strfnet.data.sampling import TEST_CLIPS
+from strfnet.evaluation.protocols import PROTOCOLS, ProtocolName
+from strfnet.system.names import check_name
+from strfnet.training.recipe import Recipe
+
+SUFFIXES = {"masks": "png", "attention": "png", "ranks": "png", "cmc": "png", "curve": "png", "report": "html"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Data set.
+
+    Args:
+        data: Folder of the data set, or its CSV file. Default: synthetic walkers, drawn in memory.
+        format: Layout of the data set on disk.
+        split: Split to read, from 0; ilids and prid have 10 splits, other data sets one.
+        complete: Require the published numbers of tracklets. Use false for a part of a published data set, or for
+            other data in its layout.
+    """
+
+    data: Path | None = field(default=None, metadata={"metavar": "PATH"})
+    format: Format = "folder"
+    split: int = 0
+    complete: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Network.
+
+    Args:
+        trained: Training run whose network is used, at its newest checkpoint; or a weights file that names its
+            network.
+        best: Use the weights of the run's best evaluation instead of the newest checkpoint.
+        model: Network to use without a run: one of `strfnet models`, "walkers", or package.module:function.
+        weights: Weights for --model: a file of strfnet or of published code, a training run, or "walkers", which are
+            shipped with strfnet. Default: weights of the 2-D backbone that torchvision has downloaded before, else
+            random weights.
+        height: Height of a frame in pixels. Default: as in training, else 256.
+        width: Width of a frame in pixels. Default: as in training, else 128.
+        seed: Seed of random weights.
+    """
+
+    trained: Path | None = None
+    best: bool = False
+    model: str | None = None
+    weights: Path | None = None
+    height: int | None = None
+    width: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.trained is None) == (self.model is None):
+            raise ValueError(f"trained is {self.trained} and model is {self.model}, wanted one of the two")
+        if self.trained is not None and self.weights is not None:
+            raise ValueError(f"weights are {self.weights}, but a training run has its own; wanted model with them")
+        if self.trained is None and self.best:
+            raise ValueError("best is true, but only a training run has best weights; wanted trained with it")
+        _check_positive(height=self.height, width=self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """Inference.
+
+    Args:
+        interpolation: Interpolation when frames are resized. Default: as in training, else bilinear.
+        batch: Clips of a batch.
+        workers: Threads that read frames.
+        device: Device, such as cpu or cuda:1. Default: a GPU if there is one.
+        optimize: Optimize the network for full batches first, which takes up to a minute (see `strfnet.optimize`).
+    """
+
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    batch: int = 8
+    workers: int = 2
+    device: str | None = None
+    optimize: bool = False
+
+    def __post_init__(self) -> None:
+        _check_positive(batch=self.batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """List the networks known by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Count the parameters and multiply-adds (MACs) of a network.
+
+    Args:
+        model: One of `strfnet models`.
+        clip: Shape of the clip: batch, channels, frames, height, width.
+        depth: Levels of modules in the table.
+        json: Print JSON with all modules instead of a table.
+    """
+
+    model: str = field(metadata={"positional": True, "metavar": "NAME"})
+    clip: tuple[int, int, int, int, int] = field(default=(1, 3, 8, 256, 128), metadata={"metavar": tuple("BCTHW")})
+    depth: int = 2
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.clip) < 1:
+            raise ValueError(f"clip must be five integers of at least 1, got {list(self.clip)}")
+        if self.depth < 0:
+            raise ValueError(f"depth must be at least 0, got {self.depth}")
+        _check_model(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Convert a training run or published weights into a strfnet file, or back.
+
+    Args:
+        source: Training run, file of strfnet, file of published code, or file of a 2-D ResNet.
+        target: File to write: one of strfnet if it ends in .safetensors, else as published code writes it.
+        name: Network of the source, where its parameter names fit several.
+    """
+
+    source: Path = field(metadata={"positional": True, "metavar": "IN"})
+    target: Path = field(metadata={"positional": True, "metavar": "OUT"})
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            _check_model(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a network on a data set, or resume a training run.
+
+    Args:
+        out: Folder of the run. If it contains a run that was stopped, training resumes.
+    """
+
+    out: Path = field(metadata={"metavar": "DIR"})
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        _check_model(recipe.model)
+        recipe.check_names({"protocol": PROTOCOLS, **({} if recipe.format is None else {"format": FORMATS})})
+        recipe.check_device()
+        if (recipe.data is None) != (recipe.format is None):
+            wanted = "wanted both, or neither for synthetic walkers"
+            raise ValueError(f"data is {recipe.data} and format is {recipe.format}, {wanted}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OnTracklets:
+    """The arguments of a command that shows tracklets to a network."""
+
+    data_set: Data
+    network: Network
+    inference: Inference
+    clips: str | None
+
+    def __post_init__(self) -> None:
+        if self.clips is not None:
+            clip_sampler(self.clips)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_OnTracklets):
+    """Rank the gallery of a data set for its queries and print mAP and CMC.
+
+    Args:
+        protocol: Evaluation protocol; all prints every protocol that applies to the data set.
+        clips: Clip sampler and frames of a clip, such as restricted_first:8. Default: those of the protocol.
+        rerank: Re-rank the distances by k-reciprocal neighbours.
+        out: JSON file to write the metrics to.
+    """
+
+    protocol: ProtocolName | Literal["all"] = "all"
+    clips: str | None = field(default=None, metadata={"metavar": "SAMPLER:N"})
+    rerank: bool = False
+    out: Path | None = field(default=None, metadata={"metavar": "FILE"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(_OnTracklets):
+    """Write the embeddings of tracklets to a file.
+
+    Args:
+        out: safetensors file to write. Its finished shards are in OUT.parts, from where the same command resumes.
+        clips: Clip sampler and frames of a clip.
+    """
+
+    out: Path = field(metadata={"metavar": "FILE"})
+    clips: str = field(default="restricted_first:8", metadata={"metavar": "SAMPLER:N"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data_set.data is None:
+            raise ValueError("data is missing, wanted the folder of the tracklets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(_OnTracklets):
+    """Draw figures of attention, rankings and training, and an HTML report.
+
+    Args:
+        masks: Draw the masks of every STRF unit over the frames of a tracklet.
+        attention: Draw the attention of one pixel in every non-local block and AP3D registration.
+        ranks: Draw ranked lists of queries, with right and wrong matches marked.
+        cmc: Draw the CMC curve of each protocol.
+        curve: Draw losses and metrics of the training run.
+        report: Write an HTML page with the metrics and all of these figures.
+        out: File to write (.png, or .html for the report), or a folder for several.
+        protocol: Evaluation protocol; all shows every protocol that applies to the data set, and ranked lists of the
+            first.
+        row: Test row of the tracklet or query to show. Default: the first query; the hardest queries for lists.
+        clips: Clip sampler and frames of the clip for masks and attention; the first clip is shown.
+        place: Pixel whose attention is shown, as [frame, row, column]. Default: the middle of the upper body.
+        ranks_shown: Tracklets of a ranked list.
+        queries_shown: Ranked lists.
+    """
+
+    masks: bool = False
+    attention: bool = False
+    ranks: bool = False
+    cmc: bool = False
+    curve: bool = False
+    report: bool = False
+    out: Path
+    protocol: ProtocolName | Literal["all"] = "all"
+    row: int | None = None
+    clips: str = field(default="all_frames:8", metadata={"metavar": "SAMPLER:N"})
+    place: tuple[int, int, int] | None = None
+    ranks_shown: int = 10
+    queries_shown: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(ranks_shown=self.ranks_shown, queries_shown=self.queries_shown)
+        if not self.figures:
+            raise ValueError(f"no figure is requested, wanted one or more of --{', --'.join(SUFFIXES)}")
+        if self.curve and self.network.trained is None:
+            raise ValueError("curve is true, but only a training run has a log; wanted trained with it")
+        suffix = self.out.suffix.removeprefix(".")
+        if suffix in SUFFIXES.values() and [SUFFIXES[name] for name in self.figures] != [suffix]:
+            files = ", ".join(f"{name}.{SUFFIXES[name]}" for name in self.figures)
+            raise ValueError(f"out is {self.out}, wanted a folder for {files}, or one file of the right type")
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of the requested figures, keys of ``SUFFIXES``."""
+        return [name for name in SUFFIXES if getattr(self, name)]
+
+    def file(self, name: str) -> Path:
+        """The file of a figure."""
+        single = self.out.suffix.removeprefix(".") in SUFFIXES.values()
+        return self.out if single else self.out / f"{name}.{SUFFIXES[name]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Export a network to ONNX or to a PyTorch program, and check its output.
+
+    Args:
+        out: File to write; it ends in .onnx for onnx, and in .pt2 for pt2 and package.
+        format: onnx; pt2, a program for torch.export.load; package, machine code, which needs a C++ compiler.
+    """
+
+    out: Path = field(metadata={"metavar": "FILE"})
+    format: Literal["onnx", "pt2", "package"] = "onnx"
+    network: Network
+
+
+COMMANDS: dict[str, type] = {
+    record.__name__.lower(): record for record in (Models, Profile, Convert, Train, Evaluate, Embed, Show, Export)
+}
+
+
+def clip_sampler(text: str) -> tuple[str, int]:
+    """Returns the name and the frames of a clip sampler, from text such as "all_frames:32"."""
+    name, _, frames = text.partition(":")
+    check_name("clip sampler", name, TEST_CLIPS)
+    if not frames.isdecimal() or int(frames) < 1:
+        raise ValueError(f"clips is {text!r}, wanted a clip sampler and its frames, such as {name}:8")
+    return name, int(frames)
+
+
+def _check_model(name: str) -> None:
+    from strfnet.models import list_models  # imports torch, which --help does not need
+
+    check_name("model", name, list_models())
+
+
+def _check_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,0 +1,191 @@
+"""The figures of `strfnet show`, and the report that contains them."""
+
+import platform
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+import strfnet.visualization as vis
+from strfnet.cli.options import Show, clip_sampler
+from strfnet.data import DataSet, Tracklet, evaluation_form, read_clip
+from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols
+from strfnet.inference import Embedder
+from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
+from strfnet.models import LoadedNetwork
+from strfnet.training import read_log
+from strfnet.version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLOCKS = {"masks": (STRF,), "attention": (NonLocalBlock, AppearancePreserving)}  # modules that have the figure
+
+
+class Figures:
+    """The figures of one network and one data set; a method for each key of `SUFFIXES`.
+
+    Args:
+        call: the command.
+        embedder: the network.
+        found: what is known of the network.
+        data_set: its test tracklets are shown.
+        protocols: at least one; ranked lists follow the first.
+    """
+
+    def __init__(
+        self,
+        call: Show,
+        embedder: Embedder,
+        found: LoadedNetwork,
+        data_set: DataSet,
+        protocols: Sequence[Protocol],
+    ) -> None:
+        self.call, self.embedder, self.found, self.data_set = call, embedder, found, data_set
+        self.protocols = protocols
+        self._embeddings: dict[tuple[str, int], Tensor] = {}
+
+    def draw(self, name: str) -> bytes:
+        """Returns the content of the file of a figure."""
+        if self.embedder.progress:
+            print(f"drawing {name} ...", file=sys.stderr)
+        drawn = getattr(self, name)()
+        return drawn.encode() if isinstance(drawn, str) else vis.png(drawn)
+
+    def masks(self, row: int | None = None) -> "Figure":
+        clip, row = self._clip(row)
+        masks = vis.masks_of(self.embedder.network, self._batch(clip))
+        return vis.draw_masks(clip, masks, title=self._title("STRF masks", row))
+
+    def attention(self, row: int | None = None) -> "Figure":
+        clip, row = self._clip(row)
+        t, h, w = clip.shape[1:]
+        place = self.call.place or (t // 2, 2 * h // 5, w // 2)
+        attention = vis.attention_of(self.embedder.network, self._batch(clip), place)
+        return vis.draw_attention(clip, attention, place, title=self._title("attention of the ringed pixel", row))
+
+    def ranks(self) -> "Figure":
+        return self._ranked_lists(
+            self.hardest[: self.call.queries_shown] if self.call.row is None else [self.call.row]
+        )
+
+    def _ranked_lists(self, queries: Sequence[int]) -> "Figure":
+        protocol, count = self.protocols[0], self.call.ranks_shown
+        embeddings = self._embed(self.data_set.test, (protocol.clips, protocol.frames))
+        lists = {query: vis.ranked_list(embeddings, self.data_set, protocol, query, count=count) for query in queries}
+        notes = {query: f"AP {100 * self.precisions[query]:.1f}" for query in queries if query in self.precisions}
+        rules = f"{protocol.distance} distances, AP by {protocol.average_precision}s"
+        title = self._title(f"protocol {protocol.name}, {rules}")
+        return vis.draw_ranked_lists(self.data_set, lists, notes=notes, title=title)
+
+    def cmc(self) -> "Figure":
+        return vis.draw_cmc(self.evaluations, title=self._title("CMC"))
+
+    def curve(self) -> "Figure":
+        run = Path(str(self.call.network.trained))
+        return vis.draw_training(read_log(run / "log.jsonl"), title=f"{self.embedder.name}: training of {run}")
+
+    def report(self) -> str:
+        protocol, run, shown = self.protocols[0], self.call.network.trained, self.call.queries_shown
+        ranked = (
+            f"Ranked lists under the protocol {protocol.name}, with the distance below each tracklet. Junk and the "
+            "tracklets of the query's own camera are not counted."
+        )
+        sections = [
+            _section("CMC", "The fraction of queries whose first match has that rank or less.", self.cmc(), "CMC"),
+            _section("Hardest queries", ranked, self._ranked_lists(self.hardest[:shown]), "ranked lists"),
+        ]
+        modules = list(self.embedder.network.modules())
+        for case, row in (("worst", self.hardest[0]), ("best", self.hardest[-1])):
+            text = f"The query in test row {row}, with an AP of {100 * self.precisions[row]:.1f} %."
+            for name, kinds in BLOCKS.items():
+                if any(isinstance(module, kinds) for module in modules):
+                    title = f"{name.capitalize()} of the {case} case"
+                    sections.append(_section(title, text, getattr(self, name)(row), f"{name} over the frames"))
+        if run is not None and (run / "log.jsonl").exists():
+            text = "Losses of each step, and the metrics of the run's own evaluations."
+            sections.append(_section("Training", text, self.curve(), "losses and metrics by epoch"))
+        return vis.report_page(
+            f"{self.embedder.name} on {self.data_set.name}",
+            notes=self._notes(),
+            facts=self._facts(),
+            evaluations=self.evaluations,
+            sections=sections,
+        )
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """One for each protocol."""
+        return evaluate_protocols(self._embed, self.data_set, self.protocols)
+
+    @cached_property
+    def precisions(self) -> dict[int, float]:
+        """AP of the queries that have a match, under the first protocol, by test row."""
+        first = self.protocols[:1]
+        (evaluation,) = evaluate_protocols(self._embed, self.data_set, first)
+        values = evaluation.rankings[0].average_precisions
+        return {row: float(ap) for row, ap in zip(self.data_set.query, values, strict=True) if ap == ap}
+
+    @property
+    def hardest(self) -> list[int]:
+        """Test rows of the queries that have a match, lowest AP first."""
+        return sorted(self.precisions, key=lambda row: self.precisions[row])
+
+    def _embed(self, tracklets: Sequence[Tracklet], clips: tuple[str, int]) -> Tensor:
+        """Embeddings of the test tracklets, computed once for each clip sampler."""
+        if clips not in self._embeddings:
+            self._embeddings[clips] = self.embedder.embed(tracklets, clips)
+        return self._embeddings[clips]
+
+    def _notes(self) -> list[str]:
+        notes = ["Metrics on synthetic walkers do not measure accuracy on people; they show that everything runs."]
+        if self.call.data_set.data is not None:
+            notes = ["If these tracklets are synthetic, the metrics do not measure accuracy on people."]
+        if not self.found.trained:
+            notes.append("This network is not trained for re-identification: its metrics are those of chance.")
+        return notes
+
+    def _facts(self) -> dict[str, str]:
+        data, call = self.data_set, self.call.data_set
+        height, width = self.embedder.preprocessing.size
+        samplers = ", ".join(dict.fromkeys(protocol.sampling for protocol in self.protocols))
+        counts = f"{len(data.test)} test tracklets, {len(data.query)} of them queries"
+        frames = f"frames of {height} x {width} pixels, {self.embedder.preprocessing.interpolation}"
+        return {
+            "Network": self.embedder.name,
+            "Weights": self.found.weights,
+            "Data": f"{data.name}, {'drawn in memory' if call.data is None else call.data}: {counts}",
+            "Clips": f"{samplers}; {frames}",
+            "Masks and attention": f"the first clip of {self.call.clips}",
+            "Versions": f"strfnet {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        }
+
+    def _title(self, what: str, row: int | None = None) -> str:
+        network = self.embedder.name + ("" if self.found.trained else " (untrained)")
+        if row is None:
+            return f"{network}, {self.data_set.name}: {what}"
+        item = self.data_set.test[row]
+        camera = "" if item.camera is None else f", camera {item.camera}"
+        return f"{network}: {what}\n{self.data_set.name}, identity {item.identity}{camera}, test row {row}"
+
+    def _clip(self, row: int | None) -> tuple[Tensor, int]:
+        """The first clip (3, t, h, w) of a tracklet, and its test row; for None, that of the call or of a query."""
+        if row is None:
+            row = self.data_set.query[0] if self.call.row is None else self.call.row
+        tracklet, preprocessing = self.data_set.test[row], self.embedder.preprocessing
+        sampler, length = clip_sampler(self.call.clips)
+        indices = evaluation_form(sampler, frames=length)(len(tracklet.frames))[0]
+        return read_clip(tracklet.frames, indices, preprocessing.size, interpolation=preprocessing.interpolation), row
+
+    def _batch(self, clip: Tensor) -> Tensor:
+        """The clip as a batch of one, on the device and in the type of the network."""
+        like = next(self.embedder.network.parameters())
+        return clip[None].to(like.device, like.dtype)
+
+
+def _section(title: str, text: str, figure: "Figure", caption: str) -> vis.Section:
+    return vis.Section(title, text, (vis.ReportFigure(vis.png(figure), caption),))

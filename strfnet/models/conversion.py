@@ -1,0 +1,51 @@
+"""Conversion of weights between training runs, our files and published files."""
+
+from pathlib import Path
+
+from strfnet.models.checkpoints import load, load_official, save, save_official
+from strfnet.models.network import ReIDNetwork
+from strfnet.models.source import find_network
+from strfnet.weights.file import read_file
+from strfnet.weights.published import family_of
+
+OURS = ".safetensors"
+LOCAL = ("model", "data", "start_from", "workers", "device")  # of a recipe: known already, or valid on one machine
+
+
+def convert(source: Path, target: Path, *, name: str | None = None) -> str:
+    """Converts a training run or a published file into a file of ours, or a file of ours into a published one.
+
+    Args:
+        source: a file that `load` or `load_official` reads, or the folder of a training run. Of a run, the newest
+            checkpoint is taken without its classifier, whose classes are the identities of the training set; the
+            recipe becomes the metadata of the file.
+        target: the file to write. Its suffix is ".safetensors" if, and only if, it becomes one of ours.
+        name: the model name, where several networks fit a published file (see `load_official`).
+
+    Returns: two lines: the network that was recognised, and the size of the written file.
+    Raises: ValueError as those functions do, for a folder without a run, or for a ``target`` with another suffix.
+    """
+    run = source.is_dir()
+    ours = not run and read_file(source).description is not None
+    if ours and target.suffix == OURS:
+        raise ValueError(f"{source} is already a file of ours, wanted a target with another suffix, such as .pth")
+    if not ours and target.suffix != OURS:
+        raise ValueError(f"{target} becomes a file of ours, wanted the suffix {OURS}")
+    metadata = {}
+    if run:
+        found = find_network(source)
+        network = found.network
+        metadata = {key: value for key, value in found.metadata.items() if key not in LOCAL}
+    else:
+        network = load(source) if ours else load_official(source, name)
+    if not isinstance(network, ReIDNetwork) or name not in (None, network.name):
+        raise ValueError(f"{source} holds {network.name}, but name is {name!r}")
+    if ours:
+        save_official(network, target)
+    else:
+        save(network, target, **metadata)
+    family = (network.origin or {}).get("family", family_of(network))
+    classes = "no" if network.head.classifier is None else network.head.classifier.out_features
+    count = sum(parameter.numel() for parameter in network.parameters())
+    described = f"{network.name} ({family}), {classes} classes, {count / 1e6:.2f} M parameters"
+    return f"recognised {described}\nwritten to {target}, {target.stat().st_size / 1e6:.1f} MB"

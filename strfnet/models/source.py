@@ -1,0 +1,191 @@
+"""A network and its preprocessing, from a training run, a weights file, a model name, ``walkers`` or a function."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from strfnet.models.checkpoints import load, load_official
+from strfnet.models.network import ReIDNetwork
+from strfnet.models.registry import create_model, list_models
+from strfnet.models.resnet import DEPTHS, weights_at_hand
+from strfnet.system.names import unknown
+from strfnet.training.state import check_fit, read_weights
+from strfnet.weights.file import SHIPPED, WALKERS, find_file, read_file
+from strfnet.weights.published import fill
+
+
+class UnknownNetwork(ValueError):
+    """A source that is no run, no file, no model name and no function."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How frames are resized for a network. Their normalization is always that of ImageNet.
+
+    Args:
+        height: height of a frame in pixels.
+        width: width of a frame in pixels.
+        interpolation: "bilinear" or "bicubic".
+    """
+
+    height: int = 256
+    width: int = 128
+    interpolation: str = "bilinear"
+
+    def updated(self, values: Mapping[str, Any]) -> "Preprocessing":
+        """Returns a copy with other values, such as those of a recipe; None and other names are ignored."""
+        names = [name for name in vars(self) if values.get(name) is not None]
+        return replace(self, **{name: values[name] for name in names})
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network on the CPU, with what is known of it.
+
+    Args:
+        network: the network, in training mode.
+        name: its model name, or the source that built it.
+        preprocessing: from its training, where that is recorded; else the default.
+        weights: where its weights come from, in words.
+        trained: whether its weights are those of a re-identification network.
+        metadata: the recipe of the run, or the metadata of the file; empty if there is none.
+    """
+
+    network: nn.Module
+    name: str
+    preprocessing: Preprocessing = Preprocessing()
+    weights: str = "random weights"
+    trained: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_network(
+    source: str | Path,
+    *,
+    weights: str | Path | None = None,
+    best: bool = False,
+    num_classes: int | None = None,
+    backbone: str | None = "cached",
+) -> LoadedNetwork:
+    """Returns the network that a source names, with its weights and its preprocessing.
+
+    Args:
+        source: one of
+
+            - the folder of a training run: its network at the newest checkpoint, without the classifier;
+            - a weights file of `strfnet.save`, or a published one that fits a single network;
+            - a name of `strfnet.list_models`, with ``weights``, or else without trained weights;
+            - "walkers": the network whose weights are shipped with strfnet;
+            - "package.module:function": a function without parameters that returns a module.
+
+            A ``Path`` is always a folder or a file.
+        weights: weights for a model name or a function: a file (ours or published), the folder of a run, or
+            "walkers".
+        best: load the weights of a run's best evaluation instead of the newest.
+        num_classes: classes of the classifier of a model name; None for no classifier.
+        backbone: weights of the 2-D backbone of a model name without ``weights``, by their torchvision name.
+            "cached" takes those that torch.hub has downloaded before, if any; None starts at random.
+
+    Raises: `UnknownNetwork` if ``source`` is nothing of these. ValueError naming the source and the reason if it
+    cannot be loaded, or if ``weights``, ``best`` or ``num_classes`` do not apply to it.
+    """
+    text, path = str(source), Path(source)
+    named = not isinstance(source, Path)
+    if best and not path.is_dir():
+        raise ValueError(f"best is true, but {text} is not a training run: only a run has best weights")
+    if named and text in list_models():
+        return _from_name(text, weights, num_classes, backbone)
+    if named and not path.exists() and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        return _from_function(text, weights)
+    if weights is not None or num_classes is not None:
+        raise ValueError(f"weights are {weights} and num_classes {num_classes}, but {text} has weights of its own")
+    if path.is_dir():
+        return _from_run(path, best)
+    if path.is_file():
+        return _from_file(path)
+    if named and text == WALKERS:
+        return _from_file(next(SHIPPED.glob(f"*_{WALKERS}.safetensors")))
+    if not named:
+        raise UnknownNetwork(f"{text} does not exist, wanted the folder of a training run or a weights file")
+    wanted = f"a run, a weights file, {WALKERS!r} or package.module:function"
+    raise UnknownNetwork(f"{unknown('model', text, list_models())}; wanted a model name, {wanted}")
+
+
+def _from_name(name: str, weights: str | Path | None, num_classes: int | None, backbone: str | None) -> LoadedNetwork:
+    if weights is None:
+        if backbone == "cached":
+            backbone = weights_at_hand(next(depth for depth in DEPTHS if depth in name))
+        network = create_model(name, num_classes=num_classes, weights=backbone)
+        words = f"torchvision's {backbone} in the 2-D backbone" if backbone else "random weights"
+        return LoadedNetwork(network, name, weights=words)
+    network = create_model(name, num_classes=num_classes, weights=None if backbone == "cached" else backbone)
+    metadata: Mapping[str, Any] = {}
+    if Path(weights).is_dir():
+        _load(network, read_weights(weights), weights)
+    else:
+        file = find_file(weights, name)
+        metadata = (read_file(file).description or {}).get("facts", {})
+        fill(network, file)
+    shipped = str(weights) == WALKERS
+    words = f"{WALKERS}, shipped with strfnet, trained on synthetic walkers" if shipped else str(weights)
+    return LoadedNetwork(network, name, Preprocessing().updated(metadata), words, True, metadata)
+
+
+def _from_run(run: Path, best: bool) -> LoadedNetwork:
+    from strfnet.training.run_directory import read_run  # needs accelerate, which is optional
+
+    recipe, tensors = read_run(run, best=best)
+    network = create_model(recipe.model, num_classes=None)
+    _load(network, tensors, run)
+    metadata = recipe.to_json()
+    words = f"the {'best' if best else 'newest'} checkpoint of the run {run}"
+    return LoadedNetwork(network, recipe.model, Preprocessing().updated(metadata), words, True, metadata)
+
+
+def _from_file(path: Path) -> LoadedNetwork:
+    description = read_file(path).description
+    network = load_official(path) if description is None else load(path)
+    network.head.classifier = None
+    metadata = (description or {}).get("facts", {})
+    return LoadedNetwork(network, str(network.name), Preprocessing().updated(metadata), str(path), True, metadata)
+
+
+def _from_function(source: str, weights: str | Path | None) -> LoadedNetwork:
+    module_name, _, name = source.partition(":")
+    sys.path.insert(0, os.getcwd())  # a console script does not look into the working directory by itself
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # whatever the module itself raises
+        raise ValueError(f"cannot import {module_name!r} of {source!r}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"{name!r} in {module_name!r} is {type(function).__name__}, wanted a function")
+    network = function()
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{source!r} returned {type(network).__name__}, wanted a torch.nn.Module")
+    if weights is None:
+        return LoadedNetwork(network, source, weights=f"as built by {source}", trained=True)
+    _load(network, read_weights(weights), weights)
+    return LoadedNetwork(network, source, weights=str(weights), trained=True)
+
+
+def _load(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Loads a state dict; the classifier is dropped where the network has none."""
+    if isinstance(network, ReIDNetwork) and network.head.classifier is None:
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("head.classifier.")}
+    check_fit(network, tensors, source)
+    network.load_state_dict(tensors)
