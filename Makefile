@@ -45,7 +45,7 @@ docs: $(VENV)/installed  ## build the documentation in build/docs
 $(VENV)/demo: pyproject.toml
 	@echo "installing strfnet and PyTorch into $(VENV); the first time this downloads PyTorch"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --root-user-action=ignore --no-warn-script-location --editable ".[train,viz]"
+	$(PIP) --quiet install --no-compile --root-user-action=ignore --no-warn-script-location --editable ".[train,viz]"
 	@touch $@
 
 $(VENV)/installed: pyproject.toml
