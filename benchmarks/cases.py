@@ -48,13 +48,13 @@ class Settings:
 
     @property
     def half(self) -> "Settings":
-        """For bfloat16: these, or one round of a small clip where a processor must emulate it, many times slower.
+        """For bfloat16: these settings, or one round of a small clip where a processor emulates it, far slower.
 
-        There three networks show it.
+        Maps are at least two pixels wide: oneDNN's bfloat16 convolutions are wrong on narrower ones, with AMX.
         """
         if self.device != "cpu" or has_bfloat16():
             return self
-        return replace(self, frames=4, frame=(256, 16), rounds=1)
+        return replace(self, frames=4, frame=(256, 32), rounds=1)
 
     def judge(self, goal: float | None) -> float | None:
         """A goal of speed or memory, where one is judged."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from strfnet import create_model
 from strfnet.deployment.exporting import FORMATS, export
-from strfnet.models.registry import FORMS
+from strfnet.models.registry import ARCHITECTURES
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--depth", default="resnet8")
     parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("H", "W"))
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=["onnx", "pt2"])
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--forms", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     wrong = 0

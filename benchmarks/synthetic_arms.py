@@ -9,13 +9,14 @@ from torch import nn
 
 import strfnet
 from strfnet.heads.head import Head
+from strfnet.inflation.inflation import Temporal
 from strfnet.layers.clip import channels_last
 from strfnet.layers.ffm import FFM
 from strfnet.layers.strf import STRF
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import map_channels, resnet_maps
 
-HOSTS = {"c2d": "c2d", "i3d": "i3d", "p3da": "p3d_a", "p3db": "p3d_b", "p3dc": "p3d_c"}
+HOSTS: dict[str, Temporal] = {"c2d": "c2d", "i3d": "i3d", "p3da": "p3d_a", "p3db": "p3d_b", "p3dc": "p3d_c"}
 NVANS = ("nvan", "nvan_spatial", "nvan_temporal", "ste_nvan")
 
 # Arguments of STRF that an arm changes; "none" is the host without STRF.

@@ -15,7 +15,7 @@ import torch
 from interleaved import difference, in_turn
 from torch import nn
 
-from strfnet.deployment.winograd import FEWEST, suits, tile
+from strfnet.deployment.winograd import FEWEST, is_suited, transform
 
 SHAPES = ((64, 64, 32), (128, 32, 16), (256, 16, 8), (512, 16, 8))  # channels, rows, columns
 FRAMES = (1, 6, 8, 32)
@@ -30,7 +30,7 @@ def main() -> int:
     for channels, rows, columns in SHAPES:
         direct = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
         tiled = copy.deepcopy(direct)
-        tile(tiled)
+        transform(tiled)
         for frames in FRAMES:
             maps = torch.randn(frames, channels, rows, columns).relu().to(memory_format=torch.channels_last)
             with torch.inference_mode():
@@ -42,7 +42,7 @@ def main() -> int:
             direct_ms, tiled_ms = (1000 * timings.of(way).median for way in ("direct", "Winograd"))
             print(f"{channels:8}{f'{rows}x{columns}':>8}{frames:8}{direct_ms:13.1f}{tiled_ms:10.1f}{shown:>18}"
                   f"{errors[0]:15.1e}{errors[1]:10.1e}", flush=True)  # fmt: skip
-            if suits(direct):
+            if is_suited(direct):
                 kept = kept and ratio.median > 1 and errors[1] < 1e-5
     print(f"\n{'reached' if kept else 'MISSED'}: from {FEWEST} channels on faster, and within 1e-5")
     return 0 if kept else 1

@@ -30,7 +30,7 @@ RECIPE = Recipe(**yaml.safe_load((Path(__file__).parent / "recipes" / "walkers.y
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo/runs"), help="folder of the runs (default: demo/runs)")
-    parser.add_argument("--epochs", type=int, default=RECIPE.epochs, help="epochs of 43 steps (default: 14)")
+    parser.add_argument("--epochs", type=int, default=RECIPE.epochs, help="epochs of 43 steps (default: 10)")
     arguments = parser.parse_args()
 
     torch.set_num_threads(

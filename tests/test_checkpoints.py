@@ -17,7 +17,7 @@ from strategies import normal, wake
 import strfnet
 from strfnet.cli.parser import main
 from strfnet.models import convert, describe, load, load_official, save, save_official
-from strfnet.weights.file import read_file
+from strfnet.weights.file import read_weights
 
 
 def built(name="strf_p3dc_resnet8", classes=5, seed=0):
@@ -94,14 +94,14 @@ def test_no_damage_is_accepted(tmp_path):
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
         try:
-            read_file(path)
+            read_weights(path)
             accepted.append(place)
         except ValueError as error:
             assert str(path) in str(error)
     for length in [draw.randrange(header) for _ in range(100)] + [draw.randrange(len(whole)) for _ in range(100)]:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=re.escape(str(path))):
-            read_file(path)
+            read_weights(path)
     path.write_bytes(whole + b"\0")
     with pytest.raises(ValueError, match=re.escape(str(path))):
         load(path)
@@ -201,7 +201,7 @@ def test_an_object_in_the_place_of_a_number_is_refused(tmp_path):
     ):
         torch.save({"state_dict": state, "rank1": value}, tmp_path / "file.pth")
         with pytest.raises(ValueError, match=r"cannot read weights from \S+file.pth: it holds"):
-            read_file(tmp_path / "file.pth")
+            read_weights(tmp_path / "file.pth")
     for value in (
         np.float64(0.1),
         np.float32(0.1),
@@ -213,7 +213,7 @@ def test_an_object_in_the_place_of_a_number_is_refused(tmp_path):
     ):
         number = np.dtype(">f8").type(0.3) if value == ">f8" else value
         torch.save({"state_dict": state, "rank1": number}, tmp_path / "file.pth")
-        found = read_file(tmp_path / "file.pth").beside["rank1"]
+        found = read_weights(tmp_path / "file.pth").beside["rank1"]
         assert type(found) is type(number) and found == number
 
 
@@ -223,7 +223,7 @@ def test_numbers_of_numpy_1_are_read_too(tmp_path):
     content = (tmp_path / "file.pth").read_bytes()
     assert b"numpy._core.multiarray" in content
     (tmp_path / "file.pth").write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    assert read_file(tmp_path / "file.pth").beside == {"rank1": 0.5}
+    assert read_weights(tmp_path / "file.pth").beside == {"rank1": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -249,9 +249,10 @@ def test_what_is_no_file_of_weights_is_refused_by_its_name_and_the_reason(conten
 
 
 def test_a_file_that_is_not_there_a_folder_and_truncated_archives_are_refused(tmp_path):
-    for path, reason in ((tmp_path / "none.pth", "there is no such file"), (tmp_path, "it is a folder")):
-        with pytest.raises(ValueError, match=f"cannot read weights from {path}: {reason}"):
-            load_official(path)
+    with pytest.raises(ValueError, match=f"cannot read weights from {tmp_path / 'none.pth'}: there is no such file"):
+        load_official(tmp_path / "none.pth")
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no run"):
+        load_official(tmp_path)
     save_official(built("c2d_resnet8"), tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
     for length in (1, 4, 100, len(whole) // 2, len(whole) - 1):

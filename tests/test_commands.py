@@ -218,7 +218,7 @@ def test_walkers_are_drawn_where_no_data_are_named(tmp_path, capsys):
     [
         (["--lr", "0"], "lr must be above 0, got 0"),
         (["--batch", "5"], "batch must be 2 identities x 2 tracklets = 4, got 5"),
-        (["--device", "cuda:7"], "device 'cuda:7' is not there, wanted one of cpu"),
+        (["--device", "cuda:7"], "device 'cuda:7' is not available, wanted one of cpu"),
         (["--model", "strf_resnet50"], "there is no model 'strf_resnet50', the nearest is 'strf_i3d_resnet50'"),
         (["--protocol", "nvam"], "there is no protocol 'nvam', the nearest is 'nvan'"),
         (["--format", "marss"], "there is no format 'marss', the nearest is 'mars'"),

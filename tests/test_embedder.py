@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from strfnet import create_model
-from strfnet.data import evaluation_form, read_folder
+from strfnet.data import evaluation_sampler, read_folder
 from strfnet.data.synthetic import write_walkers
 from strfnet.inference import Embedder, embed
 from strfnet.models import Preprocessing
@@ -28,7 +28,7 @@ def embedder():
 
 
 def test_an_embedder_applies_its_preprocessing(embedder, tracklets):
-    clips = evaluation_form("evenly", frames=4)
+    clips = evaluation_sampler("evenly", frames=4)
     expected = embed(embedder.network, tracklets, clips=clips, size=(40, 24), interpolation="bicubic", batch=3)
     assert torch.equal(embedder.embed(tracklets, CLIPS), expected)
 

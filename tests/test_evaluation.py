@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strfnet.data.sampling import TEST_CLIPS
+from strfnet.data.sampling import EVALUATION_SAMPLERS
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.evaluation import Evaluation, evaluate, evaluate_protocols, gallery_of, mean_over_splits, table
 from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
@@ -86,7 +86,7 @@ def test_gallery_and_queries_apart():
 def test_presets_name_what_exists():
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name
-        assert protocol.clips in TEST_CLIPS and protocol.frames > 0
+        assert protocol.clips in EVALUATION_SAMPLERS and protocol.frames > 0
         assert protocol.distance in ("cosine", "euclidean")
         assert (protocol.average_precision == "trapezoid") == (name in ("mars", "nvan"))
 

@@ -1,6 +1,7 @@
 import copy
 import pickle
 from functools import partial
+from typing import get_args
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ from torch import nn
 
 import strfnet
 from strfnet.inflation.extension import own_class
-from strfnet.inflation.inflation import TEMPORAL, deflate, inflate
+from strfnet.inflation.inflation import TEMPORAL, UNITS, Temporal, Unit, deflate, inflate
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import P3DC
@@ -80,6 +81,7 @@ def test_a_folded_network_is_equal_to_the_bit(resnet18):
 
 
 def test_each_name_stands_for_its_convolution():
+    assert get_args(Temporal) == tuple(TEMPORAL) and get_args(Unit) == tuple(UNITS)
     with torch.device("meta"):
         network = torchvision.models.resnet18()
         kinds = {name: own_class(inflate(network, temporal=name, unit=None).layer2[0].conv2) for name in TEMPORAL}
@@ -157,7 +159,7 @@ def test_last_stride_one_keeps_the_resolution_of_the_last_stage(name):
 def test_last_stride_is_refused_where_a_pool_cannot_be_told():
     network = timm.create_model("resnetblur50")
     before = pickle.dumps(network)
-    with pytest.raises(ValueError, match=r"last_stride=1: layer4\.0\.\w+ steps too"):
+    with pytest.raises(ValueError, match=r"last_stride=1: layer4\.0\.\w+ has a stride"):
         inflate(network, last_stride=1)
     assert pickle.dumps(network) == before
 

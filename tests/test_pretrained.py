@@ -48,7 +48,9 @@ def test_walkers_are_the_weights_of_one_network_and_a_word_for_no_other(tmp_path
     own = network.state_dict()
     assert all(torch.equal(own[key], value) for key, value in wanted.items())
     assert own.keys() - wanted.keys() == {"head.classifier.weight", "head.classifier.bias"}  # random
-    with pytest.raises(ValueError, match=rf"no weights 'walkers' come for c2d_resnet8, wanted {NAME}; .*\./walkers"):
+    with pytest.raises(
+        ValueError, match=rf"weights 'walkers' are not available for c2d_resnet8, wanted {NAME}, or \./walkers"
+    ):
         strfnet.create_model("c2d_resnet8", pretrained="walkers")
     monkeypatch.chdir(tmp_path)
     strfnet.save(strfnet.create_model("c2d_resnet8"), "walkers")
@@ -80,7 +82,7 @@ def test_commands_show_it_frames_of_the_size_it_was_trained_on(tmp_path, capsys)
     assert main([*words, "--out", str(tmp_path / "masks.png")]) == 0
     words[words.index(NAME)] = "c2d_resnet8"
     assert main([*words, "--out", str(tmp_path / "other.png")]) == 1
-    assert "no weights 'walkers' come for c2d_resnet8" in capsys.readouterr().err
+    assert "weights 'walkers' are not available for c2d_resnet8" in capsys.readouterr().err
 
 
 def test_the_example_trains_such_weights(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import torch
 from strategies import normal, wake
 
 import strfnet
-from strfnet.inference.receptive_field import reach_of
+from strfnet.inference.receptive_field import receptive_field
 
 FRAMES = 14
 CONVOLUTIONS = [
@@ -40,11 +40,11 @@ def changed(layer):
 
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_convolutions_over_time_see_one_neighbour_on_each_side(kind):
-    check_reach(awake(kind(conv())), past=1, future=1)
+    check_receptive_field(awake(kind(conv())), past=1, future=1)
 
 
 def test_a_convolution_without_time_sees_its_frame():
-    check_reach(awake(strfnet.C2D(conv())), past=0, future=0)
+    check_receptive_field(awake(strfnet.C2D(conv())), past=0, future=0)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_a_convolution_without_time_sees_its_frame():
     ],
 )
 def test_strf_sees_its_bands_and_its_taps(arguments, past, future):
-    check_reach(awake(strf(**arguments)), past=past, future=future)
+    check_receptive_field(awake(strf(**arguments)), past=past, future=future)
 
 
-def check_reach(layer, *, past, future):
-    reach = reach_of(layer, "here")
-    assert (reach.past, reach.future, reach.group, reach.merged) == (past, future, 1, False)
+def check_receptive_field(layer, *, past, future):
+    extent = receptive_field(layer, "here")
+    assert (extent.past, extent.future, extent.group, extent.merged) == (past, future, 1, False)
     for frame, frames in enumerate(changed(layer)):
         if past + future <= frame < FRAMES - past - future:  # near the ends the padding repeats what changes
             assert (min(frames), max(frames)) == (frame - future, frame + past)
@@ -84,16 +84,16 @@ def test_non_local_windows_are_groups_from_the_first_frame(window):
     for frame, frames in enumerate(changed(layer)):
         group = frame // window
         assert frames == [at for at in range(FRAMES) if at // window == group]
-    reach = reach_of(layer, "here")
-    assert (reach.past, reach.future, reach.group, reach.merged) == (0, 0, window, False)
+    extent = receptive_field(layer, "here")
+    assert (extent.past, extent.future, extent.group, extent.merged) == (0, 0, window, False)
 
 
 @pytest.mark.parametrize("factor", [2, 3])
 def test_merged_groups_become_a_frame_each(factor):
     layer = strfnet.TemporalReduction(factor)
     assert all(frames == [frame // factor] for frame, frames in enumerate(changed(layer)))
-    reach = reach_of(layer, "here")
-    assert (reach.past, reach.future, reach.group, reach.merged) == (0, 0, factor, True)
+    extent = receptive_field(layer, "here")
+    assert (extent.past, extent.future, extent.group, extent.merged) == (0, 0, factor, True)
 
 
 LAYERS = [
@@ -109,19 +109,19 @@ LAYERS = [
 def test_what_is_called_final_is_what_a_longer_clip_leaves_as_it_is(make):
     """And the first frame that is needed gives, from there on, the rest of the answer."""
     layer = awake(make())
-    reach = reach_of(layer, "here")
+    extent = receptive_field(layer, "here")
     clip = normal(1, 4, FRAMES, 5, 4)
     with torch.no_grad():
         whole = layer(clip)
         for frames in range(1, FRAMES):
             part = layer(clip[:, :, :frames])
-            assert part.shape[2] == reach.total(frames)
+            assert part.shape[2] == extent.total(frames)
             same = (part - whole[:, :, : part.shape[2]]).abs().amax(dim=(0, 1, 3, 4)) < 1e-12
-            final = reach.final(frames)
+            final = extent.final(frames)
             assert same[:final].all()
-            first = reach.first_needed(frames)
+            first = extent.first_needed(frames)
             rest = layer(clip[:, :, first:])
-            torch.testing.assert_close(rest[:, :, final - reach.total(first) :], whole[:, :, final:])
+            torch.testing.assert_close(rest[:, :, final - extent.total(first) :], whole[:, :, final:])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_what_is_called_final_is_what_a_longer_clip_leaves_as_it_is(make):
 def test_what_looks_at_all_frames_is_refused_and_does_look_at_all(make, reason):
     layer = awake(make(4))
     with pytest.raises(ValueError, match=f"^layer3.1.after.0 .*{reason}.* Stream\\(network, frames=8\\)"):
-        reach_of(layer, "layer3.1.after.0")
+        receptive_field(layer, "layer3.1.after.0")
     assert changed(layer)[0][-1] == FRAMES - 1 and changed(layer)[-1][0] == 0
 
 
@@ -150,4 +150,4 @@ def test_a_strange_layer_is_refused():
 
     for layer in (torch.nn.Identity(), Own(4, window=2)):
         with pytest.raises(ValueError, match=rf"^here \({type(layer).__name__}\) is not a layer of strfnet"):
-            reach_of(layer, "here")
+            receptive_field(layer, "here")

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import strfnet
 from strfnet.layers.clip import flatten_time, unflatten_time
-from strfnet.models.registry import FORMS
+from strfnet.models.registry import ARCHITECTURES
 
 TEMPORAL_CONV = "backbone.layer2.0.conv2"
 
@@ -114,7 +114,7 @@ def replicate(monkeypatch):
     return module.replicate
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ARCHITECTURES)
 def test_replicas_of_data_parallel_run_at_once_on_batches_of_their_own(form, replicate):
     net = network(form.format("resnet8")).eval()
     clips = [clip(1, 4), clip(3, 4)]

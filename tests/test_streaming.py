@@ -15,7 +15,7 @@ from strfnet.heads.head import Head
 from strfnet.inference import stream as streaming
 from strfnet.inference.stream import Stream
 from strfnet.models.network import ReIDNetwork
-from strfnet.models.registry import FORMS
+from strfnet.models.registry import ARCHITECTURES
 
 EXACT = ["c2d_{}", "i3d_{}", "p3da_{}", "p3db_{}", "p3dc_{}", "ap3d_{}", "{}_fpl", "{}_maxfpl", "ste_nvan_{}"]
 SIZE = (64, 16)  # the least that eight stripes take
@@ -241,11 +241,11 @@ PAGE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text()
 TABLE = PAGE.partition("### Which networks")[2].partition("`Stream(")[0]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ARCHITECTURES)
 def test_the_page_says_which_networks_are_exact(form):
     rows = [line.split("|")[1:-1] for line in TABLE.splitlines() if line.startswith("| `")]
     listed = {name: cells[1].strip() for cells in rows for name in re.findall(r"`(\S+?)`", cells[0])}
-    assert set(listed) == {each.format("*") for each in FORMS}
+    assert set(listed) == {each.format("*") for each in ARCHITECTURES}
     how = listed[form.format("*")]
     net = strfnet.create_model(form.format("resnet18"), num_classes=None)
     if form in EXACT:

@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's algorithm answer as direct ones do, wherever they stand, and only some are replaced."""
+"""Convolutions by Winograd's algorithm compute what direct ones do, in every layer; only some are changed."""
 
 import copy
 import io
@@ -13,10 +13,11 @@ from strategies import wake
 from torch import nn
 
 import strfnet
-from strfnet.deployment import winograd
-from strfnet.deployment.fusion import fold_norms
-from strfnet.deployment.optimizer import Deployed
-from strfnet.deployment.winograd import Winograd, matrices, suits, tile, with_winograd
+import strfnet.deployment.winograd as winograd
+from strfnet.deployment.deployed import Deployed
+from strfnet.deployment.fusion import fuse
+from strfnet.deployment.in_place import add_in_place, norms_in_place
+from strfnet.deployment.winograd import Winograd, is_suited, matrices, transform, use_winograd
 from strfnet.inference.stream import Stream
 from strfnet.inflation.extension import own_class
 from strfnet.inflation.splicing import Followed
@@ -38,7 +39,7 @@ def test_in_one_dimension_the_points_give_the_sliding_products():
     bias=st.booleans(), last=st.booleans(), seed=st.integers(0, 2**31),
 )  # fmt: skip
 @settings(deadline=None)
-def test_the_answer_is_that_of_the_direct_convolution(n, h, w, i, o, bias, last, seed):
+def test_the_output_is_that_of_the_direct_convolution(n, h, w, i, o, bias, last, seed):
     generator = torch.Generator().manual_seed(seed)
     conv = nn.Conv2d(i, o, 3, padding=1, bias=bias)
     with torch.no_grad():
@@ -47,24 +48,24 @@ def test_the_answer_is_that_of_the_direct_convolution(n, h, w, i, o, bias, last,
     frames = torch.randn(n, i, h, w, generator=generator)
     frames = frames.contiguous(memory_format=torch.channels_last) if last else frames
     expected = copy.deepcopy(conv).double()(frames.double())
-    tile(conv)
+    transform(conv)
     answer = conv(frames)
     assert answer.dtype == torch.float32 and answer.shape == expected.shape
     torch.testing.assert_close(answer.double(), expected, rtol=0, atol=1e-5 * max(1.0, expected.abs().max().item()))
 
 
-def test_it_is_as_close_to_the_exact_answer_as_a_direct_convolution():
+def test_it_is_as_close_to_the_exact_output_as_a_direct_convolution():
     """Unlike with the usual points; activations and kernels as they are in the last stage of a ResNet-50."""
     torch.manual_seed(0)
     conv, frames = nn.Conv2d(512, 512, 3, padding=1, bias=False), torch.randn(2, 512, 16, 8).relu()
     exact = F.conv2d(frames.double(), conv.weight.double(), padding=1)
-    tile(conv)
+    transform(conv)
     assert (conv(frames) - exact).abs().max() < 4e-6 * exact.abs().max()
 
 
 def test_many_frames_are_taken_in_parts(monkeypatch):
     conv, frames = nn.Conv2d(2, 2, 3, padding=1), torch.randn(5, 2, 8, 4)
-    tile(conv)
+    transform(conv)
     whole = conv(frames)
     for pixels in (2 * 8 * 4, 1):
         monkeypatch.setattr(winograd, "AT_A_TIME", pixels)
@@ -74,7 +75,7 @@ def test_many_frames_are_taken_in_parts(monkeypatch):
 
 def test_under_autocast_it_stays_in_single_precision():
     conv, frames = nn.Conv2d(2, 2, 3, padding=1), torch.randn(1, 2, 8, 4)
-    tile(conv)
+    transform(conv)
     expected = conv(frames)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(conv(frames), expected)
@@ -104,8 +105,8 @@ WIDE = winograd.FEWEST
         ((WIDE, WIDE - 1), {}, False),
     ],
 )
-def test_which_convolutions_it_suits(channels, arguments, suited):
-    assert suits(nn.Conv2d(*channels, **{"kernel_size": 3, "padding": 1} | arguments)) is suited
+def test_which_convolutions_it_is_suited(channels, arguments, suited):
+    assert is_suited(nn.Conv2d(*channels, **{"kernel_size": 3, "padding": 1} | arguments)) is suited
 
 
 class Standardized(nn.Conv2d):
@@ -113,69 +114,63 @@ class Standardized(nn.Conv2d):
         return F.conv2d(x, self.weight - self.weight.mean(), self.bias, padding=1)
 
 
-def test_heirs_that_may_compute_otherwise_stay():
-    assert not suits(Standardized(WIDE, WIDE, 3, padding=1))
-    assert not suits(nn.utils.parametrizations.weight_norm(nn.Conv2d(WIDE, WIDE, 3, padding=1)))
+def test_subclasses_that_may_compute_otherwise_stay():
+    assert not is_suited(Standardized(WIDE, WIDE, 3, padding=1))
+    assert not is_suited(nn.utils.parametrizations.weight_norm(nn.Conv2d(WIDE, WIDE, 3, padding=1)))
 
 
 @pytest.mark.parametrize("kind", [C2D, P3DA, P3DB, P3DC, I3D])
 def test_layers_over_time_keep_what_they_do_over_time(kind, monkeypatch):
     monkeypatch.setattr(winograd, "FEWEST", 1)
     layer = wake(kind(nn.Conv2d(3, 4, 3, padding=1)))
-    assert suits(layer) is (kind is not I3D), "its kernel has three axes"
+    assert is_suited(layer) is (kind is not I3D), "its kernel has three axes"
     clip = torch.randn(2, 3, 5, 6, 5)
     expected = layer(clip)
-    if suits(layer):
-        tile(layer)
+    if is_suited(layer):
+        transform(layer)
         assert isinstance(layer, Winograd) and own_class(layer) is kind
         torch.testing.assert_close(layer(clip), expected, rtol=1e-5, atol=1e-5)
 
 
-def folded_network(name, shape=SHAPE):
+def fused_network(name, shape=SHAPE):
     network = wake(strfnet.create_model(name, num_classes=None)).eval()
-    return network, fold_norms(network, shape)
+    fused = fuse(network, shape)
+    return network, fused, use_winograd(fused, shape)
 
 
-@pytest.mark.parametrize("form", ["{}_fpl", "i3d_{}", "p3db_{}", "strf_p3dc_{}", "ap3d_{}", "ste_nvan_{}"])
-def test_networks_answer_as_before(form):
-    network, folded = folded_network(form.format("resnet18"), (1, 3, 4, 256, 16))
-    state = copy.deepcopy(folded.state_dict())
-    tiled = with_winograd(folded)
+@pytest.mark.parametrize("form", ["i3d_{}", "p3db_{}", "ste_nvan_{}"])
+def test_networks_compute_the_same(form):
+    network, fused, changed = fused_network(form.format("resnet18"), (1, 3, 4, 256, 16))
+    assert changed == sum(isinstance(module, Winograd) for module in fused.modules()) >= 7
     clip = torch.randn(1, 3, 4, 256, 16)
     with torch.inference_mode():
-        expected, answer = network(clip).embedding, tiled(clip).embedding
-    assert (answer - expected).abs().max() <= 1e-5 * expected.abs().max()
-    replaced = [module for module in tiled.modules() if isinstance(module, Winograd)]
-    assert len(replaced) == sum(suits(module) for module in folded.modules()) >= 7
-    assert not any(isinstance(module, Winograd) for module in folded.modules())
-    assert all(torch.equal(value, state[key]) for key, value in folded.state_dict().items())
-    shared = {value.data_ptr() for value in folded.parameters()}
-    own = {path for path, parameter in tiled.named_parameters() if parameter.data_ptr() not in shared}
-    assert own == {f"{path}.weight" for path, module in tiled.named_modules() if isinstance(module, Winograd)}
+        expected, output = network(clip).embedding, fused(clip).embedding
+    assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_a_network_of_narrow_convolutions_has_none():
-    assert with_winograd(folded_network("c2d_resnet8")[1]) is None
+    assert fused_network("c2d_resnet8")[2] == 0
 
 
 def test_copies_and_pickles_stay_what_they_are():
-    """A unit follows one of the convolutions: two classes are laid over it."""
-    tiled = with_winograd(folded_network("strf_p3dc_resnet18")[1])
-    assert any(isinstance(module, Winograd) and isinstance(module, Followed) for module in tiled.modules())
+    """A unit follows one of the convolutions, so two mixins extend its class."""
+    _, fused, _ = fused_network("strf_p3dc_resnet18")
+    assert any(isinstance(module, Winograd) and isinstance(module, Followed) for module in fused.modules())
     clip, file = torch.randn(SHAPE), io.BytesIO()
-    torch.save(tiled, file)
+    torch.save(fused, file)
     file.seek(0)
     with torch.inference_mode():
-        expected = tiled(clip).embedding
-        for twin in (copy.deepcopy(tiled), pickle.loads(pickle.dumps(tiled)), torch.load(file, weights_only=False)):
-            assert [type(module) for module in twin.modules()] == [type(module) for module in tiled.modules()]
+        expected = fused(clip).embedding
+        for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused)), torch.load(file, weights_only=False)):
+            assert [type(module) for module in twin.modules()] == [type(module) for module in fused.modules()]
             assert torch.equal(twin(clip).embedding, expected)
 
 
-@pytest.mark.parametrize("form", ["c2d_{}", "p3da_{}", "p3dc_{}", "ap3d_{}", "ste_nvan_{}"])
-def test_streams_go_on_with_it(form):
-    network, folded = folded_network(form.format("resnet18"), (1, 3, 4, 256, 16))
-    stream = Stream(Deployed(with_winograd(folded), (1, 3, 4, 256, 16), torch.float32))
+@pytest.mark.parametrize("form", ["p3dc_{}", "ap3d_{}", "ste_nvan_{}"])
+def test_streams_go_on_with_it_and_with_outputs_written_in_place(form):
+    network, fused, _ = fused_network(form.format("resnet18"), (1, 3, 4, 256, 16))
+    norms_in_place(fused, SHAPE), add_in_place(fused, SHAPE)
+    stream = Stream(Deployed(fused, (1, 3, 4, 256, 16), torch.float32))
     clip = torch.randn(1, 3, 6, 256, 16)
     for frames in range(2, 7, 2):
         stream.push(clip[:, :, frames - 2 : frames])

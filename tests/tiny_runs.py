@@ -7,6 +7,7 @@ from strfnet.data.synthetic import draw_camera, draw_walker, render
 from strfnet.data.tracklet import Tracklet
 from strfnet.losses.objective import nvan_loss, strf_loss
 from strfnet.training.recipe import Recipe
+from strfnet.weights.store import CheckpointStore
 
 TINY = {
     "model": "strf_c2d_resnet8",
@@ -51,3 +52,13 @@ def network_for(recipe, classes=4):
 
 def objective_for(recipe):
     return {"strf": strf_loss, "nvan": nvan_loss}[recipe.loss](smoothing=recipe.smoothing)
+
+
+def checkpoints(folder):
+    """The checkpoints in a folder, the newest last."""
+    store = CheckpointStore(folder)
+    return [store.path(number) for number in store.numbers()]
+
+
+def metadata_of(checkpoint):
+    return CheckpointStore(checkpoint.parent).metadata(int(checkpoint.name))

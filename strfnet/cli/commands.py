@@ -11,7 +11,7 @@ from strfnet.cli import options
 from strfnet.data import DataSet, read_data_set, read_folder
 from strfnet.evaluation import PROTOCOLS, Protocol, evaluate_protocols, gallery_of, protocols_of, table
 from strfnet.models import LoadedNetwork, Preprocessing, UnknownNetwork, create_model, find_network, list_models
-from strfnet.system.files import write_whole
+from strfnet.system.files import write_atomically
 from strfnet.training.distributed import process_rank
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def evaluate(call: options.Evaluate) -> None:
         return
     print(table(results))
     if call.out is not None:
-        write_whole(call.out, json.dumps([result.to_json() for result in results], indent=1).encode())
+        write_atomically(call.out, json.dumps([result.to_json() for result in results], indent=1).encode())
         print(f"\nmetrics written to {call.out}")
 
 
@@ -111,7 +111,7 @@ def show(call: options.Show) -> None:
         content = figures.draw(name)
         if process_rank() == 0:
             call.file(name).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(call.file(name), content)
+            write_atomically(call.file(name), content)
             print(f"{name}: {call.file(name)}")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from strfnet.data.readers.formats import FORMATS, Format
-from strfnet.data.sampling import TEST_CLIPS
+from strfnet.data.sampling import EVALUATION_SAMPLERS
 from strfnet.evaluation.protocols import PROTOCOLS, ProtocolName
 from strfnet.system.names import check_name
 from strfnet.training.recipe import Recipe
@@ -286,7 +286,7 @@ COMMANDS: dict[str, type] = {
 def clip_sampler(text: str) -> tuple[str, int]:
     """Returns the name and the frames of a clip sampler, from text such as "all_frames:32"."""
     name, _, frames = text.partition(":")
-    check_name("clip sampler", name, TEST_CLIPS)
+    check_name("clip sampler", name, EVALUATION_SAMPLERS)
     if not frames.isdecimal() or int(frames) < 1:
         raise ValueError(f"clips is {text!r}, wanted a clip sampler and its frames, such as {name}:8")
     return name, int(frames)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import strfnet.visualization as vis
 from strfnet.cli.options import Show, clip_sampler
-from strfnet.data import DataSet, Tracklet, evaluation_form, read_clip
+from strfnet.data import DataSet, Tracklet, evaluation_sampler, read_clip
 from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols
 from strfnet.inference import Embedder
 from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
@@ -178,7 +178,7 @@ class Figures:
             row = self.data_set.query[0] if self.call.row is None else self.call.row
         tracklet, preprocessing = self.data_set.test[row], self.embedder.preprocessing
         sampler, length = clip_sampler(self.call.clips)
-        indices = evaluation_form(sampler, frames=length)(len(tracklet.frames))[0]
+        indices = evaluation_sampler(sampler, frames=length)(len(tracklet.frames))[0]
         return read_clip(tracklet.frames, indices, preprocessing.size, interpolation=preprocessing.interpolation), row
 
     def _batch(self, clip: Tensor) -> Tensor:

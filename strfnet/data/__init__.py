@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from strfnet.data.readers.csv import read_listing
     from strfnet.data.readers.folder import read_folder, read_folder_data_set
     from strfnet.data.readers.formats import read_data_set
-    from strfnet.data.sampling import evaluation_form, training_form
+    from strfnet.data.sampling import evaluation_sampler, training_sampler
     from strfnet.data.tracklet import DataSet, Tracklet
     from strfnet.data.transforms import Augmentation
 

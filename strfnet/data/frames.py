@@ -1,17 +1,19 @@
 """Image files decoded into normalised clips."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from strfnet.data.choices import Interpolation
 from strfnet.data.tracklet import Frame
+from strfnet.system.names import check_choice
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 def read_clip(
@@ -21,13 +23,13 @@ def read_clip(
     *,
     interpolation: str = "bilinear",
 ) -> Tensor:
-    """The frames at ``indices``, resized and normalised with ImageNet's mean and deviation.
+    """The frames at ``indices``, resized and normalized with ImageNet's mean and standard deviation.
 
     Args:
         frames: of a tracklet.
-        indices: which of them, in this order; one named twice is decoded once.
+        indices: of the frames, in the order of the clip; a repeated frame is decoded once.
         size: height and width in pixels; the aspect is not kept.
-        interpolation: "bilinear" or "bicubic", antialiased both; what bicubic overshoots is cut off.
+        interpolation: "bilinear" or "bicubic", both antialiased; bicubic values are clamped to 0 .. 1.
 
     Returns: float32 (c, t, h, w), c being red, green and blue.
     Raises: ValueError for a frame that cannot be read (naming its path), no indices, one out of range, a
@@ -37,8 +39,7 @@ def read_clip(
         raise ValueError(f"indices are {list(indices)}, wanted one or more from 0 to {len(frames) - 1}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation is {interpolation!r}, wanted {' or '.join(INTERPOLATIONS)}")
+    check_choice("interpolation", interpolation, get_args(Interpolation))
     resized = {index: _resize(read_frame(frames[index]), size, interpolation) for index in set(indices)}
     clip = torch.stack([resized[index] for index in indices], dim=1)
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -48,18 +49,17 @@ def read_clip(
 def read_frame(frame: str | Frame) -> Tensor:
     """One JPEG or PNG file, or an image in memory, as RGB with values in 0 .. 1.
 
-    Grey becomes three equal channels, palettes are looked up, CMYK is converted, transparency is ignored (the
-    stored colour counts), 16-bit grey is divided by 65535 (of 16-bit colour Pillow keeps the upper 8 bits),
-    EXIF orientation is applied.
+    Gray, palette and CMYK images are converted to RGB; alpha is ignored; 16-bit gray is divided by 65535 (of 16-bit
+    color Pillow keeps the upper 8 bits); the EXIF orientation is applied.
 
     Returns: float32 (3, h, w).
-    Raises: ValueError naming the path if the file is missing, damaged, truncated, too large to be a picture
-    (Pillow's limit) or no still image; if an image in memory is not (h, w, 3) of uint8.
+    Raises: ValueError naming the path if the file is missing, damaged, truncated, larger than Pillow's limit or not a
+    still image; or if an image in memory is not (h, w, 3) of uint8.
     """
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame in memory is {frame.dtype} {frame.shape}, wanted uint8 (h, w, 3)")
-        # A copy, for torch has no view of an array that is read-only or runs backwards.
+        # A copy, because torch has no view of an array that is read-only or reversed.
         return torch.from_numpy(frame.copy()).permute(2, 0, 1).float() / 255
     from PIL import Image, ImageOps
 

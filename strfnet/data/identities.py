@@ -1,4 +1,4 @@
-"""Which tracklets make up the batches of an epoch: some of each of several identities, for the triplet loss."""
+"""The batches of an epoch: several tracklets of each of several identities, for the triplet loss."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +7,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strfnet.data.randomness import generator
+from strfnet.system.names import check_choice
 
 Rows = NDArray[np.int64]
 
@@ -16,42 +17,41 @@ def identity_batches(
 ) -> list[list[int]]:
     """All batches of an epoch, P identities with K tracklets each: a pure function of the arguments.
 
-    The forms, of which the published numbers come from:
+    Published results use one of three divisions:
 
-    - "every_identity": each identity fills one place of the epoch, with K of its tracklets drawn with
-      replacement; identities come in random order, and those left over for an incomplete batch are dropped.
-      Source: the code of STE-NVAN and CF-AAN. On MARS, 625 identities make 78 batches of 8.
-    - "groups": the tracklets of each identity are shuffled and cut into groups of K, the rest is dropped; of
-      fewer than K, K are drawn with replacement. All groups are shuffled, and P in a row are a batch, in
-      which one identity may so fill several places. A batch of a single identity is skipped, groups left over
-      for an incomplete batch are dropped. Source: the code of AP3D and BiCnet-TKS.
-    - "distinct": the same groups, but each batch takes them from P different identities, drawn uniformly
-      among those that have any left; the epoch ends when fewer than P have. Source: torchreid, fast-reid.
+    - "every_identity": each identity is drawn once in the epoch, in random order, with K of its tracklets drawn with
+      replacement. An incomplete last batch is dropped. On MARS, 625 identities make 78 batches of 8. Source: the code
+      of STE-NVAN and CF-AAN.
+    - "groups": the tracklets of each identity are shuffled and divided into groups of K, the rest is dropped; of
+      fewer than K, K are drawn with replacement. All groups are shuffled, and P consecutive ones make a batch, so an
+      identity may occur in it several times. Batches of a single identity and an incomplete last batch are dropped.
+      Source: the code of AP3D and BiCnet-TKS.
+    - "distinct": the same groups, but each batch has P different identities, drawn uniformly among those with groups
+      left. The epoch ends when fewer than P have any. Source: torchreid, fast-reid.
 
-    With the last two, epochs differ in their number of batches, if little; in a small data set an epoch of
-    "groups" may be without any.
+    The number of batches varies between epochs with the last two. An epoch of "groups" may have none if there are few
+    tracklets.
 
     Args:
-        labels: whose tracklet each row is, as whole numbers.
-        identities: P, places for identities in a batch.
-        tracklets: K, tracklets in each place.
-        form: one of the three.
+        labels: the identity of each row, as whole numbers.
+        identities: P.
+        tracklets: K.
+        form: one of the three divisions.
         seed: of the run.
         epoch: counted from 0.
 
-    Returns: rows of ``labels``, P times K a batch, tracklets of one place side by side.
-    Raises: ValueError for labels that are no whole numbers, P or K below 1, P above the number of identities,
-    one identity a batch in "groups" (which would skip them all), another form, or a bad seed or epoch.
+    Returns: batches of P times K rows of ``labels``; rows of one identity or group are consecutive.
+    Raises: ValueError for labels that are not whole numbers, P or K below 1, P above the number of identities, P = 1
+    with "groups" (which drops all batches), another form, or an invalid seed or epoch.
     """
     of_identity = _rows(labels)
-    if form not in _FORMS:
-        raise ValueError(f"form is {form!r}, wanted one of {', '.join(_FORMS)}")
+    check_choice("form", form, _FORMS)
     if not 1 <= identities <= len(of_identity):
         raise ValueError(f"identities is {identities}, wanted 1 to {len(of_identity)}, as many as the labels name")
     if tracklets < 1:
         raise ValueError(f"tracklets is {tracklets}, wanted at least 1 of each identity")
     if form == "groups" and identities == 1:
-        raise ValueError("identities is 1, wanted at least 2: batches of a single identity are skipped")
+        raise ValueError("identities is 1, wanted at least 2: batches of a single identity are dropped")
     rng = generator("batches", seed=seed, epoch=epoch)
     batches = _FORMS[form](of_identity, identities, tracklets, rng)
     return [np.concatenate(batch).tolist() for batch in batches]
@@ -88,7 +88,7 @@ _FORMS = {"every_identity": _every_identity, "groups": _groups, "distinct": _dis
 
 
 def _shuffled_groups(rows: Rows, size: int, rng: Generator) -> list[Rows]:
-    """One identity's rows in random groups of ``size``, the rest dropped; one group with repeats if too few."""
+    """The rows of one identity in random groups of ``size``; the rest is dropped. Too few rows are repeated."""
     if len(rows) < size:
         return [rng.choice(rows, size)]
     shuffled = rng.permutation(rows)

@@ -1,11 +1,11 @@
-"""Batches of training clips, decoded by worker processes; workers, ranks and resuming change no bit of them."""
+"""Batches of training clips, decoded by worker processes. They do not depend on workers, world size or resuming."""
 
 import gc
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -16,16 +16,15 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from strfnet.data.frames import read_clip
 from strfnet.data.randomness import generator
-from strfnet.data.sampling import training_form
+from strfnet.data.sampling import training_sampler
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
 
 
 class Draw(NamedTuple):
-    """One tracklet's turn: all that its clip depends on, besides the tracklets, the seed and the settings.
+    """All that a clip depends on besides the tracklets, the seed and the settings.
 
-    ``position`` counts the places of an epoch over all batches and ranks, so it is the same however many
-    processes share the work.
+    ``position`` counts the clips of an epoch over all batches and processes, so it does not depend on the world size.
     """
 
     epoch: int
@@ -34,58 +33,57 @@ class Draw(NamedTuple):
 
 
 class ClipBatch(NamedTuple):
-    """Clips (b, 3, t, h, w) float32, normalised; labels (b,) and rows of the tracklets (b,), int64."""
+    """Clips (b, 3, t, h, w) float32, normalized; labels (b,) and rows of the tracklets (b,), int64."""
 
     clips: Tensor
     labels: Tensor
     rows: Tensor
 
 
-def draws(batches: Sequence[Sequence[int]], epoch: int, *, rank: int = 0, ranks: int = 1) -> list[list[Draw]]:
-    """The turns of an epoch that one of several processes takes: its slice of every batch.
+def draws(batches: Sequence[Sequence[int]], epoch: int, *, rank: int = 0, world_size: int = 1) -> list[list[Draw]]:
+    """The draws of one process in an epoch: its slice of every batch.
 
-    Slices are contiguous and in the order of the ranks, so that those of all ranks, joined, are the batch; of
-    a batch that the ranks do not divide, they differ in length by one at most.
+    Slices are contiguous and in the order of the ranks. Their lengths differ by one at most.
 
     Args:
-        batches: rows, as ``identity_batches`` gives them.
+        batches: rows, as ``identity_batches`` returns them.
         epoch: counted from 0.
         rank: of this process, from 0.
-        ranks: how many processes there are.
+        world_size: number of processes.
 
-    Raises: ValueError if there is no such rank, or a batch has fewer rows than there are ranks.
+    Raises: ValueError for a rank that is out of range, or a batch with fewer rows than processes.
     """
-    if not 0 <= rank < ranks:
-        raise ValueError(f"rank is {rank} of {ranks}, wanted a rank from 0 to one less than there are")
-    if any(len(batch) < ranks for batch in batches):
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank}, wanted at least 0 and less than the world size {world_size}")
+    if any(len(batch) < world_size for batch in batches):
         fewest = min(map(len, batches))
-        raise ValueError(f"a batch has {fewest} rows for {ranks} ranks, wanted at least one row for each")
-    turns, position = [], 0
+        raise ValueError(f"a batch has {fewest} rows for {world_size} processes, wanted at least one for each")
+    slices, position = [], 0
     for batch in batches:
-        begin, end = (len(batch) * part // ranks for part in (rank, rank + 1))
-        turns.append([Draw(epoch, position + at, batch[at]) for at in range(begin, end)])
+        begin, end = (len(batch) * part // world_size for part in (rank, rank + 1))
+        slices.append([Draw(epoch, position + at, batch[at]) for at in range(begin, end)])
         position += len(batch)
-    return turns
+    return slices
 
 
 class TrainingClips(Dataset[tuple[Tensor, int, int]]):
-    """Training clips by ``Draw``: frames chosen, decoded, resized, normalised, augmented.
+    """Training clips by ``Draw``: frames sampled, decoded, resized, normalized and augmented.
 
-    A pure function of the draw and of what it was made with: every draw has a generator of its own.
+    A clip is a pure function of its draw and of the arguments below, because every draw has its own generator.
 
     Args:
-        tracklets: to train on.
-        labels: the class of each, a whole number from 0.
+        tracklets: the training data.
+        labels: the class of each tracklet, a whole number from 0.
         seed: of the run.
         frames: t.
-        sampling: a key of ``strfnet.data.sampling.TRAIN_CLIPS``.
+        sampling: a key of ``strfnet.data.sampling.TRAINING_SAMPLERS``.
         stride: of the sampling "strided".
         size: height and width in pixels.
         interpolation: "bilinear" or "bicubic".
-        augmentation: what may happen to a clip; nothing if None.
+        augmentation: random changes; None for none.
 
-    Raises: ValueError for no tracklets, labels that are not one whole number from 0 for each, a bad seed, or
-    what ``training_form`` and ``read_clip`` refuse of the settings, before any frame is read.
+    Raises: ValueError, before any frame is read, for no tracklets, labels that are not one whole number from 0 for
+    each, or an argument that ``generator``, ``training_sampler`` or ``read_clip`` refuses.
     """
 
     def __init__(
@@ -104,8 +102,8 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
         self.tracklets, self.labels = tuple(tracklets), _checked(labels, len(tracklets))
         self.seed, self.size, self.interpolation = seed, size, interpolation
         self.augmentation = augmentation
-        self._indices = training_form(sampling, frames=frames, stride=stride)
-        # What would be refused while training is refused now.
+        self._indices = training_sampler(sampling, frames=frames, stride=stride)
+        # Errors are raised now, not in the training.
         generator("clip", seed=seed, epoch=0)
         read_clip([np.zeros((1, 1, 3), np.uint8)], [0], size, interpolation=interpolation)
 
@@ -127,39 +125,39 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
 def load(
     clips: TrainingClips, plan: Sequence[list[Draw]], *, workers: int = 0, pin_memory: bool = False
 ) -> DataLoader[Any]:
-    """A loader that yields one ``ClipBatch`` for each list of draws, in their order.
+    """A loader that yields one ``ClipBatch`` for each list of draws, in order.
 
-    Its workers live as long as one iteration; leaving that early, an error and Ctrl-C end them too. They are
-    forked on Linux, so that frames in memory are shared and not copied; elsewhere each has a copy of its own.
-    Torch's global generators are not touched. To go on in the middle of an epoch, hand in the rest of the plan.
+    Its workers end with the iteration, also when it is left early, by an error or by Ctrl-C. They are forked on Linux
+    and share frames in memory; elsewhere each has a copy. Torch's global generators are not used. To resume in the
+    middle of an epoch, pass the rest of the plan.
 
     Args:
-        clips: what is drawn from.
-        plan: draws of each batch, as ``draws`` gives them.
-        workers: processes that decode, each with one thread; 0 decodes in this one.
-        pin_memory: whether batches lie in page-locked memory, for copies to a GPU in the background.
+        clips: the clips by draw.
+        plan: the draws of each batch, as ``draws`` returns them.
+        workers: processes that decode, with one thread each; 0 decodes in this process.
+        pin_memory: whether batches are in page-locked memory, for asynchronous copies to a GPU.
 
     Raises: ValueError for negative ``workers``; while iterating, ValueError naming the path of a bad frame.
     """
     if workers < 0:
         raise ValueError(f"workers is {workers}, wanted 0 or more processes")
     if workers and clips.augmentation is not None:
-        # Once here, rather than a second or two in each worker of each epoch.
+        # Imported once here, because each worker of each epoch would need a second or two.
         import torchvision.transforms.v2.functional  # noqa: F401
     return _Loader(
         _Batches(clips),
         batch_sampler=list(plan),
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker if workers else None,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        generator=torch.Generator(),  # else each iteration draws a seed from the global one
+        generator=torch.Generator(),  # otherwise each iteration draws a seed from the global generator
     )
 
 
 class _Batches(Dataset[Any]):
-    """Whole batches of clips; an error in a worker becomes a value, which travels better than a traceback."""
+    """Whole batches of clips. An error is returned as a value, because a worker would add its traceback."""
 
     def __init__(self, clips: TrainingClips) -> None:
         self.clips = clips
@@ -172,37 +170,37 @@ class _Batches(Dataset[Any]):
             clips, labels, rows = zip(*(self.clips[draw] for draw in batch), strict=True)
         except ValueError as error:
             return ValueError(*error.args)
-        # default_collate stacks right into shared memory, where this is a worker
+        # in a worker, default_collate stacks directly in shared memory
         return ClipBatch(default_collate(list(clips)), torch.tensor(labels), torch.tensor(rows))
 
 
 class _Loader(DataLoader[Any]):
-    def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
+    def __iter__(self) -> Any:
         for batch in super().__iter__():
             if isinstance(batch, ValueError):
                 raise batch
             yield batch
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 def _start_worker(_: int) -> None:
-    """Leaves the signals that reach a whole group of processes to the main one, which may have a step to finish.
+    """Ignore signals that are sent to the whole process group; the main process finishes its step.
 
-    Else Ctrl-C, or the SIGTERM of a scheduler or of torchrun, would kill workers that it still needs. One sent
-    by the main process itself ends the worker; so does the end of the main process, at the latest in 5 s.
+    Otherwise Ctrl-C, or the SIGTERM of a scheduler or of torchrun, would kill workers that it still needs. A SIGTERM
+    of the main process ends the worker, and so does the end of the main process, within 5 s.
     """
-    gc.freeze()  # so that collecting does not write to, and thereby copy, the pages shared with the main process
+    gc.freeze()  # otherwise garbage collection writes to, and so copies, pages shared with the main process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     main = multiprocessing.parent_process()
     if main is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_when_told_by, args=(main.pid,), daemon=True).start()
+        Thread(target=_end_at_sigterm_of, args=(main.pid,), daemon=True).start()
 
 
-def _end_when_told_by(main: int) -> None:
+def _end_at_sigterm_of(main: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main:
         pass
     os._exit(0)

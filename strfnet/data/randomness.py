@@ -1,25 +1,25 @@
-"""Randomness that depends on a seed, an epoch and a place in it, and on nothing else."""
+"""Random generators that depend on seed, epoch and position alone."""
 
 from numpy import integer
 from numpy.random import Generator, default_rng
 
 _PURPOSES = {"batches": 11, "clip": 12}
-_LIMIT = 2**32  # numbers below it are one word each of what a generator is made from
+_LIMIT = 2**32  # a number below it is one word of a generator's seed
 
 
 def generator(purpose: str, *, seed: int, epoch: int, position: int = 0) -> Generator:
-    """A new generator for one purpose: the same arguments give the same draws, others give unrelated ones.
+    """A new generator. Equal arguments give equal draws, others give independent ones.
 
-    Nothing is carried from one call to the next, so it does not matter how many processes draw, in which
-    order, or where a run that was stopped goes on. (NumPy may draw differently in another version.)
+    No state passes from one call to the next, so draws do not depend on the number of processes, their order, or the
+    position at which a run resumes. (They may depend on the version of NumPy.)
 
     Args:
-        purpose: "batches" for an epoch's choice of tracklets, "clip" for all that happens to one tracklet.
+        purpose: "batches" for the tracklets of an epoch, "clip" for the sampling and augmentation of one clip.
         seed: of the run.
         epoch: counted from 0.
         position: of the tracklet among those of the epoch, counted from 0.
 
-    Raises: ValueError for a number below 0 or from 2^32 on, or none.
+    Raises: ValueError for what is no whole number from 0 to 2^32 - 1.
     """
     for name, number in (("seed", seed), ("epoch", epoch), ("position", position)):
         if not isinstance(number, int | integer) or not 0 <= number < _LIMIT:

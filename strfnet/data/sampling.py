@@ -1,27 +1,31 @@
-"""Which frames of a tracklet a network gets to see: one clip to train on, one or more to be tested with.
+"""Clip samplers: which frames of a tracklet make one clip for training, or one or more clips for evaluation.
 
-Indices count from 0; n is the length of the tracklet, t the frames of a clip. Training functions draw from the
-generator they are handed, once and in a fixed order, so that the same generator gives the same frames.
+Indices count from 0; n is the length of the tracklet, t the frames of a clip. Training samplers draw from the given
+generator in a fixed order, so equal generators give equal frames.
 """
 
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
+from typing import cast, get_args
 
 from numpy.random import Generator
 
-TrainClip = Callable[..., list[int]]  # of length, frames and rng
-TestClips = Callable[..., list[list[int]]]  # of length and frames
+from strfnet.data.choices import EvaluationSampling, TrainingSampling
+from strfnet.system.names import check_choice
+
+TrainingSampler = Callable[..., list[int]]  # of length, frames and rng
+EvaluationSampler = Callable[..., list[list[int]]]  # of length and frames
 
 
 def restricted_random(length: int, frames: int, rng: Generator) -> list[int]:
-    """One frame of each chunk, when a tracklet is cut into as many chunks as the clip has frames.
+    """A random frame of each of t chunks of a tracklet.
 
-    Chunks hold ceil(n / t) frames; where they run past the end, the last frame is repeated, which makes it
-    likelier than the others. Draws are uniform and independent of each other.
+    Chunks have ceil(n / t) frames. Past the end the last frame is repeated, which makes it more likely than the
+    others. Draws are uniform and independent.
 
-    Returns: t indices, never decreasing. Raises: ValueError if either number is below 1.
-    Source: restricted random sampling as in the code of Liu et al., STE-NVAN, BMVC 2019, and of CF-AAN.
+    Returns: t ascending indices. Raises: ValueError if either number is below 1.
+    Source: the code of Liu et al., STE-NVAN, BMVC 2019, arXiv:1908.01683, and of CF-AAN.
     """
     _check(length, frames)
     stride = -(-length // frames)
@@ -30,14 +34,14 @@ def restricted_random(length: int, frames: int, rng: Generator) -> list[int]:
 
 
 def restricted_first(length: int, chunks: int) -> list[int]:
-    """The first frame of each chunk, when a tracklet is cut into as many chunks as the clip has frames.
+    """The first frame of each chunk of a tracklet.
 
-    Chunks hold ceil(length / chunks) frames; where they run past the end, the last frame is repeated. So 9
-    frames in 8 chunks give 0 2 4 6 8 8 8 8, which is not an even spread, but the published one.
+    Chunks have ceil(length / chunks) frames. Past the end the last frame is repeated: 9 frames in 8 chunks give
+    0 2 4 6 8 8 8 8, which is not even, but as published.
 
-    Returns: ``chunks`` indices, never decreasing, in 0 .. length - 1.
+    Returns: ``chunks`` ascending indices in 0 .. length - 1.
     Raises: ValueError if either number is below 1.
-    Source: restricted random sampling as tested in Liu et al., STE-NVAN, BMVC 2019.
+    Source: the test of Liu et al., STE-NVAN, BMVC 2019, arXiv:1908.01683.
     """
     if length < 1 or chunks < 1:
         raise ValueError(f"got {length} frames in {chunks} chunks, wanted at least 1 of each")
@@ -46,9 +50,9 @@ def restricted_first(length: int, chunks: int) -> list[int]:
 
 
 def restricted_all(length: int, frames: int) -> list[list[int]]:
-    """Every frame, in ceil(n / t) clips: clip i takes entry i of each chunk of ``restricted_random``.
+    """All frames, in ceil(n / t) clips: clip i has entry i of each chunk of ``restricted_random``.
 
-    Source: the "all sampled" test of CF-AAN's code, 2021.
+    Source: the "all sampled" test in the code of CF-AAN, 2021.
     """
     _check(length, frames)
     stride = -(-length // frames)
@@ -56,10 +60,10 @@ def restricted_all(length: int, frames: int) -> list[list[int]]:
 
 
 def balanced_random(length: int, frames: int, rng: Generator) -> list[int]:
-    """One frame of each chunk, when no chunk is more than one frame longer than another, longer ones first.
+    """A random frame of each of t chunks whose lengths differ by one at most, the longer ones first.
 
     Nothing is padded, so the frames of a chunk are equally likely. A tracklet of fewer than t frames gives
-    ``random_sorted``. Source: BiCnet-TKS's code.
+    ``random_sorted``. Source: the code of BiCnet-TKS.
     """
     _check(length, frames)
     if length < frames:
@@ -70,7 +74,7 @@ def balanced_random(length: int, frames: int, rng: Generator) -> list[int]:
 def balanced_first(length: int, frames: int) -> list[int]:
     """The first frame of each chunk of ``balanced_random``.
 
-    Ours: a tracklet of fewer than t frames repeats its last one, where BiCnet-TKS's code draws.
+    Ours: a tracklet of fewer than t frames repeats its last one; the code of BiCnet-TKS draws.
     """
     _check(length, frames)
     return [min(start, length - 1) for start, _ in _balanced(length, frames)]
@@ -79,11 +83,11 @@ def balanced_first(length: int, frames: int) -> list[int]:
 def strided(length: int, frames: int, rng: Generator, *, stride: int = 8) -> list[int]:
     """Every ``stride``-th frame from a random start.
 
-    A tracklet of at least t times ``stride`` frames has all its starts alike, from the first frame to the one
-    from which the last pick is frame n - 1; a shorter one gives ``random_sorted`` instead.
+    In a tracklet of at least t times ``stride`` frames, all starts that keep the clip inside are equally likely. A
+    shorter one gives ``random_sorted``.
 
     Raises: ValueError if a number is below 1.
-    Source: AP3D's code, with 4 frames and a stride of 8.
+    Source: the code of AP3D, with 4 frames and a stride of 8.
     """
     _check(length, frames)
     if stride < 1:
@@ -95,7 +99,8 @@ def strided(length: int, frames: int, rng: Generator, *, stride: int = 8) -> lis
 
 
 def strided_first(length: int, frames: int) -> list[int]:
-    """From the first frame on with the widest stride of 8, 4, 2 and 1 that stays inside; else frames looped.
+    """A clip from the first frame with the widest stride of 8, 4, 2 and 1 that stays inside; else the frames are
+    looped.
 
     Source: the quick test between AP3D's epochs, with 4 frames.
     """
@@ -105,18 +110,18 @@ def strided_first(length: int, frames: int) -> list[int]:
 
 
 def random_sorted(length: int, frames: int, rng: Generator) -> list[int]:
-    """Any t different frames in the order of time; from fewer than t frames, t draws with replacement.
+    """T different frames in temporal order; with replacement if there are fewer than t.
 
-    Source: "random" in torchreid, and AP3D's training on tracklets too short for its window.
+    Source: "random" in torchreid, and the training of AP3D on short tracklets.
     """
     _check(length, frames)
     return sorted(rng.choice(length, size=frames, replace=length < frames).tolist())
 
 
 def evenly(length: int, frames: int) -> list[int]:
-    """Frames at equal steps of floor(n / t) from the first one on; a shorter tracklet repeats its last frame.
+    """Every floor(n / t)-th frame from the first; a shorter tracklet repeats its last frame.
 
-    So 17 frames give clips of 8 the same picks as 16 do. Source: torchreid, in training and test.
+    17 frames give the same clip of 8 as 16 frames do. Source: torchreid, in training and evaluation.
     """
     _check(length, frames)
     step = max(1, length // frames)
@@ -124,9 +129,9 @@ def evenly(length: int, frames: int) -> list[int]:
 
 
 def consecutive(length: int, frames: int, rng: Generator) -> list[int]:
-    """Neighbouring frames from a random start, every start alike; a shorter tracklet is looped.
+    """Consecutive frames from a uniform random start; a shorter tracklet is looped.
 
-    Source: Video-Person-ReID's code, which however never takes the last start; ours does.
+    Source: the code of Video-Person-ReID. Ours: the last start is drawn too.
     """
     _check(length, frames)
     start = int(rng.integers(max(1, length - frames + 1)))
@@ -134,9 +139,9 @@ def consecutive(length: int, frames: int, rng: Generator) -> list[int]:
 
 
 def middle(length: int, frames: int) -> list[int]:
-    """The t neighbouring frames in the middle, one nearer to the start if need be; a shorter tracklet is looped.
+    """The t consecutive frames in the middle, rounded to the start; a shorter tracklet is looped.
 
-    Ours, to test what was trained with ``consecutive``.
+    Ours, to evaluate networks trained with ``consecutive``.
     """
     _check(length, frames)
     start = max(0, length - frames) // 2
@@ -144,34 +149,34 @@ def middle(length: int, frames: int) -> list[int]:
 
 
 def dense(length: int, frames: int) -> list[list[int]]:
-    """All frames, in consecutive clips of t; the frames that are left for the last clip are looped to fill it.
+    """All frames, in consecutive clips of t; the frames of the last clip are looped to fill it.
 
-    Source: "dense" in Video-Person-ReID's code.
+    Source: "dense" in the code of Video-Person-ReID.
     """
     return [[piece[at % len(piece)] for at in range(frames)] for piece in all_frames(length, frames)]
 
 
 def all_frames(length: int, frames: int) -> list[list[int]]:
-    """All frames, each once, in consecutive pieces of t; the last piece may be shorter.
+    """All frames, each once, in consecutive clips of t; the last clip may be shorter.
 
-    Source: AP3D's final test, in pieces of 32.
+    Source: the final test of AP3D, in clips of 32.
     """
     _check(length, frames)
     return [list(range(start, min(start + frames, length))) for start in range(0, length, frames)]
 
 
 def _certain(pick: Callable[[int, int], list[int]], length: int, frames: int, rng: Generator) -> list[int]:
-    """A training function that draws nothing."""
+    """A training sampler that draws nothing."""
     return pick(length, frames)
 
 
 def _single(pick: Callable[[int, int], list[int]], length: int, frames: int) -> list[list[int]]:
-    """A test function of one clip."""
+    """An evaluation sampler of one clip."""
     return [pick(length, frames)]
 
 
-# Partial functions rather than closures: they can be sent to another process.
-TRAIN_CLIPS: dict[str, TrainClip] = {
+# Partial functions, which can be pickled for another process; closures cannot.
+TRAINING_SAMPLERS: dict[TrainingSampling, TrainingSampler] = {
     "restricted_random": restricted_random,
     "balanced_random": balanced_random,
     "strided": strided,
@@ -179,7 +184,7 @@ TRAIN_CLIPS: dict[str, TrainClip] = {
     "consecutive": consecutive,
     "evenly": partial(_certain, evenly),
 }
-TEST_CLIPS: dict[str, TestClips] = {
+EVALUATION_SAMPLERS: dict[EvaluationSampling, EvaluationSampler] = {
     "restricted_first": partial(_single, restricted_first),
     "restricted_all": restricted_all,
     "balanced_first": partial(_single, balanced_first),
@@ -191,33 +196,35 @@ TEST_CLIPS: dict[str, TestClips] = {
 }
 
 
-def training_form(name: str, *, frames: int, stride: int = 8) -> TrainClip:
-    """The training function of a name, when clips have ``frames`` frames: what a recipe asks for.
+def training_sampler(name: str, *, frames: int, stride: int = 8) -> TrainingSampler:
+    """The training sampler of a name for clips of ``frames`` frames.
 
     Args:
-        name: a key of ``TRAIN_CLIPS``.
+        name: a key of ``TRAINING_SAMPLERS``.
         frames: t.
-        stride: of "strided"; the others have none and leave it aside.
+        stride: of "strided"; the others ignore it.
 
-    Returns: a function of a tracklet's length and, by name, a generator ``rng``.
+    Returns: a function of the length of a tracklet and, by name, a generator ``rng``.
     Raises: ValueError for another name, or a number below 1.
     """
-    _check_form(name, list(TRAIN_CLIPS), frames, stride)
-    form = TRAIN_CLIPS[name]
-    return partial(form, frames=frames, **({"stride": stride} if form is strided else {}))
+    check_choice("sampling", name, get_args(TrainingSampling))
+    _check_frames(frames, stride)
+    sampler = TRAINING_SAMPLERS[cast(TrainingSampling, name)]
+    return partial(sampler, frames=frames, **({"stride": stride} if sampler is strided else {}))
 
 
-def evaluation_form(name: str, *, frames: int) -> Callable[[int], list[list[int]]]:
-    """The test function of a name, a key of ``TEST_CLIPS``, when clips have ``frames`` frames.
+def evaluation_sampler(name: str, *, frames: int) -> Callable[[int], list[list[int]]]:
+    """The evaluation sampler of a name, a key of ``EVALUATION_SAMPLERS``, for clips of ``frames`` frames.
 
-    Returns: a function of a tracklet's length. Raises: ValueError for another name, or ``frames`` below 1.
+    Returns: a function of the length of a tracklet. Raises: ValueError for another name, or ``frames`` below 1.
     """
-    _check_form(name, list(TEST_CLIPS), frames)
-    return partial(TEST_CLIPS[name], frames=frames)
+    check_choice("sampling", name, get_args(EvaluationSampling))
+    _check_frames(frames)
+    return partial(EVALUATION_SAMPLERS[cast(EvaluationSampling, name)], frames=frames)
 
 
 def _balanced(length: int, frames: int) -> list[tuple[int, int]]:
-    """First frame and size of each chunk; those that no frame is left for start behind the last."""
+    """The first frame and the size of each chunk; empty ones start after the last frame."""
     sizes = [(length - chunk - 1) // frames + 1 for chunk in range(frames)]
     return list(zip(accumulate(sizes, initial=0), sizes, strict=False))
 
@@ -227,8 +234,6 @@ def _check(length: int, frames: int) -> None:
         raise ValueError(f"got a tracklet of {length} frames for clips of {frames}, wanted at least 1 of each")
 
 
-def _check_form(name: str, names: list[str], frames: int, stride: int = 1) -> None:
-    if name not in names:
-        raise ValueError(f"sampling is {name!r}, wanted one of {', '.join(names)}")
+def _check_frames(frames: int, stride: int = 1) -> None:
     if min(frames, stride) < 1:
         raise ValueError(f"got clips of {frames} frames and a stride of {stride}, wanted at least 1 of each")

@@ -1,4 +1,4 @@
-"""A tracklet: one person's run of images from one camera; and a data set of them."""
+"""Tracklets, the images of one person in one camera over a while, and data sets of them."""
 
 import re
 from dataclasses import dataclass, replace
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 Frame = Path | NDArray[np.uint8]  # an image file, or RGB (h, w, 3) in memory
 
-JUNK, DISTRACTOR = -1, 0  # identities of MARS: nobody that could be judged, and nobody who is asked for
+JUNK, DISTRACTOR = -1, 0  # identities of MARS: junk is ignored by rankings, distractors are no query
 
 
 @dataclass(frozen=True)
 class Tracklet:
-    """One person, seen by one camera for a while.
+    """Images of one person in one camera, in temporal order.
 
     Args:
-        frames: image files in the order of time, or images in memory (h, w, 3), RGB uint8; at least one.
-        identity: who it is; tracklets of equal identity show one person.
-        camera: who saw it; None where the data do not say.
+        frames: at least one: image files, or images in memory (h, w, 3), RGB uint8.
+        identity: of the person; tracklets with equal identities show the same person.
+        camera: of the images; None if it is unknown.
 
     Raises: ValueError if there are no frames.
     """
@@ -34,23 +34,23 @@ class Tracklet:
 
     @property
     def where(self) -> str:
-        """Where its frames are: the path of the first, for messages and listings."""
+        """The path of the first frame, for messages and lists of tracklets."""
         return str(self.frames[0]) if isinstance(self.frames[0], Path) else f"memory, identity {self.identity}"
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Tracklets to train on, and others to test on.
+    """Tracklets for training and evaluation.
 
     Args:
         name: such as "MARS".
-        train: the tracklets of the training identities.
-        test: all tracklets of the test, those of queries and gallery.
-        query: rows of ``test`` that are asked for.
-        gallery: rows of ``test`` that are searched; a query may be among them.
-        layout: the data set in whose layout these lie and whose protocols are meant for them, if it is another.
+        train: training tracklets.
+        test: all test tracklets, of queries and gallery.
+        query: rows of ``test`` that are the queries.
+        gallery: rows of ``test`` that are searched; queries may be among them.
+        layout: the data set whose layout and protocols these data follow, if it is another one.
 
-    Raises: ValueError for a row that ``test`` does not have.
+    Raises: ValueError for a row that is out of range.
     """
 
     name: str
@@ -68,12 +68,12 @@ class DataSet:
                 raise ValueError(f"{name} of {self.name} holds {wrong}, wanted {wanted}")
 
     def named_after(self, folder: Path) -> "DataSet":
-        """The same as data that only lie as this set does: no figure of theirs shall pass for one of this set's."""
+        """A copy named after its folder, for data that only have the layout of this set."""
         return replace(self, name=f"{folder.name} ({self.name} layout)", layout=self.name)
 
 
 def natural_order(path: Path) -> tuple[list[str | int], str]:
-    """A sorting key that counts: ``frame2.jpg`` comes before ``frame10.jpg``, whatever zeros are in front."""
-    # Splitting at a group alternates text and digits, so that numbers only ever meet numbers.
+    """A key for natural sorting: ``frame2.jpg`` comes before ``frame10.jpg``, with or without leading zeros."""
+    # Splitting at a group alternates text and digits, so numbers are only compared with numbers.
     parts = re.split(r"(\d+)", path.name)
     return [int(part) if at % 2 else part for at, part in enumerate(parts)], path.name

@@ -1,45 +1,47 @@
-"""Augmentation of clips: what is drawn once holds for all frames of a clip, or else for one frame."""
+"""Augmentation of clips, drawn once for all frames of a clip or for each frame."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from strfnet.data.choices import Change
 from strfnet.data.frames import IMAGENET_MEAN
 
-_CHANGES = ("crop", "flip", "erasing")  # in the order in which they are made
+_CHANGES: tuple[Change, ...] = get_args(Change)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training clip, each with a probability: cropped first, then mirrored, then erased.
+    """Random changes of a training clip, each with a probability: cropping, then mirroring, then erasing.
 
-    - Cropping enlarges by 1/8 (bilinear) and cuts out a window of the old size, any place alike.
-    - Erasing paints over one rectangle of 2 to 40 % of the area, height 0.3 to 3.33 times the width, both
-      uniform; up to 100 are drawn until one is smaller than the frame, else nothing is erased.
+    - Cropping enlarges by 1/8 (bilinear) and takes a window of the old size at a uniform position.
+    - Erasing fills a rectangle of 2 to 40 % of the area, its height 0.3 to 3.33 times its width, both uniform. Up to
+      100 rectangles are drawn until one is smaller than the frame; else nothing is erased.
 
     Args:
-        flip: probability of left and right exchanged.
+        flip: probability of mirroring.
         crop: probability of enlarging and cropping.
-        erasing: probability of a rectangle painted over.
-        fill: its colour in red, green and blue. The published code bases put ImageNet's means into clips that
-            are normalised already, so that the rectangle is lighter than the mean; we follow them.
-        per_frame: names of those that are drawn for each frame by itself: STE-NVAN, AP3D and BiCnet-TKS do so
-            with none, CF-AAN with ("erasing",), torchreid with all three.
+        erasing: probability of erasing.
+        fill: red, green and blue of the rectangle. Like the published code, the default puts ImageNet's means into
+            clips that are normalized already, so that the rectangle is lighter than the mean.
+        per_frame: the changes that are drawn for each frame: () for STE-NVAN, AP3D and BiCnet-TKS, ("erasing",) for
+            CF-AAN, all three for torchreid.
 
     Raises: ValueError for a probability outside 0 .. 1, or another name.
-    Source: protocols of the code bases named; erasing is Zhong et al., Random Erasing, AAAI 2020; enlarging
-    and cropping is Video-Person-ReID's, which draws the edges half as often as other places.
+    Source: the named code bases; erasing is Zhong et al., Random Erasing, AAAI 2020, arXiv:1708.04896; enlarging and
+    cropping is Video-Person-ReID's, which draws positions at the edges half as often.
     """
 
     flip: float = 0.5
     crop: float = 0.0
     erasing: float = 0.0
     fill: tuple[float, float, float] = IMAGENET_MEAN
-    per_frame: tuple[str, ...] = ()
+    per_frame: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:
         for name in _CHANGES:
@@ -52,11 +54,11 @@ class Augmentation:
             raise ValueError(f"fill is {self.fill}, wanted red, green and blue")
 
     def __call__(self, clip: Tensor, rng: Generator) -> Tensor:
-        """The clip changed, of the same shape; the one given stays as it is.
+        """A changed clip of the same shape; ``clip`` is not modified.
 
         Args:
-            clip: normalised, (3, t, h, w).
-            rng: where all randomness comes from.
+            clip: normalized, (3, t, h, w).
+            rng: source of all randomness.
 
         Raises: ValueError for another shape.
         """

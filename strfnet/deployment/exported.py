@@ -1,9 +1,10 @@
-"""An exported file, asked in a process of its own that knows nothing of this package.
+"""Runs an exported file; also a program on its own, which does not import strfnet.
 
-`strfnet.export` runs this file as a program, ``python exported.py FORMAT FILE FOLDER THREADS``: the clips are in
-FOLDER/given.npz, the answers go into FOLDER/answers.npz. So it must not read the rest of the package.
+``python exported.py FORMAT FILE FOLDER THREADS`` reads clips from FOLDER/clips.npz and writes embeddings, times and
+metadata to FOLDER/outputs.npz. `export` checks its files with it.
 """
 
+import runpy
 import sys
 import time
 from collections.abc import Callable
@@ -12,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-Ask = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
-DESCRIPTION = "strfnet"  # the entry of a file's metadata that describes its network
+Run = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+DESCRIPTION = "strfnet"  # the entry of a file's metadata that describes the network
 
 
-def open_exported(path: Path, kind: str, threads: int) -> tuple[Ask, str]:
-    """A file as a function from clips (b, 3, t, h, w) to embeddings (b, d), and its description, a JSON text.
+def open_exported(path: Path, kind: str, threads: int) -> tuple[Run, str]:
+    """Returns a function from clips (b, 3, t, h, w) to embeddings (b, d), and the file's description, a JSON text.
 
     Args:
         path: of the file.
         kind: "onnx", "pt2" or "package".
-        threads: to compute with, on the CPU.
+        threads: number of CPU threads.
     """
     if kind == "onnx":
         return _onnx(path, threads)
@@ -31,15 +32,15 @@ def open_exported(path: Path, kind: str, threads: int) -> tuple[Ask, str]:
     torch.set_num_threads(threads)
     call, description = (_package if kind == "package" else _program)(path)
 
-    def ask(clip: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def run(clip: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         with torch.inference_mode():
-            answer: np.ndarray[Any, Any] = call(torch.from_numpy(clip)).numpy()
-        return answer
+            embedding: np.ndarray[Any, Any] = call(torch.from_numpy(clip)).numpy()
+        return embedding
 
-    return ask, description
+    return run, description
 
 
-def _onnx(path: Path, threads: int) -> tuple[Ask, str]:
+def _onnx(path: Path, threads: int) -> tuple[Run, str]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -52,30 +53,29 @@ def _onnx(path: Path, threads: int) -> tuple[Ask, str]:
 def _program(path: Path) -> tuple[Callable[..., Any], str]:
     import torch
 
-    beside = {DESCRIPTION: ""}
-    program = torch.export.load(path, extra_files=beside)
-    return program.module(), beside[DESCRIPTION]
+    files = {DESCRIPTION: ""}
+    program = torch.export.load(path, extra_files=files)
+    return program.module(), files[DESCRIPTION]
 
 
 def _package(path: Path) -> tuple[Callable[..., Any], str]:
-    import torch
-
-    package = torch._inductor.aoti_load_package(str(path))
+    # By its path, because an import of strfnet.system would import strfnet.
+    compat = runpy.run_path(str(Path(__file__).parents[1] / "system" / "compat.py"))
+    package = compat["load_package"](path)
     return package, package.loader.get_metadata()[DESCRIPTION]
 
 
 def _main(kind: str, path: str, folder: str, threads: str) -> None:
-    ask, description = open_exported(Path(path), kind, int(threads))
-    answers: dict[str, Any] = {}
+    run, description = open_exported(Path(path), kind, int(threads))
+    outputs: dict[str, Any] = {}
     seconds = []
-    with np.load(Path(folder) / "given.npz") as given:
-        for name in given.files:
-            clip = given[name]
-            answers[name] = ask(clip)  # the first call of a shape also plans its memory
+    with np.load(Path(folder) / "clips.npz") as clips:
+        for name in clips.files:
+            outputs[name] = run(clips[name])  # the first call of a shape also plans its memory
             start = time.perf_counter()
-            ask(clip)
+            run(clips[name])
             seconds.append(time.perf_counter() - start)
-    np.savez(Path(folder) / "answers.npz", seconds=seconds, description=description, **answers)
+    np.savez(Path(folder) / "outputs.npz", seconds=seconds, description=description, **outputs)
 
 
 if __name__ == "__main__":

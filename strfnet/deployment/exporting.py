@@ -1,4 +1,4 @@
-"""A network as one file for programs without this package, asked for its answers before it is kept."""
+"""A network written as one file for programs without this package, and checked in a fresh process."""
 
 import copy
 import importlib.util
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,32 +19,29 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from strfnet.deployment import exported
-from strfnet.deployment.fusion import fold_norms
+from strfnet.deployment.fusion import fuse
 from strfnet.layers.clip import AXES
-from strfnet.system.files import write_whole
+from strfnet.system.compat import compile_package
+from strfnet.system.files import write_atomically
 from strfnet.version import __version__
 
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # and how the names of such files end
-OPSET = 18  # of ONNX: the oldest that PyTorch writes itself; runtimes from the spring of 2023 on read it
-TOLERANCE = 1e-4  # how far an answer may be from the network's own, as a share of its largest value
-BATCH, FRAMES = 2, 6  # of the clip by which a network is traced; both stay open in the file
-CHECKED = (
-    (1, 0),
-    (1, 3),
-    (3, 0),
-    (3, 3),
-)  # batches, and frames beyond the least, of the clips by which it is checked
+Format = Literal["onnx", "pt2", "package"]
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # with the suffix of such files
+OPSET = 18  # of ONNX: the oldest that PyTorch writes; runtimes since spring 2023 read it
+TOLERANCE = 1e-4  # the largest difference from the network's output, as a share of the largest value
+BATCH, FRAMES = 2, 6  # of the clip with which a network is traced; both are dynamic in the file
+CHECKED = ((1, 0), (1, 3), (3, 0), (3, 3))  # batch, and frames beyond the fewest, of the clips of the check
 
 
 @dataclass(frozen=True)
 class Check:
-    """A random clip, answered by the network and by the file.
+    """The outputs of the network and of the file for one random clip, compared.
 
     Args:
         clip_shape: (b, c, t, h, w).
         error: largest difference, as a share of the largest value.
-        network_seconds: of one call of the network as it was given.
-        file_seconds: of one call of the file, by as many threads.
+        network_seconds: of one call of the original network.
+        file_seconds: of one call of the file, with as many threads.
     """
 
     clip_shape: tuple[int, ...]
@@ -55,15 +52,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that `export` has written. As text it is a small table of sizes, times and differences.
+    """A file written by `export`. ``str`` gives a table of sizes, times and differences.
 
     Args:
         path: of the file.
         format: "onnx", "pt2" or "package".
-        description: what the file says of itself in the entry ``strfnet`` of its metadata.
-        size: of the file in bytes.
-        seconds: that making the file took, without its checks.
-        checks: one for each clip by which it was checked.
+        description: the entry ``strfnet`` of the file's metadata.
+        size: bytes of the file.
+        seconds: time of the export, without the check.
+        checks: one for each clip of the check.
     """
 
     path: Path
@@ -85,34 +82,34 @@ class Exported:
 
 
 def export(
-    network: nn.Module, path: str | Path, format: str = "onnx", *, size: tuple[int, int] = (256, 128)
+    network: nn.Module, path: str | Path, format: Format = "onnx", *, size: tuple[int, int] = (256, 128)
 ) -> Exported:
-    """Write a network as a file that other programs run, for any batch and any number of frames.
+    """Writes a network as a file that other programs run, for any batch size and any number of frames.
 
     ========= ========= ===========================================================================
     format    ending    the file
     ========= ========= ===========================================================================
-    onnx      .onnx     opset 18, for ONNX Runtime and what else reads ONNX
+    onnx      .onnx     opset 18, for ONNX Runtime and other readers of ONNX
     pt2       .pt2      a program for ``torch.export.load``
     package   .pt2      machine code for ``torch._inductor.aoti_load_package``, from Python or C++;
-                        made by a C++ compiler, for processors like this one
+                        needs a C++ compiler, runs on processors like this one
     ========= ========= ===========================================================================
 
-    The input is called "clip", the output, the embedding alone, "embedding". The network is exported in evaluation,
-    in float32, for the CPU, with its norms folded into its convolutions (`fold_norms`). A fresh
-    process that has nothing of this package then reads the file and answers random clips of two batches and two
-    numbers of frames. Only a file that answers as the network does is kept, and it appears whole or not at all.
+    The input is named "clip", the output "embedding". The network is exported in evaluation mode, in float32, for the
+    CPU, with its batch norms fused into its convolutions (`fuse`). A separate process, which does not import strfnet,
+    then runs the file on random clips of two batch sizes and two numbers of frames. The file is kept only if its
+    outputs are those of the network; it is written atomically.
 
     Args:
-        network: takes clips (b, 3, t, h, w); returns an embedding (b, d), or what has one as ``.embedding``. It is
-            not modified.
+        network: takes clips (b, 3, t, h, w); returns an embedding (b, d), or an object with an attribute
+            ``embedding``. It is not modified.
         path: of the file, in a folder that exists.
-        format: one of the above.
+        format: "onnx", "pt2" or "package".
         size: height and width of the frames in pixels, which are fixed.
 
-    Raises: ValueError for an unknown format or an ending of another, a size that the network does not take, what
-    cannot be exported (naming the reason), and answers that are further from the network's than 1e-4 of the largest
-    value; ImportError where the extra ``onnx`` is missing. Nothing is left behind.
+    Raises: ValueError for an unknown format, a wrong suffix, a size that the network does not take, a network that
+    cannot be exported (naming the reason), and outputs that differ by more than 1e-4 of the largest value;
+    ImportError if the extra ``onnx`` is missing. No file is left, and an existing one stays.
     """
     path = Path(path)
     check_target(path, format)
@@ -120,15 +117,15 @@ def export(
     original = EmbeddingAlone(copy.deepcopy(network).float().cpu()).eval()
     start = time.perf_counter()
     try:
-        folded = fold_norms(original, tuple(clip.shape))
-    except Exception as error:  # whatever a network may raise
+        fused = fuse(original, tuple(clip.shape))
+    except Exception as error:  # a network may raise anything
         shape = f"{AXES} = {tuple(clip.shape)}, on the meta device"
         raise ValueError(f"the network does not take clips {shape}: {_reason(error)}") from error
     with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the checks are what tells whether the file is right
+        warnings.simplefilter("ignore")  # the checks decide whether the file is right
         file = Path(folder) / f"exported{FORMATS[format]}"
         try:
-            program = _program(folded, clip)
+            program = _program(fused, clip)
             least = _least_frames(program)
             description = _description(network, size, least)
             _write(program, file, format, json.dumps(description))
@@ -137,15 +134,15 @@ def export(
         seconds = time.perf_counter() - start
         checks = _checked(original, file, format, description, size)
         content = file.read_bytes()
-    write_whole(path, content)
+    write_atomically(path, content)
     return Exported(path, format, description, len(content), seconds, checks)
 
 
 def check_target(path: Path, format: str) -> None:
-    """Refuse what cannot become such a file, before any work.
+    """Checks the path and the format before any work.
 
-    Raises: ValueError for an unknown format, an ending of another, or no folder; ImportError where the extra
-    ``onnx`` is missing.
+    Raises: ValueError for an unknown format, a wrong suffix, or a missing folder; ImportError if the extra ``onnx``
+    is missing.
     """
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, wanted one of {', '.join(FORMATS)}")
@@ -160,10 +157,10 @@ def check_target(path: Path, format: str) -> None:
 
 
 class EmbeddingAlone(nn.Module):
-    """The embedding alone of what a network answers.
+    """A network that returns the embedding only.
 
-    Shape: (b, c, t, h, w) to (b, d).
-    Raises: TypeError if the network's answer is no tensor and has no ``embedding``.
+    Shape: (b, c, t, h, w) -> (b, d).
+    Raises: TypeError if the network's output is no tensor and has no attribute ``embedding``.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -171,15 +168,15 @@ class EmbeddingAlone(nn.Module):
         self.network = network
 
     def forward(self, clip: Tensor) -> Tensor:
-        answer = self.network(clip)
-        embedding = answer if isinstance(answer, Tensor) else getattr(answer, "embedding", None)
+        output = self.network(clip)
+        embedding = output if isinstance(output, Tensor) else getattr(output, "embedding", None)
         if not isinstance(embedding, Tensor):
-            raise TypeError(f"the answer is {type(answer).__name__}, wanted a tensor or what has one as .embedding")
+            raise TypeError(f"the output is {type(output).__name__}, wanted a tensor or an object with .embedding")
         return embedding
 
 
 def _program(network: nn.Module, clip: Tensor) -> ExportedProgram:
-    """The network's operators, for any batch, and from as few frames on as PyTorch can prove it right for."""
+    """Exports for any batch size and for as few frames as PyTorch can prove the program right."""
 
     def exported(frames: Any) -> ExportedProgram:
         with torch.no_grad():
@@ -187,9 +184,9 @@ def _program(network: nn.Module, clip: Tensor) -> ExportedProgram:
 
     try:
         program = exported(Dim("frames", min=1))
-    except Exception:  # frames are merged, and an axis of one merged frame would be another program
+    except Exception:  # frames are merged, and PyTorch specialises a program on an axis of length one
         program = exported(Dim("frames", min=_least_frames(exported(Dim.DYNAMIC))))
-    for node in program.graph.nodes:  # they tell of folders on this machine
+    for node in program.graph.nodes:  # stack traces name folders of this machine
         node.meta.pop("stack_trace", None)
     return program
 
@@ -210,16 +207,15 @@ def _write(program: ExportedProgram, file: Path, format: str, description: str) 
             output_names=["embedding"],
             dynamic_shapes=({0: "batch", 2: "frames"},),
         )
-        for node in made.model.graph.all_nodes():  # where in Python it came from: half of a small file
+        for node in made.model.graph.all_nodes():  # places in Python code: half of a small file
             node.metadata_props.clear()
         made.model.metadata_props[exported.DESCRIPTION] = description
         made.save(file, external_data=False)
     elif format == "pt2":
-        program.example_inputs = None  # random numbers, many times as large as a small network
+        program.example_inputs = None  # random numbers, larger than a small network
         torch.export.save(program, file, extra_files={exported.DESCRIPTION: description})
     else:
-        metadata = {"aot_inductor.metadata": {exported.DESCRIPTION: description}}
-        torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=metadata)
+        compile_package(program, file, {exported.DESCRIPTION: description})
 
 
 def _description(network: nn.Module, size: tuple[int, int], least: int) -> dict[str, Any]:
@@ -240,57 +236,57 @@ def _description(network: nn.Module, size: tuple[int, int], least: int) -> dict[
 def _checked(
     original: nn.Module, file: Path, format: str, description: dict[str, Any], size: tuple[int, int]
 ) -> tuple[Check, ...]:
-    """The file's answers beside the network's. Raises: ValueError if they differ, or if there are none."""
+    """Compares the outputs of the file and of the network. Raises: ValueError if they differ."""
     least = description["frames_at_least"]
     clips = [_clip(b, t, size) for b, t in ((b, least + more) for b, more in CHECKED)]
-    answers, file_seconds, told = _asked(file, format, clips)
-    if told != json.loads(json.dumps(description)):
-        raise ValueError(f"the {format} file describes itself as {told}, wanted {description}; it is not kept")
+    outputs, file_seconds, stored = _run(file, format, clips)
+    if stored != json.loads(json.dumps(description)):
+        raise ValueError(f"the {format} file has the metadata {stored}, wanted {description}; it is not kept")
     checks = []
-    for clip, answer, seconds in zip(clips, answers, file_seconds, strict=True):
+    for clip, output, seconds in zip(clips, outputs, file_seconds, strict=True):
         with torch.inference_mode():
             expected = original(clip)
             start = time.perf_counter()
             original(clip)
             network_seconds = time.perf_counter() - start
-        if answer.shape != expected.shape:
+        if output.shape != expected.shape:
             raise ValueError(
-                f"the {format} file answers a clip of {tuple(clip.shape)} with {tuple(answer.shape)}, wanted "
+                f"the {format} file returns {tuple(output.shape)} for a clip of {tuple(clip.shape)}, wanted "
                 f"{tuple(expected.shape)}; it is not kept"
             )
-        error = float((answer - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+        error = float((output - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
         if not error <= TOLERANCE:
             raise ValueError(
-                f"the {format} file answers a clip of {tuple(clip.shape)} {error:.1e} of the largest value away from "
-                f"the network's own answer, wanted at most {TOLERANCE:.0e}; it is not kept"
+                f"the {format} file's output for a clip of {tuple(clip.shape)} differs from the network's by "
+                f"{error:.1e} of the largest value, wanted at most {TOLERANCE:.0e}; it is not kept"
             )
         checks.append(Check(tuple(clip.shape), error, network_seconds, seconds))
     return tuple(checks)
 
 
-def _asked(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[float], Any]:
-    """Answers to each clip, seconds of each, and the file's description, by a process that knows the file alone."""
-    np.savez(file.parent / "given.npz", *(clip.numpy() for clip in clips))
-    # -P: the package's folder, where that program lies, is no place to import from.
+def _run(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[float], Any]:
+    """Runs the file in a separate process. Returns the output and the seconds of each clip, and the metadata."""
+    np.savez(file.parent / "clips.npz", *(clip.numpy() for clip in clips))
+    # -P keeps the folder of that program, a part of this package, out of the import path.
     program = [sys.executable, "-P", exported.__file__, format, str(file), str(file.parent)]
     done = subprocess.run([*program, str(torch.get_num_threads())], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ValueError(f"the {format} file does not answer in a fresh process: {last}; it is not kept")
-    with np.load(file.parent / "answers.npz") as found:
-        answers = [torch.from_numpy(found[f"arr_{number}"]) for number in range(len(clips))]
-        return answers, found["seconds"].tolist(), json.loads(str(found["description"]))
+        raise ValueError(f"the {format} file does not run in a separate process: {last}; it is not kept")
+    with np.load(file.parent / "outputs.npz") as found:
+        outputs = [torch.from_numpy(found[f"arr_{number}"]) for number in range(len(clips))]
+        return outputs, found["seconds"].tolist(), json.loads(str(found["description"]))
 
 
 def _clip(b: int, t: int, size: tuple[int, int]) -> Tensor:
-    """Random numbers, the same for the same shape."""
+    """A random clip, equal for equal shapes."""
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
     return torch.randn(b, 3, t, *size, generator=torch.Generator().manual_seed(100 * b + t))
 
 
 def _reason(error: BaseException) -> str:
-    """What an error comes down to; exporters wrap it in advice several times over, and go on for pages."""
+    """The innermost cause of an error in a line: exporters wrap it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

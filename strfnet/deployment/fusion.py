@@ -1,109 +1,153 @@
-"""A network rewritten for evaluation alone: its batch norms become part of the convolutions before them."""
+"""Passes that compute the same with fewer layers: shortcuts, batch norms and projections are fused.
+
+A pass changes a network for evaluation in place and returns how many modules it changed. `fuse` applies all of them
+to a copy.
+"""
 
 import copy
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from strfnet.deployment.in_place_norm import InPlaceNorm
-from strfnet.inflation.extension import own_class, set_own_class
+from strfnet.inflation.extension import Extension, extend, own_class, set_own_class
 from strfnet.inflation.splicing import Followed, set_module
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.clip import channels_last, flatten_time, unflatten_time
-from strfnet.layers.non_local import NonLocalBlock
+from strfnet.layers.non_local import NonLocalBlock, pixels
 from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
+from strfnet.system.compat import clear_hooks
 
 Network = TypeVar("Network", bound=nn.Module)
+Pass = Callable[[nn.Module, tuple[int, ...]], int]
 CONVOLUTIONS = (nn.Conv2d, C2D, I3D, P3DA, P3DB, P3DC, AP3DI, AP3DA, AP3DB, AP3DC)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def fold_norms(network: Network, clip_shape: tuple[int, ...]) -> Network:
-    """A copy of ``network`` for evaluation, with its batch norms inside the convolutions before them.
+def fuse(network: Network, clip_shape: tuple[int, ...]) -> Network:
+    """Returns a copy of ``network`` for evaluation, with shortcuts, batch norms and projections fused.
 
-    The shortcut of P3D-C becomes part of its temporal kernel, and the projections of a non-local block become
-    convolutions, which compilers pack and fuse with what follows. Which norm follows which convolution is found
-    by running the network once on the meta device, without time or memory. A norm behind a unit, one of another
-    class (such as timm's with a built-in activation), or one without running statistics stays as it is.
-    Products are taken in float64; kernels come out in channels-last order. Hooks are left out, as nothing that
-    they watched may still be there; so is the wish for gradients.
+    The copy requires no gradients, has no hooks, and its kernels are in channels-last order.
 
     Args:
         network: takes clips; it is not modified.
         clip_shape: (b, c, t, h, w) of a clip that it takes.
     """
-    folded = _without_hooks(copy.deepcopy(network)).eval().requires_grad_(False)
-    for conv_path, norm_path in _followed_by_norm(folded, clip_shape).items():
-        conv, norm = folded.get_submodule(conv_path), cast(nn.BatchNorm2d, folded.get_submodule(norm_path))
-        absorb_shortcut(conv)
-        absorb_norm(conv, norm)
-        set_module(folded, norm_path, nn.Identity())
-    for module in list(folded.modules()):
-        absorb_shortcut(module)
-        convolve_projections(module)
-    channels_last(folded)
-    return folded
+    fused = inference_copy(network)
+    for fusion in FUSIONS:
+        fusion(fused, clip_shape)
+    return fused
 
 
-def absorb_shortcut(module: nn.Module) -> None:
-    """Make a P3D-C convolution one of P3D-A, whose temporal kernel holds the shortcut too, in place."""
-    if not isinstance(module, P3DC):
-        return
-    temporal = module.temporal
-    with torch.no_grad():
-        channels = torch.arange(module.out_channels, device=temporal.weight.device)
-        temporal.weight[channels, channels % temporal.weight.shape[1], 1] += 1
-    set_own_class(module, AP3DA if isinstance(module, AP3DC) else P3DA)
+def inference_copy(network: Network) -> Network:
+    """Returns a copy of ``network`` in evaluation mode, without hooks and gradients, in channels-last order."""
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    clear_hooks(copied)
+    channels_last(copied)
+    return copied
 
 
-class ConvolvedNonLocalBlock(NonLocalBlock):
-    """A non-local block on pixels, for evaluation: its projections are 1x1 convolutions, its norm is in the last."""
+def merge_shortcuts(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
+    """Adds the shortcut of P3D-C to its temporal kernel: ``y + temporal(y)`` becomes ``temporal(y)``."""
+    found = [module for module in network.modules() if isinstance(module, P3DC)]
+    for conv in found:
+        weight = conv.temporal.weight
+        with torch.no_grad():
+            channels = torch.arange(conv.out_channels, device=weight.device)
+            weight[channels, channels % weight.shape[1], 1] += 1
+        set_own_class(conv, AP3DA if isinstance(conv, AP3DC) else P3DA)
+    return len(found)
 
-    def project(self, x: Tensor) -> list[Tensor]:
+
+def fuse_batch_norms(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
+    """Fuses batch norms into the convolutions before them.
+
+    The pairs are found by a run on the meta device. A norm stays if it follows a unit or a P3D-C convolution, is of
+    another class than ``nn.BatchNorm2d``, or has no running statistics. Products are computed in float64.
+    """
+    pairs = followed_by_norm(network, clip_shape)
+    for conv, norm in pairs.items():
+        fuse_norm(network.get_submodule(conv), cast(nn.BatchNorm2d, network.get_submodule(norm)))
+        set_module(network, norm, nn.Identity())
+    channels_last(network)
+    return len(pairs)
+
+
+def merge_projections(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
+    """Turns the projections of non-local blocks on pixels into 1x1 convolutions, the norm fused into the last."""
+    found = [
+        module for module in network.modules() if own_class(module) is NonLocalBlock and _has_projections(module)
+    ]
+    for block in found:
+        if block.norm is not None:
+            fuse_norm(block.out, block.norm)
+            block.norm = None
+        for name in ("query", "key", "value", "out"):
+            linear = cast(nn.Linear, block.get_submodule(name))
+            conv = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
+            conv.weight = nn.Parameter(linear.weight[:, :, None, None], requires_grad=False)
+            conv.bias = nn.Parameter(linear.bias, requires_grad=False)
+            setattr(block, name, conv)
+        extend(block, Convolved)
+    channels_last(network)
+    return len(found)
+
+
+FUSIONS: tuple[Pass, ...] = (merge_shortcuts, fuse_batch_norms, merge_projections)
+
+
+class Convolved(Extension):
+    """A non-local block on pixels, for inference, whose projections are 1x1 convolutions."""
+
+    def project(self: Any, x: Tensor) -> tuple[Tensor, ...]:
         frames, t = flatten_time(x), x.shape[2]
-        projected = [self.query(frames), self.key(frames), self.value(frames)]
+        maps = [self.query(frames), self.key(frames), self.value(frames)]
         if self.subsample:
             cell = [min(2, size) for size in x.shape[3:]]
-            projected[1:] = [F.max_pool2d(maps, cell) for maps in projected[1:]]
-        return [rearrange(maps, "(b t) d h w -> b t (h w) d", t=t) for maps in projected]
+            maps[1:] = [F.max_pool2d(projected, cell) for projected in maps[1:]]
+        return tuple(pixels(unflatten_time(projected, t)) for projected in maps)
 
-    def _added(self, x: Tensor, gathered: Tensor, matrix: Tensor | None) -> Tensor:
-        h, w = x.shape[3:]
-        gathered = gathered if matrix is None else gathered @ matrix[:, None]
-        maps = rearrange(gathered, "b t (h w) d -> (b t) d h w", h=h, w=w)
-        return unflatten_time(flatten_time(x) + self.out(maps), x.shape[2])
-
-
-def convolve_projections(block: nn.Module) -> None:
-    """Make the projections of a non-local block on pixels 1x1 convolutions, the norm part of the last, in place."""
-    if type(block) is not NonLocalBlock or block.stripes is not None:
-        return
-    if block.norm is not None and block.norm.running_mean is None:
-        return
-    if block.norm is not None:
-        absorb_norm(block.out, block.norm)
-        block.norm = None
-    for name in ("query", "key", "value", "out"):
-        linear = cast(nn.Linear, block.get_submodule(name))
-        conv = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
-        conv.weight = nn.Parameter(linear.weight[:, :, None, None], requires_grad=False)
-        conv.bias = nn.Parameter(linear.bias, requires_grad=False)
-        setattr(block, name, conv)
-    block.__class__ = ConvolvedNonLocalBlock
+    def forward(self: Any, x: Tensor) -> Tensor:
+        frames = flatten_time(x)
+        gathered = self.gather(*self.project(x)).flatten(0, 1)  # (b t, h w, d)
+        return unflatten_time(frames + self.out(gathered.mT.unflatten(2, x.shape[3:])), x.shape[2])
 
 
-def absorb_norm(conv: Any, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-    """Put what ``norm`` does in evaluation into weights and bias of the layer before it, ``conv``, in place."""
-    mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
-        raise ValueError("norm has no running statistics, wanted one that does the same to every batch")
-    scale = (variance.double() + norm.eps).rsqrt()
-    shift = -mean.double() * scale
+def _is_mergeable(block: NonLocalBlock) -> bool:
+    layers = (block.query, block.key, block.value, block.out)
+    known = own_class(block) is NonLocalBlock and block.stripes is None
+    plain = known and all(type(layer) is nn.Linear for layer in layers)
+    return plain and (block.norm is None or (type(block.norm) is nn.BatchNorm1d and has_statistics(block.norm)))
+
+
+def has_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
+    """Whether a norm computes the same for every batch in evaluation."""
+    return norm.running_mean is not None and norm.running_var is not None
+
+
+def scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Returns what a norm in evaluation multiplies each channel by and adds to it, in float64.
+
+    Raises: ValueError if the norm has no running statistics.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("norm has no running statistics, wanted one that computes the same for every batch")
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() * scale
     if norm.affine:
         scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+    return scale, shift
+
+
+def fuse_norm(conv: Any, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Multiplies ``norm`` into the weights and the bias of the layer before it, ``conv``, in place.
+
+    Raises: ValueError if the norm has no running statistics, or the layer is a P3D-C convolution.
+    """
+    if isinstance(conv, P3DC):
+        raise ValueError("the shortcut of P3D-C must be merged before a norm is fused: call merge_shortcuts first")
+    scale, shift = scale_and_shift(norm)
     last = conv.temporal if isinstance(conv, P3DA) else conv
     beside = [conv.temporal] if isinstance(conv, P3DB) else []
     for part in (last, *beside):
@@ -115,35 +159,28 @@ def absorb_norm(conv: Any, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     last.bias = nn.Parameter(shift.to(last.weight), requires_grad=False)
 
 
-def _followed_by_norm(network: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, str]:
-    """Paths of the convolutions whose answer goes straight into a batch norm, each with that norm's path."""
+def followed_by_norm(network: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, str]:
+    """Returns the path of each convolution whose output is the input of a batch norm, with the path of that norm."""
     probe = copy.deepcopy(network).to("meta")
-    answers: dict[int, tuple[str, Tensor]] = {}  # tensors are kept, or others would be given their ids
+    outputs: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no id is used twice
     calls: dict[str, int] = {}
     pairs: dict[str, str] = {}
 
-    def answered(path: str, answer: Tensor) -> None:
-        answers[id(answer)] = (path, answer)
+    def record_output(path: str, output: Tensor) -> None:
+        outputs[id(output)] = (path, output)
         calls[path] = calls.get(path, 0) + 1
 
-    def asked(path: str, given: Tensor) -> None:
+    def record_input(path: str, given: Tensor) -> None:
         calls[path] = calls.get(path, 0) + 1
-        if id(given) in answers:
-            pairs[answers[id(given)][0]] = path
+        if id(given) in outputs:
+            pairs[outputs[id(given)][0]] = path
 
     for path, module in probe.named_modules():
-        if own_class(module) in CONVOLUTIONS and not isinstance(module, Followed):
-            module.register_forward_hook(lambda _module, _args, answer, path=path: answered(path, answer))
-        elif type(module) in (nn.BatchNorm2d, InPlaceNorm) and module.running_mean is not None:
-            module.register_forward_pre_hook(lambda _module, args, path=path: asked(path, args[0]))
+        if own_class(module) in CONVOLUTIONS and not isinstance(module, P3DC | Followed):
+            module.register_forward_hook(lambda _module, _args, output, path=path: record_output(path, output))
+        elif type(module) is nn.BatchNorm2d and has_statistics(module):
+            module.register_forward_pre_hook(lambda _module, args, path=path: record_input(path, args[0]))
     like = next(probe.parameters())
     with torch.inference_mode():
         probe(torch.empty(clip_shape, dtype=like.dtype, device="meta"))
     return {conv: norm for conv, norm in pairs.items() if calls[conv] == calls[norm] == 1}
-
-
-def _without_hooks(network: Network) -> Network:
-    for module in network.modules():
-        for hooks in HOOKS:
-            getattr(module, hooks).clear()
-    return network

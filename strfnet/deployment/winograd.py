@@ -1,16 +1,15 @@
-"""3x3 convolutions with a quarter of the multiplications, for evaluation.
+"""The pass that computes 3x3 convolutions with a quarter of the multiplications.
 
-Winograd's F(4x4, 3x3), as Lavin and Gray brought it to convolutional networks (CVPR 2016): a tile of 6x6 pixels
-and the kernel are both evaluated at five points and at infinity in either direction, multiplied there, and the tile
-of 4x4 answers is interpolated. That is 36 products for a tile and a pair of channels in place of 144, done as 36
-products of matrices.
+Winograd's F(4x4, 3x3), as in Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016,
+arXiv:1509.09308: a tile of 6x6 pixels and the kernel are evaluated at five points and at infinity in either direction
+and multiplied there, and the tile of 4x4 outputs is interpolated. A tile takes 36 products a pair of channels instead
+of 144, computed as 36 products of matrices.
 
-The points are ours: 0, ±5/7, ±7/5 and infinity. With the usual 0, ±1 and ±2 the answers are five times as far from
-the exact ones; with these they are as close as those of a direct convolution in float32.
+The points are ours: 0, ±5/7, ±7/5 and infinity. With the usual 0, ±1 and ±2 the error is five times as large; with
+these it is that of a direct convolution in float32.
 """
 
-import copy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,30 +18,26 @@ from torch import Tensor, nn
 from strfnet.deployment.fusion import CONVOLUTIONS
 from strfnet.inflation.extension import Extension, extend, own_class
 
-Network = TypeVar("Network", bound=nn.Module)
 POINTS = (0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)
-TILE, SEEN = 4, 6  # pixels of answers in a row of a tile, and those that they look at
-FEWEST = 128  # channels on either side; with fewer, changing to the points and back takes longer than is saved
-AT_A_TIME = 4096  # pixels, or one frame: what is held at the points stays small, and near
+TILE, SEEN = 4, 6  # pixels along a side of a tile of outputs, and of its inputs
+FEWEST = 128  # channels; with fewer, the transforms take longer than the products save
+AT_A_TIME = 4096  # pixels, or one frame: what is transformed at a time stays in the cache
 
 
-def with_winograd(network: Network) -> Network | None:
-    """A copy of ``network`` with Winograd's algorithm in each convolution it suits; other weights are shared.
+def use_winograd(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
+    """Computes 3x3 convolutions by Winograd's algorithm; kernels take four times the memory.
 
-    It suits 3x3 convolutions in float32 on the CPU, in single steps, with zeros around and at least 128 channels on
-    either side. None if there are none.
+    The algorithm applies to 3x3 convolutions in float32 on the CPU with stride 1, zero padding of 1 and at least 128
+    input and output channels. Returns the number of convolutions that were changed.
     """
-    tensors = [*network.parameters(), *network.buffers()]
-    tiled = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
-    suited = [module for module in tiled.modules() if suits(module)]
-    for conv in suited:
-        tile(conv)
-    return tiled if suited else None
+    found = [module for module in network.modules() if is_suited(module)]
+    for conv in found:
+        transform(conv)
+    return len(found)
 
 
-def suits(module: nn.Module) -> bool:
-    """Whether Winograd's algorithm may stand in for this convolution."""
-    # Known classes alone, as heirs may compute otherwise; those of layers over time call `_conv_forward` for space.
+def is_suited(module: nn.Module) -> bool:
+    """Whether Winograd's algorithm applies to this convolution. Subclasses may compute something else."""
     return (
         isinstance(module, nn.Conv2d)
         and own_class(module) in CONVOLUTIONS
@@ -55,21 +50,21 @@ def suits(module: nn.Module) -> bool:
     )
 
 
-def tile(conv: Any) -> None:
-    """Lay `Winograd` over ``conv``, in place."""
-    given, kernel, answered = matrices()
+def transform(conv: Any) -> None:
+    """Replaces the kernel of ``conv`` by its values at the points and extends it by `Winograd`, in place."""
+    input_transform, kernel, output_transform = matrices()
     points = torch.einsum("pa,qb,oiab->pqio", kernel, kernel, conv.weight.detach().double())
     conv.weight = nn.Parameter(points.flatten(0, 1).float(), requires_grad=False)
-    conv.register_buffer("given", torch.kron(given, given).float(), persistent=False)
-    conv.register_buffer("answered", torch.kron(answered, answered).float(), persistent=False)
+    conv.register_buffer("input_transform", torch.kron(input_transform, input_transform).float(), persistent=False)
+    conv.register_buffer("output_transform", torch.kron(output_transform, output_transform).float(), persistent=False)
     extend(conv, Winograd)
 
 
 class Winograd(Extension):
     """A convolution whose ``weight`` holds its kernel at the 36 points, (36, i, o)."""
 
-    given: Tensor
-    answered: Tensor
+    input_transform: Tensor
+    output_transform: Tensor
 
     def _conv_forward(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         at_a_time = max(1, AT_A_TIME // (frames.shape[2] * frames.shape[3]))
@@ -83,16 +78,16 @@ class Winograd(Extension):
         around = (0, 0, 1, TILE * columns - w + 1, 1, TILE * rows - h + 1)
         pixels = F.pad(frames.permute(0, 2, 3, 1), around)
         tiles = pixels.unfold(1, SEEN, TILE).unfold(2, SEEN, TILE)  # n, rows, columns, c, 6, 6
-        given = self.given @ tiles.permute(4, 5, 0, 1, 2, 3).reshape(SEEN**2, -1)
-        products = given.view(SEEN**2, -1, c) @ weight
-        answers = (self.answered @ products.flatten(1)).view(TILE, TILE, n, rows, columns, -1)
-        maps = answers.permute(2, 3, 0, 4, 1, 5).reshape(n, TILE * rows, TILE * columns, -1)
+        points = self.input_transform @ tiles.permute(4, 5, 0, 1, 2, 3).reshape(SEEN**2, -1)
+        products = points.view(SEEN**2, -1, c) @ weight
+        outputs = (self.output_transform @ products.flatten(1)).view(TILE, TILE, n, rows, columns, -1)
+        maps = outputs.permute(2, 3, 0, 4, 1, 5).reshape(n, TILE * rows, TILE * columns, -1)
         maps = maps[:, :h, :w].permute(0, 3, 1, 2)
         return maps if bias is None else maps + bias[:, None, None]
 
 
 def matrices() -> tuple[Tensor, Tensor, Tensor]:
-    """What takes six pixels to the points, (6, 6), a kernel, (6, 3), and the points to four answers, (4, 6)."""
+    """Transforms of six pixels (6, 6) and of a kernel (6, 3) to the points, and of points to four outputs (4, 6)."""
 
     def at_points(terms: int) -> Tensor:
         """Each power of x below ``terms`` at the points; at infinity only the highest counts."""

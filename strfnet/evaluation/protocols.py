@@ -27,7 +27,7 @@ class Protocol:
         distractors: whether the gallery keeps identity 0.
         average_precision: "rectangle" or "trapezoid", see `strfnet.evaluation.rank`.
         distance: "cosine" or "euclidean".
-        clips: name of the clip sampler, one of `strfnet.data.sampling.TEST_CLIPS`.
+        clips: name of the clip sampler, one of `strfnet.data.sampling.EVALUATION_SAMPLERS`.
         frames: frames of a clip.
         cut: length at which a ranking ends; None for no end.
 

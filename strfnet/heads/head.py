@@ -1,20 +1,21 @@
-"""From feature maps to an embedding and logits: pooling, batch-norm neck, identity classifier."""
+"""From feature maps to an embedding and logits: pooling, BN neck, identity classifier."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
+from strfnet.system.names import check_choice
 
-POOLINGS = ("mean", "max", "max_mean")
+Pooling = Literal["mean", "max", "max_mean"]
 
 
 class ReIDOutput(NamedTuple):
-    """What every network of `strfnet.create_model` returns, in training and in evaluation.
+    """Output of every network of `strfnet.create_model`, in training and in evaluation.
 
     Attributes:
-        embedding: (b, d), the feature after the neck, by which tracklets are compared.
+        embedding: (b, d), the feature behind the BN neck, by which tracklets are compared.
         feature: (b, d), the pooled feature before the neck.
         logits: (b, k), scores of the identities, in training; None in evaluation or without a classifier.
     """
@@ -25,18 +26,18 @@ class ReIDOutput(NamedTuple):
 
 
 class Head(nn.Module):
-    """Feature maps pooled over the clip, a batch norm as a neck, and a classifier of identities.
+    """Pooling over the clip, a batch norm as BN neck, and a linear classifier of identities.
 
     Args:
-        channels: c of the maps.
-        num_classes: identities to tell apart in training; None for no classifier.
-        pooling: "mean" or "max" over frames and places; "max_mean": maximum over places, mean over frames.
-        neck_bias: whether the neck's bias is trained; otherwise it stays zero.
-        classifier_bias: whether the classifier has one.
+        channels: number of channels of the maps, c.
+        num_classes: number of training identities. None: no classifier.
+        pooling: "mean" or "max" over frames and pixels; "max_mean": maximum over pixels, mean over frames.
+        neck_bias: train the neck's bias; otherwise it stays zero.
+        classifier_bias: whether the classifier has a bias.
 
-    Shape: (b, c, t, h, w) to a `ReIDOutput` with (b, c), (b, c) and (b, num_classes).
-    Source: neck of Luo et al., Bag of Tricks, CVPR Workshops 2019. NVAN pools by the mean and freezes the neck's
-    bias; AP3D and STRF pool by "max_mean" and train it, both starting the classifier at N(0, 0.001).
+    Shape: (b, c, t, h, w) -> `ReIDOutput` of (b, c), (b, c) and (b, num_classes).
+    Source: BN neck, Luo et al., Bag of Tricks, CVPR Workshops 2019, arXiv:1903.07071. NVAN pools by the mean and
+    freezes the neck's bias; AP3D and STRF pool by "max_mean" and train it. Both start the classifier at N(0, 0.001).
     """
 
     def __init__(
@@ -44,13 +45,12 @@ class Head(nn.Module):
         channels: int,
         num_classes: int | None,
         *,
-        pooling: str = "mean",
+        pooling: Pooling = "mean",
         neck_bias: bool = True,
         classifier_bias: bool = True,
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+        check_choice("pooling", pooling, get_args(Pooling))
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, or None for no classifier, got {num_classes}")
         self.channels, self.pooling = channels, pooling
@@ -64,14 +64,14 @@ class Head(nn.Module):
                 nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> ReIDOutput:
-        check_clip(x, self.channels, weight=self.neck.weight)
+        check_clip(x, self.channels)
         feature = self.pool(x)
         embedding = self.neck(feature)
         logits = self.classifier(embedding) if self.training and self.classifier is not None else None
         return ReIDOutput(embedding, feature, logits)
 
     def pool(self, x: Tensor) -> Tensor:
-        """(b, c, t, h, w) to (b, c)."""
+        """Pools (b, c, t, h, w) to (b, c)."""
         if self.pooling == "mean":
             return x.mean(dim=(2, 3, 4))
         if self.pooling == "max":

@@ -7,7 +7,7 @@ from strfnet.system.lazy import lazy_names
 if TYPE_CHECKING:
     from strfnet.inference.embedder import Embedder
     from strfnet.inference.embedding import embed, save_embeddings
-    from strfnet.inference.shards import Parts
+    from strfnet.inference.shards import Shards
     from strfnet.inference.stream import Stream
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

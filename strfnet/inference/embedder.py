@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strfnet.data.sampling import evaluation_form
+from strfnet.data.sampling import evaluation_sampler
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference.embedding import embed, embed_each
-from strfnet.inference.shards import Parts, digest_of
+from strfnet.inference.shards import Shards, digest_of
 from strfnet.models.source import Preprocessing
-from strfnet.system.progress import counting
-from strfnet.system.signals import Stopped, hearing_signals
+from strfnet.system.progress import ProgressLine
+from strfnet.system.signals import Stopped, stop_requests
 from strfnet.training.distributed import process_rank
 from strfnet.training.sharing import share
 
@@ -61,7 +61,7 @@ class Embedder:
     def embed_into(self, path: Path, tracklets: Sequence[Tracklet], clips: tuple[str, int]) -> int:
         """Writes the embeddings of tracklets as `save_embeddings` does; the processes share the work.
 
-        The work is done in shards (see `Parts`). If it is stopped or killed, the same call resumes at the first
+        The work is done in shards (see `Shards`). If it is stopped or killed, the same call resumes at the first
         shard that is missing, with any number of processes. The file does not depend on interruptions.
 
         SIGTERM and SIGINT raise `Stopped`, whose exit code is 143 or 130. A second SIGINT ends the process at once.
@@ -76,28 +76,30 @@ class Embedder:
         """
         if not tracklets:
             raise ValueError("got 0 tracklets, wanted at least 1")
-        with closing(Parts(path, tracklets, self._facts(clips), self.device)) as parts:
-            if self.progress and parts.before:
-                found = f"{parts.before} of {len(tracklets)} tracklets are in {parts.folder} already"
+        with closing(Shards(path, tracklets, self._facts(clips), self.device)) as shards:
+            if self.progress and shards.before:
+                found = f"{shards.before} of {len(tracklets)} tracklets are in {shards.folder} already"
                 print(f"{found}: resuming", file=sys.stderr)
-            groups = [parts.tracklets(number) for number in parts.mine]
+            groups = [shards.tracklets(number) for number in shards.mine]
             mine = sum(map(len, groups))
-            alone = parts.before + mine == len(tracklets)
-            before, whose = (parts.before, "") if alone else (0, "of this process's share, ")
+            alone = shards.before + mine == len(tracklets)
+            before, label = (shards.before, "") if alone else (0, "of this process's share, ")
             try:
-                with hearing_signals() as asked, asked.leaving_at_once():
-                    counted = counting(before + mine, before=before, whose=whose, shown=self.progress)
+                with stop_requests() as request, request.immediate():
+                    line = ProgressLine(
+                        before + mine, "tracklets embedded", "frames", done=before, label=label, shown=self.progress
+                    )
                     network = self._prepared(clips)
-                    settings = self._settings(clips)
-                    with counted as tell, closing(embed_each(network, groups, tell=tell, **settings)) as shards:
-                        for number, embeddings in zip(parts.mine, shards, strict=True):
-                            parts.put(number, embeddings)
+                    computed = embed_each(network, groups, advance=line.advance, **self._settings(clips))
+                    with line, closing(computed):
+                        for number, embeddings in zip(shards.mine, computed, strict=True):
+                            shards.save(number, embeddings)
                     if self.progress and not alone:
                         print("this share is done; waiting for the other processes", file=sys.stderr)
-                    return parts.join() if process_rank() == 0 else 0
+                    return shards.join() if process_rank() == 0 else 0
             except Stopped as stopped:
                 if self.progress:
-                    done = f"{parts.done()} of {len(tracklets)} tracklets are in {parts.folder}"
+                    done = f"{shards.done()} of {len(tracklets)} tracklets are in {shards.folder}"
                     print(f"strfnet: stopped by {stopped.name}; {done}; the same command resumes", file=sys.stderr)
                 raise
 
@@ -112,7 +114,7 @@ class Embedder:
     def _settings(self, clips: tuple[str, int]) -> dict[str, Any]:
         """Arguments of `embed` and `embed_each`."""
         return {
-            "clips": evaluation_form(clips[0], frames=clips[1]),
+            "clips": evaluation_sampler(clips[0], frames=clips[1]),
             "size": self.preprocessing.size,
             "interpolation": self.preprocessing.interpolation,
             "batch": self.batch,

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from strfnet.data.frames import read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
-from strfnet.system.files import write_whole
+from strfnet.system.files import write_atomically
 from strfnet.system.modes import evaluating
-from strfnet.system.progress import Tell, counting
+from strfnet.system.progress import Advance, ProgressLine
 
 
 def embed(
@@ -47,7 +47,7 @@ def embed(
         tracklets: at least one. Embeddings of a subset are a subset of the embeddings.
         frames: t, if ``clips`` is None.
         clips: a clip sampler: a function from the length of a tracklet to the frames of its clips, such as
-            ``evaluation_form("all_frames", frames=32)`` of `strfnet.data`. None for one clip by ``restricted_first``.
+            ``evaluation_sampler("all_frames", frames=32)``. None for one clip by ``restricted_first``.
         size: height and width of a frame in pixels.
         interpolation: "bilinear" or "bicubic", as in training.
         batch: b, clips of a batch.
@@ -59,7 +59,7 @@ def embed(
     returns something else, or an embedding is not finite (naming the first frame of the tracklet).
     """
     choose = clips or (lambda length: [restricted_first(length, frames)])
-    with counting(len(tracklets), shown=progress) as tell:
+    with ProgressLine(len(tracklets), "tracklets embedded", "frames", shown=progress) as line:
         (embeddings,) = embed_each(
             network,
             [tracklets],
@@ -68,7 +68,7 @@ def embed(
             interpolation=interpolation,
             batch=batch,
             workers=workers,
-            tell=tell,
+            advance=line.advance,
         )
     return embeddings
 
@@ -82,7 +82,7 @@ def embed_each(
     interpolation: str,
     batch: int,
     workers: int,
-    tell: Tell,
+    advance: Advance,
 ) -> Generator[Tensor]:
     """Yields the embeddings of groups of tracklets, each as `embed` computes them for the group alone.
 
@@ -90,8 +90,8 @@ def embed_each(
     rounding. The next group is decoded while the network runs on this one. Closing the generator ends its threads
     and restores the modes of the network.
 
-    ``groups`` are iterated as far ahead as clips are decoded. ``tell`` is called after each batch with the number of
-    tracklets that it completed and its number of frames. All other arguments are those of `embed`.
+    ``groups`` are iterated as far ahead as clips are decoded. ``advance`` is called after each batch with the numbers
+    of tracklets that it completed and of its frames. All other arguments are those of `embed`.
 
     Yields: float32 (n, d) on the CPU for each group of n.
     Raises: ValueError as `embed` does.
@@ -110,7 +110,7 @@ def embed_each(
             with torch.inference_mode():
                 output = network(stacked.to(like.device, dtype))
             finished = group.add(part, output)
-            tell(finished, sum(len(piece.indices) for piece in part))
+            advance(finished, sum(len(piece.indices) for piece in part))
             if group.finished == len(group.tracklets):
                 yield group.means()
 
@@ -210,7 +210,7 @@ def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tr
         wanted = f"one row for each of {len(tracklets)} tracklets"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
     tensors = {"embeddings": embeddings.detach().cpu().contiguous()}
-    write_whole(Path(path), save(tensors, metadata={"tracklets": describe(tracklets)}))
+    write_atomically(Path(path), save(tensors, metadata={"tracklets": describe(tracklets)}))
 
 
 def describe(tracklets: Sequence[Tracklet]) -> str:

@@ -1,9 +1,8 @@
-"""Embeddings of many tracklets made part by part: a kill loses the part in work, and memory holds no more."""
+"""Embeddings of many tracklets in shards: a kill loses only the current shard, and memory holds no more than one."""
 
 import hashlib
 import json
 import os
-import shutil
 import struct
 import sys
 import time
@@ -13,94 +12,93 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference.embedding import describe
-from strfnet.system.files import claim, sync_folder
-from strfnet.training.distributed import gather_bytes, processes
-from strfnet.weights.store import checkpoints, put, sweep, take
-from strfnet.weights.store import describe as facts_of
+from strfnet.system.files import lock, remove_folder, sync_folder
+from strfnet.training.distributed import gather_bytes, world_size
+from strfnet.weights.store import CheckpointStore, pack, sha256
 
-SIZE = 256  # tracklets: enough to fill batches of clips of many lengths; a minute's work of a fast CPU
+SIZE = 256  # tracklets of a shard: enough to fill batches of clips of many lengths; a minute's work of a fast CPU
 VECTORS = "embeddings.safetensors"
 _LONGEST_HEADER = 100_000_000  # bytes that readers of safetensors accept
 
 
-class Parts:
-    """The parts of a file of embeddings while it is being made, in the folder ``<file>.parts`` beside it.
+class Shards:
+    """The finished shards of a file of embeddings, in the folder ``<file>.parts`` beside it.
 
-    Part i holds `SIZE` tracklets from the i-th `SIZE` on, whoever makes it and whenever, so that the file is the
-    same however often the work was stopped, and by however many processes it was done. A part is kept as a
-    checkpoint is (see `strfnet.weights.store`): it is there whole or not at all, it says what made it, and a
-    changed bit is noticed. Processes started by ``torchrun`` share the parts that are missing; several machines
-    must share the folder.
+    Shard i holds the i-th `SIZE` tracklets, whichever process computes it, so the final file is the same however
+    often the work was stopped and however many processes shared it. A shard is a checkpoint of a `CheckpointStore`
+    with metadata of what it was computed from. The processes of ``torchrun`` share the missing shards; several
+    machines must share the folder.
 
     Args:
-        path: of the file; its folder exists.
-        tracklets: all that are to be in it, the same on all processes.
-        made_by: what else the embeddings depend on, as JSON can hold it.
-        device: by which processes talk.
+        path: of the final file, in a folder that exists.
+        tracklets: all tracklets of the file, the same on all processes.
+        made_by: everything else that the embeddings depend on, as JSON can hold it.
+        device: used for communication.
 
-    Attributes: ``mine``, the missing parts that this process is to make; ``before``, the tracklets in parts that
-    are there already.
-    Raises: ValueError if the folder holds parts that something else has made (listing what differs), if another
-    process works in it, or if there are too many tracklets for one file.
+    Attributes:
+        mine: the numbers of the missing shards that this process computes.
+        before: the number of tracklets in finished shards.
+
+    Raises: ValueError if the folder has shards that were computed from something else (listing the differences), if
+    another process works in it, or if the list of tracklets is too long for one file.
     """
 
     def __init__(
         self, path: Path, tracklets: Sequence[Tracklet], made_by: Mapping[str, Any], device: torch.device
     ) -> None:
         self.path, self.folder = path, path.with_name(f"{path.name}.parts")
+        self._store = CheckpointStore(self.folder)
         self._tracklets, self._described = tracklets, describe(tracklets)
-        self._facts = {"tracklets": f"{len(tracklets)} listed as {_digest(self._described)}", **made_by, "part": SIZE}
-        self._facts = json.loads(json.dumps(self._facts))  # as it is read again
+        listed = f"{len(tracklets)} listed as {sha256(self._described.encode())[:16]}"
+        made_by = {"tracklets": listed, **made_by, "part": SIZE}
+        self._made_by: dict[str, Any] = json.loads(json.dumps(made_by))  # as it is read from disk
         self.count = -(-len(tracklets) // SIZE)
-        self._rank = torch.distributed.get_rank() if processes() > 1 else 0
-        self._claimed: int | None = None
+        self._rank = torch.distributed.get_rank() if world_size() > 1 else 0
+        self._lock: int | None = None
         if (length := len(self._header(2**20))) > _LONGEST_HEADER:
-            advice = "embed the tracklets into several files"
-            raise ValueError(
-                f"listing {len(tracklets)} tracklets takes {length} bytes of {_LONGEST_HEADER}: {advice}"
-            )
+            limit = f"takes {length} bytes of {_LONGEST_HEADER}"
+            raise ValueError(f"listing {len(tracklets)} tracklets {limit}: embed the tracklets into several files")
         missing = self._open() if self._rank == 0 else []
-        # The first process looks and tells the others: who looked for himself might see parts made meanwhile.
+        # All processes use the list of the first one, because shards may be finished while others read the folder.
         missing = json.loads(gather_bytes(json.dumps(missing).encode(), device)[0])
-        self.mine = missing[self._rank :: processes()]
+        self.mine = missing[self._rank :: world_size()]
         self.before = len(tracklets) - sum(len(self.tracklets(number)) for number in missing)
 
     def tracklets(self, number: int) -> Sequence[Tracklet]:
-        """The tracklets of a part."""
+        """The tracklets of a shard."""
         return self._tracklets[number * SIZE : (number + 1) * SIZE]
 
-    def put(self, number: int, embeddings: Tensor) -> None:
-        """Keep a part, safe on disk."""
-        put(self.folder, number, {VECTORS: save({"embeddings": embeddings.contiguous()})}, {"made_by": self._facts})
+    def save(self, number: int, embeddings: Tensor) -> None:
+        """Save a shard atomically."""
+        self._store.save(number, {VECTORS: pack({"embeddings": embeddings})}, {"made_by": self._made_by})
 
     def done(self) -> int:
-        """How many tracklets are in parts that are there."""
-        return sum(len(self.tracklets(number)) for number in self._there())
+        """The number of tracklets in finished shards."""
+        return sum(len(self.tracklets(number)) for number in self._store.numbers())
 
     def join(self) -> int:
-        """Wait for the other processes' parts, make the file of all, and remove the folder; for one process alone.
+        """Wait for the shards of all processes, write the final file atomically, and remove the folder.
 
-        One part after the other is read and checked. The file replaces one of its name when it is safe on disk.
+        One process calls it. The shards are read and verified one by one.
 
         Returns: d, the length of an embedding.
-        Raises: ValueError naming a part that was damaged since it was made; it is removed.
+        Raises: ValueError naming a shard that is damaged; it is removed.
         """
-        # No barrier: a process that is an hour late would find the others gone.
-        while len(self._there()) < self.count:
+        # No barrier: it would time out where one process is an hour late.
+        while len(self._store.numbers()) < self.count:
             time.sleep(0.1)
         width, unfinished = 0, self.folder / ".joined.part"
         with unfinished.open("wb") as file:
             for number in range(self.count):
                 try:
-                    rows = self._take(number)
+                    rows = self._load(number)
                 except ValueError as error:
-                    self._remove(number)
-                    raise ValueError(f"{error}; it is removed, and the same command makes it anew") from error
+                    self._store.remove(number)
+                    raise ValueError(f"{error}; it is removed, and the same command computes it again") from error
                 if number == 0:
                     width = rows.shape[1]
                     file.write(self._header(width))
@@ -109,94 +107,72 @@ class Parts:
             os.fsync(file.fileno())
         unfinished.replace(self.path)
         sync_folder(self.path.parent)
-        gone = self.folder.with_name(f".{self.folder.name}.gone.part")
-        shutil.rmtree(gone, ignore_errors=True)
-        self.folder.rename(gone)  # all parts leave at once: a kill leaves none that would be taken for a beginning
-        shutil.rmtree(gone)
+        remove_folder(self.folder)
         return width
 
     def close(self) -> None:
-        """Let other processes have the folder, and remove it if nothing is in it."""
-        if self._rank == 0 and self.folder.is_dir() and not self._there():
-            with suppress(OSError):  # another process may be about to put its first part there
+        """Unlock the folder, and remove it if it is empty."""
+        if self._rank == 0 and self.folder.is_dir() and not self._store.numbers():
+            with suppress(OSError):  # another process may be about to save its first shard
                 (self.folder / ".lock").unlink(missing_ok=True)
                 self.folder.rmdir()
-        if self._claimed is not None:
-            os.close(self._claimed)
-            self._claimed = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _open(self) -> list[int]:
-        """Claim the folder and look through it: the parts that are missing."""
+        """Lock and clean the folder, and verify its shards. Returns the numbers of the missing ones."""
         self.folder.mkdir(exist_ok=True)
-        self._claimed = claim(self.folder / ".lock")
-        sweep(self.folder)
-        shutil.rmtree(self.folder.with_name(f".{self.folder.name}.gone.part"), ignore_errors=True)
+        self._lock = lock(self.folder / ".lock")
+        self._store.clean()
         try:
-            self._check_facts()
+            self._check_made_by()
         except ValueError:
             self.close()
             raise
-        missing, there = [], self._there()
-        for number in range(self.count):
-            if number not in there:
-                missing.append(number)
-                continue
+        for number in self._store.numbers():
             try:
-                self._take(number)
+                self._load(number)
             except ValueError as error:
-                print(f"{error}; it is made anew", file=sys.stderr)
-                self._remove(number)
-                missing.append(number)
-        return missing
+                print(f"{error}; it is computed again", file=sys.stderr)
+                self._store.remove(number)
+        return sorted(set(range(self.count)) - set(self._store.numbers()))
 
-    def _check_facts(self) -> None:
-        for part in checkpoints(self.folder):
+    def _check_made_by(self) -> None:
+        for number in self._store.numbers():
             try:
-                found = facts_of(part).get("made_by", {})
-            except ValueError:  # damaged, which is looked at later
+                found = self._store.metadata(number).get("made_by", {})
+            except ValueError:  # damaged; `_open` removes it
                 continue
-            names = [name for name in {**found, **self._facts} if found.get(name) != self._facts.get(name)]
+            names = [name for name in {**found, **self._made_by} if found.get(name) != self._made_by.get(name)]
             if names:
-                differ = ", ".join(f"{name} {found.get(name)} there, {self._facts.get(name)} now" for name in names)
-                advice = "remove the folder to start afresh, or write to another file"
-                raise ValueError(f"{self.folder} holds a beginning of other embeddings ({differ}): {advice}")
+                differ = ", ".join(f"{name} {found.get(name)} there, {self._made_by.get(name)} now" for name in names)
+                advice = "remove the folder to start from the beginning, or write to another file"
+                raise ValueError(f"{self.folder} has shards of other embeddings ({differ}): {advice}")
 
-    def _there(self) -> set[int]:
-        return {int(part.name) for part in checkpoints(self.folder)}
-
-    def _take(self, number: int) -> Tensor:
-        """The embeddings of a part, float32 (n, d). Raises: ValueError if it is damaged or has other rows."""
-        _, files = take(self.folder / f"{number:08d}")
-        rows = load(files[VECTORS])["embeddings"]
-        if rows.ndim != 2 or len(rows) != len(self.tracklets(number)):
-            wanted = f"one row for each of {len(self.tracklets(number))} tracklets"
-            raise ValueError(f"part {self.folder / f'{number:08d}'} is {tuple(rows.shape)}, wanted {wanted}")
+    def _load(self, number: int) -> Tensor:
+        """The embeddings of a shard, float32 (n, d). Raises: ValueError if it is damaged or has other rows."""
+        checkpoint = self._store.load(number)
+        rows, wanted = checkpoint.tensors(VECTORS)["embeddings"], len(self.tracklets(number))
+        if rows.ndim != 2 or len(rows) != wanted:
+            shape = f"{tuple(rows.shape)}, wanted one row for each of {wanted} tracklets"
+            raise ValueError(f"shard {checkpoint.path} is {shape}")
         return rows
 
-    def _remove(self, number: int) -> None:
-        part = self.folder / f"{number:08d}"
-        gone = part.with_name(f".{part.name}.gone.part")
-        part.rename(gone)
-        shutil.rmtree(gone)
-
     def _header(self, width: int) -> bytes:
-        """What stands before the numbers in a safetensors file, as `save_embeddings` has it from the library."""
+        """The header of the final safetensors file, byte for byte that of `save_embeddings`."""
         rows = len(self._tracklets)
-        numbers = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
-        entries = {"__metadata__": {"tracklets": self._described}, "embeddings": numbers}
+        embeddings = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
+        entries = {"__metadata__": {"tracklets": self._described}, "embeddings": embeddings}
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         return struct.pack("<Q", len(text)) + text
 
 
 def digest_of(network: nn.Module) -> str:
-    """The SHA-256 of a network's weights and buffers with their names, on whatever device they are."""
+    """The SHA-256 of a network's state dict, names included, on whatever device it is."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,10 +1,10 @@
-"""A tracklet embedded frame by frame, while it goes on, without computing again what cannot change.
+"""The embedding of a tracklet while it goes on; final frames are not computed again.
 
-In evaluation a frame changes only the frames near it, as far as the layers over time reach. So every such layer
-keeps the few last frames given to it that are final, that is, that no later frame can change. A pass takes the
-new frames and hands on, from layer to layer, all frames that are not yet final, the last of them as they are if
-the tracklet ends here: these come out of the layers' own padding. What is final at the top goes into a sum or a
-maximum, so memory does not grow with the tracklet. All of this is ours.
+In evaluation a frame affects only the frames within the temporal receptive field of the layers. So every temporal
+layer caches the last of its final input frames, those that no later frame can change. A pass takes the new frames
+and passes on, from layer to layer, all frames that are not yet final, computed as if the tracklet ended here. Final
+frames of the last layer are accumulated into a sum or a maximum, so memory does not grow with the tracklet. All of
+this is ours.
 """
 
 import copy
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.data.sampling import restricted_first
-from strfnet.deployment.optimizer import Deployed
+from strfnet.deployment.deployed import Deployed
 from strfnet.heads.head import Head
 from strfnet.inference.incremental import Progress, Span, delay
 from strfnet.inference.receptive_field import refusal
@@ -29,28 +29,28 @@ LONGEST_PASS = 16  # frames of each tracklet that wait, or that are computed at 
 
 
 class Stream:
-    """The embedding of a tracklet so far, whose frames come one by one or in groups.
+    """The embedding of the frames of a tracklet so far; frames arrive one by one or in groups.
 
-    It is that of the network on the clip of all frames so far (but for rounding), at the cost of the frames
-    that changed. Networks of which every frame of the answer depends on all frames cannot be embedded so, and
-    are refused; with ``frames``, any network is given a clip of that many of the frames so far, as ``strfnet
-    embed`` chooses them, and runs again when the choice changes. Then all frames are kept.
+    It equals the network's embedding of the clip of all frames so far, up to rounding, and only frames that changed
+    are computed. Networks whose output frames depend on all frames are refused. With ``frames``, any network embeds
+    a clip of that many of the frames so far, sampled as ``strfnet embed`` does, and runs again when the sample
+    changes; all frames are stored then.
 
-    The stream works with the network's weights, in evaluation and inference mode; the network itself is not
-    modified. Train it, and what the stream holds is of other weights: `reset` or make a new one.
+    The stream shares the network's weights, and runs in evaluation and inference mode. It does not modify the
+    network. After further training, call `reset` or create a new stream.
 
     Args:
         network: one of `strfnet.create_model`, or any ``ReIDNetwork``; or one deployed by `strfnet.optimize`, of
-            which it takes the form with folded norms, in which one more frame costs the least.
-        frames: of the clip, by ``restricted_first``; None for the embedding of all frames, exactly.
+            which it takes the one with fused norms, which has the lowest cost per frame.
+        frames: number of frames in the sampled clip. Default: None, the exact embedding of all frames.
 
-    Raises: ValueError naming the module and the reason, if ``frames`` is None and the network has a module that
-    looks at all frames, or that cannot be known; TypeError for another kind of network.
+    Raises: ValueError naming the module and the reason, if ``frames`` is None and a module depends on all frames or
+    is unknown; TypeError for another kind of network.
     """
 
     def __init__(self, network: ReIDNetwork | Deployed, *, frames: int | None = None) -> None:
         if isinstance(network, Deployed):
-            network = cast(ReIDNetwork, network.folded)
+            network = cast(ReIDNetwork, network.fused)
         if not isinstance(network, ReIDNetwork):
             raise TypeError(f"network must be a strfnet ReIDNetwork or a deployed one, got {type(network).__name__}")
         if frames is not None and frames < 1:
@@ -62,20 +62,20 @@ class Stream:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all frames: the next ones begin another tracklet, of any size."""
+        """Discards all frames; the next frames begin another tracklet, of any size."""
         self._form.reset()
         self._shape: tuple[int, ...] | None = None
         self._length = 0
         self._answer: Tensor | None = None
 
     def __len__(self) -> int:
-        """Frames so far."""
+        """Returns the number of frames so far."""
         return self._length
 
     def push(self, frames: Tensor) -> None:
-        """The next frames: (c, k, h, w), or (b, c, k, h, w) of b tracklets in step.
+        """Appends frames: (c, k, h, w), or (b, c, k, h, w) for b tracklets of equal length.
 
-        They are copied. Most of the work waits for `embedding`. Frames that are refused leave all as it was.
+        The frames are copied. Most of the work is done in `embedding`. An error leaves the stream unchanged.
         Raises: TypeError or ValueError for other channels, dtype or device than the network's, or for another
         number of tracklets or size than before.
         """
@@ -94,7 +94,7 @@ class Stream:
         self._length += clip.shape[2]
 
     def embedding(self) -> Tensor:
-        """(b, d), of all frames so far. Raises: ValueError if there are none."""
+        """Returns the embedding of all frames so far, (b, d). Raises: ValueError if there are none."""
         if not self._length:
             raise ValueError("no frames so far; push at least one")
         if self._answer is None:
@@ -104,7 +104,7 @@ class Stream:
 
 
 class _Clip:
-    """A network run on the chosen frames of all those so far."""
+    """A network that runs on a sample of the frames so far."""
 
     def __init__(self, network: ReIDNetwork, frames: int) -> None:
         self.network = _sharing_weights(network)
@@ -128,7 +128,7 @@ class _Clip:
 
 @dataclass(frozen=True)
 class _State:
-    """All that a stream of exact embeddings knows of its frames; never changed, so that a failure loses nothing."""
+    """The immutable state of an exact stream, so that an error loses nothing."""
 
     waiting: tuple[Tensor, ...] = ()  # clips that no pass has seen
     passed: int = 0  # frames that passes have seen
@@ -137,7 +137,7 @@ class _State:
 
 
 class _Exact:
-    """A copy of a network whose layers over time keep their last frames, and what is final of its feature."""
+    """A copy of a network whose temporal layers cache their last frames, with the accumulated final features."""
 
     def __init__(self, network: ReIDNetwork) -> None:
         if type(network.head) is not Head:
@@ -174,7 +174,7 @@ class _Exact:
         return answer
 
     def _passed(self, state: _State, *, ending: bool) -> tuple[_State, Tensor]:
-        """The state after a pass over the frames that wait, and the features that are not final, (b, t, d)."""
+        """Returns the state after a pass over the waiting frames, and the features that are not final, (b, t, d)."""
         clip = torch.cat(state.waiting, dim=2)
         total = state.passed + clip.shape[2]
         self.progress.begin(Span(state.passed, total, total), state.kept, ending=ending)
@@ -185,7 +185,7 @@ class _Exact:
         return _State((), total, final, self.progress.keeping), features[:, new:]
 
     def _merged(self, pooled: Tensor | None, features: Tensor) -> Tensor | None:
-        """The sum or maximum of features and of those before, in float64: a long sum must not lose its last."""
+        """Returns the sum or maximum of earlier and new features, in float64, as sums are long."""
         if not features.shape[1]:
             return pooled
         if self.head.pooling == "max":
@@ -195,10 +195,10 @@ class _Exact:
         return more if pooled is None else pooled + more
 
     def _advances(self, state: _State) -> bool:
-        """Whether every layer would get a newly final frame from those that wait."""
+        """Returns whether the waiting frames give every layer a new final frame."""
         before, after = state.passed, state.passed + _count(state.waiting)
-        for reach in self.progress.reaches:
-            before, after = reach.final(before), reach.final(after)
+        for extent in self.progress.fields:
+            before, after = extent.final(before), extent.final(after)
         return after > before
 
 
@@ -207,6 +207,6 @@ def _count(clips: Iterable[Tensor]) -> int:
 
 
 def _sharing_weights(network: ReIDNetwork) -> ReIDNetwork:
-    """A copy in evaluation mode that holds the very parameters and buffers of the network."""
+    """Returns a copy in evaluation mode that shares the parameters and buffers of the network."""
     tensors = [*network.parameters(), *network.buffers()]
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()

@@ -1,8 +1,8 @@
-"""An image network made to take clips, its keys and answers kept, and taken apart again."""
+"""2-D networks extended to clips, with their keys and outputs kept, and restored."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC, TemporalConv
 
 TemporalBuilder = Callable[[nn.Conv2d], nn.Module]
+Temporal = Literal["c2d", "i3d", "p3d_a", "p3d_b", "p3d_c", "ap3d_i3d", "ap3d_p3d_a", "ap3d_p3d_b", "ap3d_p3d_c"]
+Unit = Literal["strf", "non_local"]
 
-TEMPORAL: dict[str, TemporalBuilder | None] = {
+TEMPORAL: dict[Temporal, TemporalBuilder | None] = {
     "c2d": None,
     "i3d": I3D,
     "p3d_a": P3DA,
@@ -29,41 +31,42 @@ TEMPORAL: dict[str, TemporalBuilder | None] = {
     "ap3d_p3d_b": AP3DB,
     "ap3d_p3d_c": AP3DC,
 }
-UNITS: dict[str, UnitBuilder] = {"strf": STRF, "non_local": NonLocalBlock}
+UNITS: dict[Unit, UnitBuilder] = {"strf": STRF, "non_local": NonLocalBlock}
 
 
 def inflate(
     network: nn.Module | Callable[[], nn.Module],
     *,
-    temporal: str | TemporalBuilder = "p3d_c",
-    unit: str | UnitBuilder | None = "strf",
+    temporal: Temporal | TemporalBuilder = "p3d_c",
+    unit: Unit | UnitBuilder | None = "strf",
     places: Iterable[str] | None = None,
     last_stride: int | None = None,
 ) -> Any:
-    """A copy of an image network (or of what a builder such as ``resnet50`` makes) that takes clips.
+    """Returns a copy of a 2-D network (or of what a builder such as ``resnet50`` returns) that takes clips.
 
-    The network runs on the folded frames, untouched but for its places: there a 2-D convolution gets an extent
-    in time and a unit follows it. When it is new, its answer is that of the image network on every frame:
-    vectors, (b t, d), averaged over the frames of a clip to (b, d); maps, (b t, c, h, w), put back into clips.
-    With nothing but ``network`` it is the headline network of the STRF paper: STRF on P3D-C.
+    The network runs on the flattened frames. At the module paths in ``places`` a 2-D convolution becomes a temporal
+    one, and a unit follows it. Before training, the output equals that of the 2-D network on every frame: vectors,
+    (b t, d), are averaged over the frames of a clip to (b, d); maps, (b t, c, h, w), are unflattened into clips. The
+    defaults build the headline network of the STRF paper: STRF on P3D-C.
 
-    The copy keeps the class, module paths, state-dict keys, dtype, device, mode, hooks and frozen parameters
-    of the network. A checkpoint of the image network loads, strictly too, provided that it holds none of the
-    keys that were added; those keep their values. `deflate` gives the image network back.
+    The copy keeps the class, module paths, state-dict keys, dtype, device, mode, hooks and frozen parameters of the
+    network. It loads checkpoints of the 2-D network, with ``strict=True`` too, if they hold none of the added keys;
+    these keep their values. `deflate` restores the 2-D network.
 
     Args:
         network: any module from (n, c, h, w) to vectors or maps; it is not modified.
-        temporal: "c2d" (none), "i3d", "p3d_a", "p3d_b", "p3d_c", "ap3d_i3d", "ap3d_p3d_a", "ap3d_p3d_b" or
-            "ap3d_p3d_c", or what makes a module on clips from a 2-D convolution.
-        unit: "strf", "non_local", None, or what makes a module on clips from a number of channels.
-        places: paths of 2-D convolutions, or of residual blocks, which stand for their ``conv2``. By default
-            ``conv2`` of every second block of stages 2 and 3, from the first: the places of AP3D.
-        last_stride: 1 keeps the resolution in the last stage, as both papers do; None changes nothing.
+        temporal: the temporal convolution, where "c2d" keeps the 2-D one; or a callable that builds a module on
+            clips from a 2-D convolution. Default: "p3d_c".
+        unit: the unit after it, or None; or a callable that builds a module on clips from a number of channels.
+            Default: "strf".
+        places: module paths of 2-D convolutions, or of residual blocks, which stand for their ``conv2``. Default:
+            every second block of stages 2 and 3, from the first, as in AP3D.
+        last_stride: stride of the last stage; 1 keeps the resolution, as both papers do. Default: None, as it is.
 
     Shape: (b, c, t, h, w) to (b, d) or (b, d, t, h', w').
-    Raises: ValueError or TypeError, with the path and the reason, for a place that does not exist or holds no
-    plain 2-D convolution, for a network that is no ResNet if ``places`` are not named, and for one that is
-    inflated already, compiled, scripted, quantised or wrapped for parallel training.
+    Raises: ValueError or TypeError, with the path and the reason, for a path that does not exist or is no plain 2-D
+    convolution, for a network other than a ResNet without ``places``, and for one that is inflated already, compiled,
+    scripted, quantised or wrapped for parallel training.
     """
     built = network if isinstance(network, nn.Module) else network()
     if not isinstance(built, nn.Module):
@@ -91,13 +94,13 @@ def inflate(
 
 
 def deflate(network: nn.Module) -> Any:
-    """The image network that an inflated one was made from, with today's weights; a copy.
+    """Returns a copy of an inflated network as the 2-D network that it was made from, with its present weights.
 
-    Units and temporal kernels are left out (of a true 3-D kernel its middle slice stays), strides restored.
+    It drops units and temporal kernels, keeps the middle slice of 3-D kernels, and restores strides.
     Raises: ValueError if ``network`` was not made by `inflate`.
     """
     if not isinstance(network, Inflated):
-        raise ValueError(f"{type(network).__name__} is not an inflated network; there is nothing to take apart")
+        raise ValueError(f"{type(network).__name__} is not an inflated network, wanted one of strfnet.inflate")
     image = unsplice(network)
     for path, module in list(image.named_modules()):
         if isinstance(module, TemporalConv):
@@ -133,7 +136,7 @@ class Inflated(Extension):
 
 
 def _added_state(network: nn.Module) -> dict[str, Tensor]:
-    """The part of the state dict that inflation and splicing have added."""
+    """Returns the part of the state dict that inflation and splicing have added."""
     added = []
     for path, module in network.named_modules():
         children = set(module._modules) & {"after", "temporal", "appearance"}
@@ -149,7 +152,7 @@ def _input_channels(network: nn.Module) -> int | None:
     return None if first is None else first.in_channels
 
 
-def _named(choice: Any, known: dict[str, Any], name: str) -> Any:
+def _named(choice: Any, known: Mapping[Any, Any], name: str) -> Any:
     if not isinstance(choice, str):
         if not callable(choice):
             raise TypeError(f"{name} must be one of {', '.join(known)} or a builder, got {choice!r}")
@@ -208,7 +211,7 @@ def _conv_path(network: nn.Module, place: str) -> str:
 
 def _with_time(conv: nn.Module, make: TemporalBuilder, path: str) -> nn.Module:
     try:
-        built = make(conv)  # type: ignore[arg-type]
+        built = make(cast(nn.Conv2d, conv))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path} cannot be given an extent in time: {error}") from error
     if not isinstance(built, nn.Module):
@@ -217,7 +220,7 @@ def _with_time(conv: nn.Module, make: TemporalBuilder, path: str) -> nn.Module:
 
 
 def _set_last_stride(network: nn.Module, stride: int) -> dict[str, dict[str, Any]]:
-    """Set the stride of the last stage, in place; what stood there before, by path."""
+    """Sets the stride of the last stage, in place; returns the former settings by module path."""
     if stride not in (1, 2):
         raise ValueError(f"last_stride must be 1, 2 or None, got {stride}")
     path, block = "layer4.0", _stage(network, 4)[0]
@@ -227,7 +230,7 @@ def _set_last_stride(network: nn.Module, stride: int) -> dict[str, dict[str, Any
         if name and getattr(module, "stride", 1) not in (1, (1,), (1, 1))
     }
     if stride == 2 and not stepping:
-        raise ValueError(f"last_stride is 2, but {path} has a stride of 1 already and nothing to step")
+        raise ValueError(f"last_stride is 2, but {path} has no layer with a stride; wanted 1 or None")
     before: dict[str, dict[str, Any]] = {}
     for name, module in stepping.items() if stride == 1 else ():
         if type(module) is nn.Conv2d:
@@ -237,5 +240,7 @@ def _set_last_stride(network: nn.Module, stride: int) -> dict[str, dict[str, Any
             before[name] = {"stride": module.stride, "kernel_size": module.kernel_size}
             module.stride = module.kernel_size = 1
         else:
-            raise ValueError(f"last_stride=1: {name} steps too, and a {type(module).__name__} cannot be told not to")
+            raise ValueError(
+                f"last_stride=1: {name} has a stride, and that of a {type(module).__name__} cannot be changed"
+            )
     return before

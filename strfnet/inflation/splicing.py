@@ -1,4 +1,4 @@
-"""A unit on clips after, or in the place of, a module named by its path."""
+"""Units on clips after a module, or instead of it, named by its module path."""
 
 import copy
 import difflib
@@ -16,21 +16,22 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def splice(network: Network, units: Mapping[str, nn.Module | UnitBuilder], *, instead: bool = False) -> Network:
-    """A copy of a network on clips in which units follow, or replace, the modules named by their paths.
+    """Returns a copy of a network on clips in which units follow, or replace, modules named by their paths.
 
     The network may be one that `strfnet.inflate` made or any whose tensors are clips. Its state-dict keys
-    stay; a unit after ``layer2.1`` has its own under ``layer2.1.after.0``, one in its place under
-    ``layer2.1.unit``. Further units at the same place come behind the earlier ones.
+    stay; a unit after ``layer2.1`` adds keys under ``layer2.1.after.0``, one instead of it under
+    ``layer2.1.unit``. Further units at the same path follow the earlier ones.
 
     Args:
         network: it is not modified.
         units: for each path a module, of which a copy is taken, or a builder such as ``NonLocalBlock``, which
-            is given the channels of the place (those of the last 2-D or 3-D convolution or batch norm in it).
-            Units take the dtype, device and mode of their place. ``nn.Sequential`` stands for its last module.
-        instead: put the unit in the place of the module.
+            is called with the number of channels there (of the last 2-D or 3-D convolution or batch norm in
+            the module). Units take the dtype, device and mode of that module. A path to an ``nn.Sequential`` stands
+            for its last module.
+        instead: whether units replace the modules. Default: False.
 
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` rebuilds batch norms without what follows them: convert first,
-    splice then, if a unit follows a batch norm itself.
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` rebuilds batch norms without the units that follow them: convert
+    before splicing if a unit follows a batch norm.
 
     Raises: ValueError naming a path that does not exist or cannot be followed.
     """
@@ -52,7 +53,7 @@ def splice_into(network: nn.Module, units: Mapping[str, nn.Module | UnitBuilder]
 
 
 def unsplice(network: Network) -> Network:
-    """A copy of ``network`` without the units that `splice` has put in."""
+    """Returns a copy of ``network`` without the units that `splice` has added."""
     whole = copy.deepcopy(network)
     for path, module in list(whole.named_modules()):
         if isinstance(module, Replacement):
@@ -99,7 +100,7 @@ def _follow(host: nn.Module, unit: nn.Module) -> None:
 
 
 def resolve(network: nn.Module, path: str, *, instead: bool = False) -> tuple[str, nn.Module]:
-    """The path and module that a unit at ``path`` would follow or replace; ValueError if there is none."""
+    """Returns the path and module that a unit at ``path`` follows or replaces; raises ValueError if there is none."""
     module = module_at(network, path)
     while isinstance(module, nn.Sequential) and len(module) and not instead:
         name, module = list(module.named_children())[-1]
@@ -114,7 +115,7 @@ def resolve(network: nn.Module, path: str, *, instead: bool = False) -> tuple[st
 
 
 def module_at(network: nn.Module, path: str) -> nn.Module:
-    """The module at ``path``; ValueError with the nearest paths if there is none, or for the network itself."""
+    """Returns the module at ``path``; raises ValueError with the nearest paths if there is none."""
     modules = dict(network.named_modules())
     if not path:
         raise ValueError("the empty path names the network itself; name a module in it")
@@ -126,7 +127,7 @@ def module_at(network: nn.Module, path: str) -> nn.Module:
 
 
 def set_module(network: nn.Module, path: str, module: nn.Module) -> None:
-    """Put ``module`` at ``path``, in place."""
+    """Sets the module at ``path``, in place."""
     parent, _, name = path.rpartition(".")
     network.get_submodule(parent)._modules[name] = module
 

@@ -1,54 +1,58 @@
 """FAM: the mask that weighs a factorized feature."""
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip
+from strfnet.system.names import check_choice
 
-MASKS = ("product", "time", "space", "joint")
+Mask = Literal["product", "time", "space", "joint"]
+TimePadding = Literal["replicate", "zeros"]
 
 
 class FAM(nn.Module):
-    """A feature weighed by a mask in (0, 1) over frames and places, made from a feature's magnitude.
+    """A feature multiplied by a mask in (0, 1) over frames and pixels, computed from a feature's magnitude.
 
-    The mask is a sigmoid over frames (three taps over the mean of all places) times a sigmoid over places
-    (one tap over the mean of all frames). Magnitudes are averaged, not values: what is a difference has a mean
-    near zero, which would leave the mask nothing to see.
+    ``x * sigmoid(over_time(mean of |x| over pixels)) * sigmoid(over_space(mean of |x| over frames))``, with three
+    taps over time and a 1x1 convolution over space. Magnitudes are averaged, not values, because a difference has a
+    mean near zero.
 
     Args:
-        channels: c of the clip.
-        mask: "product" as above; "time" or "space" for one of the two factors alone; "joint" for one sigmoid
-            at every place of every frame.
-        time_padding: what the taps over frames see beyond the first and last: "replicate" (those frames
-            again, so that a clip of equal frames gets equal masks) or "zeros".
+        channels: number of channels, c.
+        mask: "product" as above; "time" or "space" for one of the two factors; "joint" for one sigmoid at every
+            pixel of every frame.
+        time_padding: values of the taps beyond the first and last frame: "replicate" (that frame again, so that a
+            clip of equal frames gets equal masks) or "zeros".
 
-    Shape: (b, c, t, h, w) to the same.
-    Raises: ValueError for an unknown form or padding, or a clip of other channels.
-    Source: the name and the task are of Aich et al., STRF, ICCV 2021. The equations are our reconstruction.
+    Shape: (b, c, t, h, w) -> (b, c, t, h, w).
+    Raises: ValueError for an unknown mask or padding, or a clip with other channels.
+    Source: name and purpose, Aich et al., STRF, ICCV 2021. The equations are our reconstruction.
     """
 
-    def __init__(self, channels: int, *, mask: str = "product", time_padding: str = "replicate") -> None:
+    def __init__(self, channels: int, *, mask: Mask = "product", time_padding: TimePadding = "replicate") -> None:
         super().__init__()
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
-        if mask not in MASKS:
-            raise ValueError(f"mask must be one of {', '.join(MASKS)}, got {mask!r}")
-        check_time_padding(time_padding)
+        check_choice("mask", mask, get_args(Mask))
+        check_choice("time_padding", time_padding, get_args(TimePadding))
         self.channels, self.kind, self.time_padding = channels, mask, time_padding
         self.over_time = nn.Conv1d(channels, 1, 3) if mask in ("product", "time") else None
         self.over_space = nn.Conv2d(channels, 1, 1) if mask in ("product", "space") else None
         self.over_both = nn.Conv2d(channels, 1, 1) if mask == "joint" else None
 
-    def forward(self, x: Tensor, band: Tensor | None = None) -> Tensor:
-        """``x`` weighed by the mask of ``band``, a clip of the same shape, or by its own."""
-        if band is not None and band.shape != x.shape:
-            raise ValueError(f"band must have the shape of x, {tuple(x.shape)}, got {tuple(band.shape)}")
-        return x * self.mask(x if band is None else band)
+    def forward(self, x: Tensor, component: Tensor | None = None) -> Tensor:
+        """``x`` multiplied by the mask of ``component``, a clip of the same shape. Default: the mask of ``x``."""
+        if component is not None and component.shape != x.shape:
+            raise ValueError(f"component must have the shape of x, {tuple(x.shape)}, got {tuple(component.shape)}")
+        return x * self.mask(x if component is None else component)
 
     def mask(self, x: Tensor) -> Tensor:
-        """The mask of a clip, (b, 1, t, h, w), in (0, 1)."""
-        check_clip(x, self.channels, weight=next(self.parameters(), None))  # replicas of DataParallel have none
+        """Returns the mask of a clip, (b, 1, t, h, w), in (0, 1)."""
+        conv = self.over_time or self.over_space or self.over_both
+        check_clip(x, self.channels, weight=getattr(conv, "weight", None))
         t, h, w = x.shape[2:]
         magnitude = x.abs()
         if self.over_both is not None:
@@ -66,14 +70,8 @@ class FAM(nn.Module):
         return f"{self.channels}, mask={self.kind!r}, time_padding={self.time_padding!r}"
 
 
-def check_time_padding(time_padding: str) -> None:
-    """Refuse anything but the two paddings in time."""
-    if time_padding not in ("replicate", "zeros"):
-        raise ValueError(f'time_padding must be "replicate" or "zeros", got {time_padding!r}')
-
-
-def pad_time(x: Tensor, frames: int, time_padding: str) -> Tensor:
-    """``frames`` more frames before and after a feature whose axis 2 is time."""
+def pad_time(x: Tensor, frames: int, time_padding: TimePadding) -> Tensor:
+    """Pads a feature whose axis 2 is time by ``frames`` frames on either side."""
     if time_padding == "zeros":
         return F.pad(x, (0, 0) * (x.ndim - 3) + (frames, frames))
     return torch.cat([x[:, :, :1]] * frames + [x] + [x[:, :, -1:]] * frames, dim=2)

@@ -1,72 +1,73 @@
 """FFM: one factor of a feature, static or dynamic over time, coarse or fine over space."""
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
-from strfnet.layers.fam import FAM, check_time_padding, pad_time
+from strfnet.layers.fam import FAM, Mask, TimePadding, pad_time
+from strfnet.system.names import check_choice
 
-UNITS = ("static", "dynamic", "coarse", "fine")
-DYNAMICS = ("difference", "remainder")
+Unit = Literal["static", "dynamic", "coarse", "fine"]
+Dynamic = Literal["difference", "remainder"]
 
 
 class FFM(nn.Module):
-    """One factor of a feature: its band, a small convolution, and the mask of that band.
+    """One factor of a feature: ``relu(conv(component)) * mask(component)``.
 
     ========= ============================================================ ===================
-    unit      band b of a feature z                                        convolution
+    unit      component of a feature z                                     convolution
     ========= ============================================================ ===================
     static    mean over ``window`` frames, over those that exist           3 taps over time
     dynamic   the next frame minus this one, zero in the last              3 taps over time
     coarse    means over ``grid`` x ``grid`` pixels, at that resolution    3 x 3 over space
-    fine      z minus its coarse band, each cell's mean repeated           3 x 3 over space
+    fine      z minus its coarse component, repeated over each cell        3 x 3 over space
     ========= ============================================================ ===================
 
-    The answer is ``relu(convolution(b)) * mask(b)``; that of the coarse unit is repeated over each cell. A
-    clip that does not change has a dynamic factor of exactly zero, one that is constant in every cell a fine one.
+    The output of the coarse unit is repeated over each cell. The dynamic factor of a clip of equal frames is exactly
+    zero, and so is the fine factor of a clip that is constant in every cell.
 
     Args:
-        channels: c of the clip.
+        channels: number of channels, c.
         unit: "static", "dynamic", "coarse" or "fine".
-        window: frames of the static mean, odd; None for the whole clip.
-        grid: pixels of a cell along each side, or (rows, columns); no more than the frame has.
-        dynamic: "difference" as above, or "remainder": z minus its static band, so that both add up to z.
-        split: False leaves the band out and convolves z itself, an ablation of the same size.
-        mask: form of the `FAM`, or None to weigh by nothing.
-        time_padding: "replicate" or "zeros", for the taps over time, the mask's included.
+        window: odd number of frames of the static mean. None: the whole clip.
+        grid: pixels of a cell along each side, or (rows, columns). Larger than the frame: the whole frame.
+        dynamic: "difference" as above, or "remainder": z minus its static component, so that both add up to z.
+        split: False convolves z itself, an ablation with the same parameters.
+        mask: mask of the `FAM`. None: no mask.
+        time_padding: "replicate" or "zeros", for all taps over time.
 
-    Shape: (b, c, t, h, w) to the same.
-    Raises: ValueError for an unknown unit or value, or a clip of other channels.
-    Source: the names and tasks of the four units are of Aich et al., STRF, ICCV 2021. Bands, convolutions and
-    their sizes are our reconstruction, with the paper's parameter counts as its measure.
+    Shape: (b, c, t, h, w) -> (b, c, t, h, w).
+    Raises: ValueError for an unknown unit or value, or a clip with other channels.
+    Source: names and tasks of the four units, Aich et al., STRF, ICCV 2021. Components, convolutions and their
+    sizes are our reconstruction; it meets the paper's parameter counts.
     """
 
     def __init__(
         self,
         channels: int,
-        unit: str = "static",
+        unit: Unit = "static",
         *,
         window: int | None = 3,
         grid: int | tuple[int, int] = 2,
-        dynamic: str = "difference",
+        dynamic: Dynamic = "difference",
         split: bool = True,
-        mask: str | None = "product",
-        time_padding: str = "replicate",
+        mask: Mask | None = "product",
+        time_padding: TimePadding = "replicate",
     ) -> None:
         super().__init__()
         cell = (grid, grid) if isinstance(grid, int) else tuple(grid)
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
-        if unit not in UNITS:
-            raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
+        check_choice("unit", unit, get_args(Unit))
         if window is not None and (window < 1 or window % 2 == 0):
             raise ValueError(f"window must be an odd number of frames, or None for the whole clip, got {window}")
         if len(cell) != 2 or min(cell) < 1:
             raise ValueError(f"grid must be one or two numbers of pixels of at least 1, got {grid}")
-        if dynamic not in DYNAMICS:
-            raise ValueError(f"dynamic must be one of {', '.join(DYNAMICS)}, got {dynamic!r}")
-        check_time_padding(time_padding)
+        check_choice("dynamic", dynamic, get_args(Dynamic))
+        check_choice("time_padding", time_padding, get_args(TimePadding))
         self.channels, self.unit, self.window, self.cell = channels, unit, window, cell
         self.dynamic, self.split, self.time_padding = dynamic, split, time_padding
         self.in_time = unit in ("static", "dynamic")
@@ -77,38 +78,38 @@ class FFM(nn.Module):
         self.attention = None if mask is None else FAM(channels, mask=mask, time_padding=time_padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        band = self.band(x)
-        feature = self._convolved(band).relu()
+        component = self.component(x)
+        feature = self._convolve(component).relu()
         if self.attention is not None:
-            feature = self.attention(feature, band)
-        return self._repeated(feature, x)
+            feature = self.attention(feature, component)
+        return self._repeat(feature, x)
 
     def mask(self, x: Tensor) -> Tensor:
-        """The mask that weighs this factor of ``x``, (b, 1, t, h, w)."""
+        """Returns the mask of this factor of ``x``, (b, 1, t, h, w)."""
         if self.attention is None:
             raise ValueError("this unit was built with mask=None and has no mask to show")
-        return self._repeated(self.attention.mask(self.band(x)), x)
+        return self._repeat(self.attention.mask(self.component(x)), x)
 
-    def band(self, x: Tensor) -> Tensor:
-        """What the unit sees of a clip: (b, c, t, h, w), the coarse one at the resolution of its cells."""
+    def component(self, x: Tensor) -> Tensor:
+        """Returns the component of a clip, (b, c, t, h, w); "coarse" has the resolution of its cells."""
         check_clip(x, self.channels, weight=self.conv.weight)
         if not self.split:
             return x
         if self.unit == "static":
-            return static_band(x, self.window)
+            return static_component(x, self.window)
         if self.unit == "dynamic":
-            return next_frame(x) - x if self.dynamic == "difference" else x - static_band(x, self.window)
-        coarse = coarse_band(x, self.cell)
-        return coarse if self.unit == "coarse" else x - self._repeated(coarse, x)
+            return next_frame(x) - x if self.dynamic == "difference" else x - static_component(x, self.window)
+        coarse = coarse_component(x, self.cell)
+        return coarse if self.unit == "coarse" else x - self._repeat(coarse, x)
 
-    def _convolved(self, band: Tensor) -> Tensor:
+    def _convolve(self, component: Tensor) -> Tensor:
         if self.in_time:
-            h, w = band.shape[3:]
-            return self.conv(pad_time(band.flatten(3), 1, self.time_padding)).unflatten(3, (h, w))
-        return unflatten_time(self.conv(flatten_time(band)), band.shape[2])
+            h, w = component.shape[3:]
+            return self.conv(pad_time(component.flatten(3), 1, self.time_padding)).unflatten(3, (h, w))
+        return unflatten_time(self.conv(flatten_time(component)), component.shape[2])
 
-    def _repeated(self, feature: Tensor, like: Tensor) -> Tensor:
-        """``feature`` at the resolution of ``like``: cells repeated, those at the border cut."""
+    def _repeat(self, feature: Tensor, like: Tensor) -> Tensor:
+        """Repeats cells up to the resolution of ``like``; cells at the border are cut."""
         h, w = like.shape[3:]
         if feature.shape[3:] == (h, w):
             return feature
@@ -121,8 +122,8 @@ class FFM(nn.Module):
         return f"{self.channels}, {self.unit!r}"
 
 
-def static_band(x: Tensor, window: int | None) -> Tensor:
-    """The mean over ``window`` frames around each, over those that exist; over all if None."""
+def static_component(x: Tensor, window: int | None) -> Tensor:
+    """Mean over the ``window`` frames around each frame, over those that exist; None: over all frames."""
     if window is None:
         return x.mean(dim=2, keepdim=True).expand_as(x)
     h, w = x.shape[3:]
@@ -131,13 +132,13 @@ def static_band(x: Tensor, window: int | None) -> Tensor:
 
 
 def next_frame(x: Tensor) -> Tensor:
-    """The clip one frame on; its last frame stays."""
+    """The clip shifted by one frame; its last frame is repeated."""
     t = x.shape[2]
     return x.index_select(2, torch.arange(1, t + 1, device=x.device).clamp(max=t - 1))
 
 
-def coarse_band(x: Tensor, cell: tuple[int, ...]) -> Tensor:
-    """Means over cells of pixels, (b, c, t, ceil(h / rows), ceil(w / columns)); smaller cells at the border."""
+def coarse_component(x: Tensor, cell: tuple[int, ...]) -> Tensor:
+    """Means over cells of pixels, (b, c, t, ceil(h / rows), ceil(w / columns)); cells at the border are smaller."""
     size = [min(side, pixels) for side, pixels in zip(cell, x.shape[3:], strict=True)]
     return unflatten_time(
         F.avg_pool2d(flatten_time(x), size, size, ceil_mode=True, count_include_pad=False), x.shape[2]

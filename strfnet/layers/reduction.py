@@ -7,17 +7,16 @@ from strfnet.layers.clip import check_clip
 
 
 class TemporalReduction(nn.Module):
-    """The larger of ``factor`` neighbouring frames, value by value; a clip of t frames becomes ceil(t / factor).
+    """Maximum over groups of ``factor`` neighbouring frames, value by value; t frames become ceil(t / factor).
 
-    Frames are taken in order from the first. If t is not a multiple of ``factor``, the last group is simply
-    shorter, so every t of at least 1 will do.
+    Groups are counted from the first frame. The last group is shorter if t is not a multiple of ``factor``.
 
     Args:
-        factor: frames that become one.
+        factor: number of frames in a group.
 
-    Shape: (b, c, t, h, w) to (b, c, ceil(t / factor), h, w).
-    Raises: ValueError for a factor below 1, or for lengths beyond the frames of the clips.
-    Source: Liu et al., STE-NVAN, BMVC 2019 (pairs). Ours: any factor, any t, ragged clips.
+    Shape: (b, c, t, h, w) -> (b, c, ceil(t / factor), h, w).
+    Raises: ValueError for a factor below 1, or for lengths outside 1..t.
+    Source: Liu et al., STE-NVAN, BMVC 2019, arXiv:1908.01683 (pairs). Ours: any factor, any t, ragged clips.
     """
 
     def __init__(self, factor: int = 2) -> None:
@@ -27,16 +26,16 @@ class TemporalReduction(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Merge frames; of clips with ``lengths`` (b,) only the first that many frames count.
+        """Merges frames; with ``lengths`` (b,), only the first ``lengths[i]`` frames of clip i are valid.
 
-        A group without a frame that counts becomes zeros. `lengths_after` gives the lengths of the answer.
+        A group without a valid frame becomes zeros. `lengths_after` returns the lengths of the output.
         """
         check_clip(x)
         b, _, t = x.shape[:3]
         if lengths is not None:
             self._check_lengths(lengths, b, t)
-            counts = torch.arange(t, device=x.device) < lengths[:, None]
-            x = x.masked_fill(~counts[:, None, :, None, None], float("-inf"))
+            valid = torch.arange(t, device=x.device) < lengths[:, None]
+            x = x.masked_fill(~valid[:, None, :, None, None], float("-inf"))
         first = torch.arange(0, t, self.factor, device=x.device)
         merged = x[:, :, :: self.factor]
         for step in range(1, self.factor):
@@ -46,7 +45,7 @@ class TemporalReduction(nn.Module):
         return merged.masked_fill(~(first < lengths[:, None])[:, None, :, None, None], 0.0)
 
     def lengths_after(self, lengths: Tensor) -> Tensor:
-        """Frames that count in each clip of the answer."""
+        """Returns the number of valid frames in each clip of the output."""
         return (lengths + self.factor - 1) // self.factor
 
     @staticmethod
@@ -55,7 +54,7 @@ class TemporalReduction(nn.Module):
             raise TypeError(f"lengths must be a tensor of {b} integers, one a clip, got {type(lengths).__name__}")
         if lengths.shape != (b,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise ValueError(f"lengths must be {b} integers, one a clip, got {lengths.dtype} {tuple(lengths.shape)}")
-        if not torch.compiler.is_compiling() and (lengths.min() < 1 or lengths.max() > t):
+        if lengths.min() < 1 or lengths.max() > t:
             raise ValueError(f"lengths must lie in 1..{t}, the frames of the clips, got {lengths.tolist()}")
 
     def extra_repr(self) -> str:

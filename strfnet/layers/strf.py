@@ -1,33 +1,35 @@
-"""STRF: the static, dynamic, coarse and fine factors of a feature, brought together."""
+"""STRF: the static, dynamic, coarse and fine factors of a feature, added to it."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import cast, get_args
 
-import torch
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
-from strfnet.layers.ffm import FFM, UNITS
+from strfnet.layers.fam import Mask, TimePadding
+from strfnet.layers.ffm import FFM, Dynamic, Unit
+
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 class STRF(nn.Module):
     """Four factors of a feature, over time and over space, added to it.
 
-    ``f + expand(sum of units(relu(norm(squeeze(f)))))``, the units being `FFM`. A new unit is the identity
-    (its expansion starts at zero), so it can join a trained network, between any two layers.
+    ``x + expand(sum of units(relu(norm(squeeze(x)))))``; each unit is an `FFM`. The unit starts as the identity,
+    because the weight of ``expand`` is zero. It can be inserted between any two layers of a trained network.
 
     Args:
-        channels: c of the clip, kept by the unit.
+        channels: number of input and output channels, c.
         reduction: the units work on ``channels // reduction`` channels, at least one.
-        units: those to keep, of "static", "dynamic", "coarse" and "fine".
+        units: which of "static", "dynamic", "coarse" and "fine" to use.
         window, grid, dynamic, split, mask, time_padding: see `FFM`.
-        residual: whether the feature itself is added; without it a new unit answers zero.
+        residual: add the input. False: a new unit returns zeros.
 
-    Shape: (b, c, t, h, w) to the same; any t, h and w of at least 1.
-    Raises: ValueError for an unknown unit or value, or a clip of other channels.
+    Shape: (b, c, t, h, w) -> (b, c, t, h, w); t, h and w at least 1.
+    Raises: ValueError for an unknown unit or value, or a clip with other channels.
     Source: Aich et al., Spatio-Temporal Representation Factorization, ICCV 2021: four units on one feature,
-    each an FFM aided by a FAM, their outputs integrated. The equations inside are our reconstruction: it meets
-    the published parameter counts, and every choice of ours is an argument.
+    each an FFM with a FAM. The equations inside are our reconstruction: it meets the published parameter counts,
+    and every choice of ours is an argument.
     """
 
     def __init__(
@@ -35,13 +37,13 @@ class STRF(nn.Module):
         channels: int,
         *,
         reduction: int = 16,
-        units: Sequence[str] = UNITS,
+        units: Sequence[Unit] = UNITS,
         window: int | None = 3,
         grid: int | tuple[int, int] = 2,
-        dynamic: str = "difference",
+        dynamic: Dynamic = "difference",
         split: bool = True,
-        mask: str | None = "product",
-        time_padding: str = "replicate",
+        mask: Mask | None = "product",
+        time_padding: TimePadding = "replicate",
         residual: bool = True,
     ) -> None:
         super().__init__()
@@ -72,22 +74,21 @@ class STRF(nn.Module):
         nn.init.zeros_(self.expand.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self._squeezed(x)
-        factors = sum(unit(z) for unit in self.units.values())
-        added = unflatten_time(self.expand(flatten_time(factors)), x.shape[2])
-        if not self.residual:
-            return added
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or added.dtype != x.dtype
-        if plain or added.stride() != x.stride():
-            return x + added
-        return added.add_(x)  # getting memory for the answer takes longer than adding
+        added = self.factors(x)
+        return x + added if self.residual else added
+
+    def factors(self, x: Tensor) -> Tensor:
+        """Returns the sum of the units, expanded to (b, c, t, h, w)."""
+        z = self._squeeze(x)
+        total = sum(unit(z) for unit in self.units.values())
+        return unflatten_time(self.expand(flatten_time(total)), x.shape[2])
 
     def masks(self, x: Tensor) -> dict[str, Tensor]:
-        """The mask of each unit on a clip, (b, 1, t, h, w) each, in (0, 1)."""
-        z = self._squeezed(x)
+        """Returns the mask of each unit on a clip, (b, 1, t, h, w) each, in (0, 1)."""
+        z = self._squeeze(x)
         return {name: cast(FFM, unit).mask(z) for name, unit in self.units.items()}
 
-    def _squeezed(self, x: Tensor) -> Tensor:
+    def _squeeze(self, x: Tensor) -> Tensor:
         check_clip(x, self.channels, weight=self.squeeze.weight)
         return unflatten_time(self.norm(self.squeeze(flatten_time(x))).relu(), x.shape[2])
 

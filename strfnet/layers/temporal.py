@@ -1,12 +1,12 @@
 """Convolutions over space and time made from a 2-D one: C2D, I3D and the three orders of P3D.
 
-All give the 2-D convolution's own answer on every frame when they are new. Time is padded with zeros and
+Before training, each computes the 2-D convolution on every frame. Time is padded with zeros and
 keeps its length. The kernel over time is a (3, 1) convolution on the (t, h w) plane of a clip.
 
 Sources: I3D, Carreira and Zisserman, CVPR 2017 (with the middle slice as the start, as published re-ID code
 has it); P3D, Qiu et al., ICCV 2017, in the forms of AP3D, Gu et al., ECCV 2020. Ours: a grouped convolution
-keeps its groups over time, and whatever else the 2-D convolution was (bias, dilation, padding mode, strides
-per axis, dtype, device, mode, frozen parameters, hooks) it stays.
+keeps its groups over time, and the 2-D convolution keeps its bias, dilation, padding mode,
+strides per axis, dtype, device, mode, frozen parameters and hooks.
 """
 
 import copy
@@ -20,13 +20,13 @@ from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 
 
 def inflate_weight(weight: Tensor, frames: int, *, how: str = "center") -> Tensor:
-    """A 2-D kernel (o, i, h, w) given an extent in time: (o, i, frames, h, w).
+    """Inflates a 2-D kernel (o, i, h, w) in time: (o, i, frames, h, w).
 
     Args:
         weight: the kernel.
         frames: length of the new axis.
-        how: "center" puts the kernel into slice ``frames // 2`` and zeros elsewhere, so that each frame is
-            answered as before; "mean" repeats it divided by ``frames``, so that a clip of equal frames is.
+        how: "center" puts the kernel into slice ``frames // 2`` and zeros elsewhere, which keeps
+            the output on every frame; "mean" repeats it divided by ``frames``, which keeps it on equal frames.
     """
     if frames < 1:
         raise ValueError(f"frames must be at least 1, got {frames}")
@@ -40,16 +40,16 @@ def inflate_weight(weight: Tensor, frames: int, *, how: str = "center") -> Tenso
 
 
 class TemporalConv(nn.Conv2d):
-    """A 2-D convolution on clips; its heirs say what it does over time.
+    """A 2-D convolution on clips; its subclasses define what it computes over time.
 
-    It takes over a copy of all that ``conv`` is, under the same state-dict keys, so a checkpoint of the image
-    network still fits. Inside an inflated network it takes and gives the folded frames.
+    It copies the parameters and settings of ``conv``, under the same state-dict keys, so checkpoints of the 2-D
+    network load.
 
     Args:
         conv: the 2-D convolution; it is not modified.
 
     Shape: (b, c, t, h, w) to (b, c', t, h', w').
-    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d`` (an heir of it may compute otherwise).
+    Raises: TypeError if ``conv`` is not a plain ``nn.Conv2d`` (subclasses may compute something else).
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -63,15 +63,15 @@ class TemporalConv(nn.Conv2d):
         return self.convolve(x)
 
     def convolve(self, clip: Tensor) -> Tensor:
-        """The answer for a clip that has been checked."""
-        raise TypeError(f"{type(self).__name__} does not say how it convolves a clip")
+        """Returns the output for a valid clip."""
+        raise TypeError(f"{type(self).__name__} does not implement convolve")
 
     def spatial(self, clip: Tensor) -> Tensor:
-        """The 2-D convolution on every frame."""
+        """Computes the 2-D convolution on every frame."""
         return unflatten_time(self._conv_forward(flatten_time(clip), self.weight, self.bias), clip.shape[2])
 
     def image_conv(self) -> nn.Conv2d:
-        """The plain 2-D convolution that this one was made from, with today's weights."""
+        """Returns the plain 2-D convolution that this one was made from, with the present weights."""
         conv = nn.Conv2d.__new__(nn.Conv2d)
         vars(conv).update(vars(copy.deepcopy(self)))
         conv._modules.clear()
@@ -85,7 +85,7 @@ class C2D(TemporalConv):
         conv: the 2-D convolution; it is not modified.
 
     Shape: (b, c, t, h, w) to (b, c', t, h', w').
-    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Raises: TypeError if ``conv`` is not a plain ``nn.Conv2d``.
     """
 
     def convolve(self, clip: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class I3D(TemporalConv):
         conv: the 2-D convolution; it is not modified.
 
     Shape: (b, c, t, h, w) to (b, c', t, h', w').
-    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Raises: TypeError if ``conv`` is not a plain ``nn.Conv2d``.
     Source: Carreira and Zisserman, CVPR 2017; the middle slice as the start is of published re-ID code.
     """
 
@@ -135,7 +135,7 @@ class I3D(TemporalConv):
 
 
 class P3D(TemporalConv):
-    """A spatial and a temporal convolution; its heirs say how they meet.
+    """A spatial and a temporal convolution; its subclasses combine them.
 
     ``temporal.weight`` is (o, i, 3, 1), without bias, and starts at zero.
     """
@@ -145,11 +145,11 @@ class P3D(TemporalConv):
         self.temporal = temporal_conv(self, self.out_channels)
 
     def neighbours(self, clip: Tensor) -> Tensor:
-        """The frames that the temporal convolution reads: those of the clip."""
+        """Returns the input frames of the temporal convolution: those of the clip."""
         return clip
 
     def over_time(self, clip: Tensor, stride: tuple[int, ...] = (1, 1)) -> Tensor:
-        """The (3, 1) convolution on the (t, h w) plane, at every ``stride``-th row and column."""
+        """Computes the (3, 1) convolution on the (t, h w) plane, at every ``stride``-th row and column."""
         plane = self.neighbours(clip)[..., :: stride[0], :: stride[1]]
         h, w = plane.shape[3:]
         return self.temporal(plane.flatten(3)).unflatten(3, (h, w))
@@ -162,7 +162,7 @@ class P3DA(P3D):
         conv: the 2-D convolution; it is not modified.
 
     Shape: (b, c, t, h, w) to (b, c', t, h', w').
-    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Raises: TypeError if ``conv`` is not a plain ``nn.Conv2d``.
     Source: Qiu et al., P3D, ICCV 2017.
     """
 
@@ -177,7 +177,7 @@ class P3DA(P3D):
 
 
 class P3DB(P3D):
-    """Space and time side by side: ``spatial(x) + temporal(x)``; the temporal kernel starts at zero.
+    """Space and time in parallel: ``spatial(x) + temporal(x)``; the temporal kernel starts at zero.
 
     The temporal branch reads the pixel under the middle of the spatial kernel and steps with its strides.
 
@@ -185,7 +185,7 @@ class P3DB(P3D):
         conv: the 2-D convolution; it is not modified.
 
     Shape: (b, c, t, h, w) to (b, c', t, h', w').
-    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``, ValueError if padding and kernel
+    Raises: TypeError if ``conv`` is not a plain ``nn.Conv2d``, ValueError if padding and kernel
     leave no such pixel.
     Source: Qiu et al., P3D, ICCV 2017.
     """
@@ -206,7 +206,7 @@ class P3DC(P3D):
         conv: the 2-D convolution; it is not modified.
 
     Shape: (b, c, t, h, w) to (b, c', t, h', w').
-    Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
+    Raises: TypeError if ``conv`` is not a plain ``nn.Conv2d``.
     Source: Qiu et al., P3D, ICCV 2017.
     """
 
@@ -216,7 +216,7 @@ class P3DC(P3D):
 
 
 def temporal_conv(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
-    """A convolution over three frames, all zero, with the groups, dtype, device and mode of ``conv``."""
+    """Returns a convolution over three frames, all zero, with the groups, dtype, device and mode of ``conv``."""
     weight = conv.weight
     temporal = nn.Conv2d(
         in_channels,

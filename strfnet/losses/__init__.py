@@ -1,4 +1,4 @@
-"""Losses; they need torch alone, so that any training loop can use them."""
+"""Losses. They depend on torch alone, for use in any training loop."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What both papers minimise: cross-entropy over identities and a batch-hard triplet loss, added up."""
+"""The objective of both papers: cross-entropy over identities plus a batch-hard triplet loss."""
 
 from typing import NamedTuple, Protocol
 
@@ -9,7 +9,7 @@ from strfnet.losses.triplet import BatchHardTriplet
 
 
 class Objective(NamedTuple):
-    """The loss and its two parts, scalars each; ``total`` is what to call ``backward`` on."""
+    """The total loss, to call ``backward`` on, and its two parts; all are scalars."""
 
     total: Tensor
     identity: Tensor
@@ -17,7 +17,7 @@ class Objective(NamedTuple):
 
 
 class Scored(Protocol):
-    """What a network of this package returns in training."""
+    """The output of a network in training, such as a ``ReIDOutput``."""
 
     @property
     def embedding(self) -> Tensor: ...
@@ -28,12 +28,12 @@ class Scored(Protocol):
 
 
 class ReIDLoss(nn.Module):
-    """Cross-entropy of the logits plus a triplet loss of the feature before, or the embedding behind, the neck.
+    """Cross-entropy of the logits plus a triplet loss of the feature before, or the embedding after, the BN neck.
 
     Args:
         triplet: the triplet loss.
-        mined_on: "feature" or "embedding".
-        smoothing: label smoothing of the cross-entropy, 0 to 1 (1 excluded).
+        mined_on: where triplets are mined, "feature" or "embedding".
+        smoothing: label smoothing of the cross-entropy, from 0 to below 1.
         weight: of the triplet loss.
 
     Raises: ValueError for output without logits (a network in evaluation, or without a classifier).
@@ -63,12 +63,14 @@ class ReIDLoss(nn.Module):
 
 
 def strf_loss(*, mined_on: str = "embedding", smoothing: float = 0.0) -> ReIDLoss:
-    """STRF's: cosine triplets with AP3D's margin of 0.3 on the embedding. The poster names cross-entropy and
-    batch-hard cosine triplets; margin and place are AP3D's, on which its baselines build.
+    """The loss of STRF: cosine triplets with a margin of 0.3 on the embedding.
+
+    Source: the poster of STRF names cross-entropy and batch-hard cosine triplets. The margin and where they are mined
+    are those of AP3D, on which its baselines build.
     """
     return ReIDLoss(BatchHardTriplet("cosine", 0.3), mined_on=mined_on, smoothing=smoothing)
 
 
 def nvan_loss(*, mined_on: str = "feature", smoothing: float = 0.0) -> ReIDLoss:
-    """NVAN's: Euclidean triplets with a soft margin on the feature before the neck, as published code has it."""
+    """The loss of NVAN's published code: Euclidean triplets with a soft margin on the feature before the BN neck."""
     return ReIDLoss(BatchHardTriplet("euclidean", None), mined_on=mined_on, smoothing=smoothing)

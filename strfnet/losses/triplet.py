@@ -1,4 +1,4 @@
-"""Batch-hard triplet loss: every anchor against its farthest positive and its nearest negative."""
+"""Batch-hard triplet loss: every anchor with its farthest positive and its nearest negative."""
 
 from collections.abc import Sequence
 
@@ -10,23 +10,23 @@ DISTANCES = ("euclidean", "cosine")
 
 
 class BatchHardTriplet(nn.Module):
-    """The mean over anchors of how much farther the hardest positive lies than the hardest negative.
+    """The mean over anchors of the margin by which the hardest positive is farther than the hardest negative.
 
     ``max(0, d_pos - d_neg + margin)``, or ``log(1 + exp(d_pos - d_neg))`` with a soft margin. Pairs are mined
-    without a graph, and only the distances of mined pairs are formed with one.
+    without gradient; only the distances of mined pairs have one.
 
-    One answer for odd batches: an anchor without a positive is its own, at distance zero, and counts; a batch
-    in which no anchor has a negative (one identity, one feature, none) has a loss of exactly zero, with
-    gradients of zero. Of equally hard pairs the first in the batch is taken.
+    An anchor without a positive is its own positive, at distance zero, and counts. A batch without negatives (one
+    identity, one feature, or none) has a loss of exactly zero, with zero gradients. Of equally hard
+    pairs the first in the batch is used.
 
     Args:
         distance: "euclidean", or "cosine": 1 - cos.
-        margin: of the hinge, or None for the soft margin.
+        margin: of the hinge; None for the soft margin.
 
-    Shape: features (n, d) and labels (n,) of whole numbers to a scalar; computed in float32 at least.
+    Shape: features (n, d) and labels (n,) of whole numbers to a scalar, computed in float32 or higher precision.
     Raises: ValueError for features or labels of another shape or kind.
-    Source: Hermans et al., In Defense of the Triplet Loss, 2017; NVAN takes "euclidean" with a soft margin on
-    the feature before the neck, AP3D and STRF "cosine" with a margin of 0.3 on the embedding behind it.
+    Source: Hermans et al., In Defense of the Triplet Loss, 2017, arXiv:1703.07737. NVAN uses "euclidean" with a soft
+    margin on the feature before the BN neck, AP3D and STRF "cosine" with a margin of 0.3 on the embedding after it.
     """
 
     def __init__(self, distance: str = "cosine", margin: float | None = 0.3) -> None:
@@ -51,14 +51,14 @@ class BatchHardTriplet(nn.Module):
             return features.sum(dim=1) * 0
         with torch.no_grad():
             distances = _all_distances(features, self.distance)
-            positive = distances.masked_fill(~same, -torch.inf).argmax(dim=1)  # itself only if no other is apart
+            positive = distances.masked_fill(~same, -torch.inf).argmax(dim=1)  # itself only without others
             negative = distances.masked_fill(same, torch.inf).argmin(dim=1)
         farthest, nearest = self._between(features, (positive, negative))
         gap = farthest.masked_fill(lonely, 0) - nearest
         return F.softplus(gap) if self.margin is None else (gap + self.margin).relu()
 
     def _between(self, features: Tensor, several: Sequence[Tensor]) -> list[Tensor]:
-        """The distances of the features from those in some rows; ``vector_norm`` has gradient zero at zero."""
+        """The distances of the features to those in other rows; ``vector_norm`` has gradient zero at zero."""
         if self.distance == "euclidean":
             return [torch.linalg.vector_norm(features - features.index_select(0, rows), dim=1) for rows in several]
         # eps inside the root keeps the gradient of zeros finite
@@ -71,10 +71,9 @@ class BatchHardTriplet(nn.Module):
 
 
 def _all_distances(features: Tensor, distance: str) -> Tensor:
-    """Distances of all pairs (n, n), squared if Euclidean: for mining, which only asks for their order.
+    """Distances of all pairs (n, n), squared if Euclidean, because mining needs only their order.
 
-    In float64 one matrix product is precise enough, and far quicker than differences: a small spread under a
-    large offset survives, the mean being taken off too.
+    In float64, after subtraction of the mean, a matrix product is precise enough and much faster than differences.
     """
     if distance == "cosine":
         vectors = features.double()
@@ -86,7 +85,7 @@ def _all_distances(features: Tensor, distance: str) -> Tensor:
 
 
 def _gram(vectors: Tensor, size: int = 32) -> Tensor:
-    """All products of rows with each other; those below the diagonal are mirrored, which saves near half."""
+    """The inner products of all rows; those below the diagonal are copied, which saves nearly half."""
     products = vectors.new_empty(len(vectors), len(vectors))
     for start in range(0, len(vectors), size):
         rows = slice(start, start + size)

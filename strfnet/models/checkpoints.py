@@ -1,4 +1,4 @@
-"""Networks and their weights as one file: ours, which rebuilds them, and those of published code."""
+"""Networks and their weights in one file: of strfnet, which rebuilds the network, or of published code."""
 
 import io
 from collections import OrderedDict
@@ -14,9 +14,9 @@ from strfnet.layers.clip import channels_last
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import create_model
 from strfnet.models.resnet import DEPTHS
-from strfnet.system.files import write_whole
+from strfnet.system.files import write_atomically
 from strfnet.version import __version__
-from strfnet.weights.file import check_finite, listed, misfits, read_file, write_file
+from strfnet.weights.file import check_finite, check_fit, listed, misfits, read_weights, write_file
 from strfnet.weights.published import (
     AP3D,
     FORMS,
@@ -31,76 +31,75 @@ from strfnet.weights.published import (
 
 
 def save(network: ReIDNetwork, path: str | Path, **facts: Any) -> None:
-    """Write a network into one file, from which `load` rebuilds it; whole or not at all.
+    """Write a network to one file atomically; `load` rebuilds it.
 
-    The file is safetensors with a description in its metadata: the name and classes by which `create_model` builds
-    the network, the version of strfnet, and a digest of every bit. Frozen parameters and hooks are not kept.
+    The file is safetensors. Its metadata holds the name and classes for `create_model`, the version of strfnet, and a
+    digest of all bytes. Frozen parameters and hooks are not saved.
 
     Args:
-        network: one of `create_model`, whatever its weights are now.
-        path: of the file; one that is there is replaced.
-        facts: what else is to be known, such as ``trained_on="MARS"``; anything that JSON can hold. By ``height``,
-            ``width`` and ``interpolation`` the command line shows frames to the network if it is told no others.
+        network: built by `create_model`, with any weights.
+        path: of the file; an existing one is replaced.
+        facts: further metadata that JSON can hold, such as ``trained_on="MARS"``. The command line reads ``height``,
+            ``width`` and ``interpolation`` as the preprocessing of the network.
 
-    Raises: ValueError if weights are NaN or infinite, or if ``create_model`` builds another network by that name,
-    naming what differs; a file at ``path`` is as it was then.
+    Raises: ValueError if weights are NaN or infinite, or if ``create_model`` builds another network by that name
+    (listing the differences). An existing file is kept then.
     """
     _check_rebuilt(network)
-    description = {
+    metadata = {
         "model": network.name,
         "num_classes": _classes(network),
         "strfnet": __version__,
         "origin": network.origin,
         "facts": facts,
     }
-    write_file(Path(path), network.state_dict(), description)
+    write_file(Path(path), network.state_dict(), metadata)
 
 
 def load(path: str | Path) -> ReIDNetwork:
-    """The network that `save` has written, on the CPU and in training mode, as `create_model` gives one.
+    """The network that `save` has written, on the CPU and in training mode.
 
-    Raises: ValueError naming the file and the reason, if a bit of it has changed or it is not one of ours.
+    Raises: ValueError naming the file and the reason, if it is damaged or was not written by `save`.
     """
-    weights = read_file(Path(path))
-    if weights.description is None:
+    weights = read_weights(path)
+    metadata = weights.metadata or {}
+    if "model" not in metadata:
         raise ValueError(f"{path} was not written by strfnet.save; strfnet.load_official reads published files")
-    told = weights.description
-    network = _empty(told["model"], told["num_classes"])
-    if wrong := misfits(weights.tensors, network.state_dict()):
-        raise ValueError(f"{path} does not fit {told['model']} of strfnet {__version__}: {listed(wrong)}")
+    network = _empty(metadata["model"], metadata["num_classes"])
+    check_fit(weights.tensors, network.state_dict(), f"{path} does not fit {network.name} of strfnet {__version__}")
     check_finite(weights.tensors, path)
-    network.origin = told["origin"]
+    network.origin = metadata["origin"]
     return _filled(network, weights.tensors)
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What a file of ours says of itself: ``model``, ``num_classes``, ``strfnet`` (version), ``origin``, ``facts``.
+    """The metadata of a file of `save`: ``model``, ``num_classes``, ``strfnet`` (version), ``origin``, ``facts``.
 
     Raises: ValueError, as `load` does.
     """
-    description = read_file(Path(path)).description
-    if description is None:
-        raise ValueError(f"{path} was not written by strfnet.save and has no description")
-    return description
+    metadata = read_weights(path).metadata or {}
+    if "model" not in metadata:
+        raise ValueError(f"{path} was not written by strfnet.save and has no metadata")
+    return metadata
 
 
 def load_official(path: str | Path, name: str | None = None) -> ReIDNetwork:
-    """A network with the weights of a published file: STE-NVAN's, AP3D's, or an image ResNet's.
+    """A network with the weights of a published file: of STE-NVAN, AP3D, or an image ResNet.
 
-    The family and the depth are known by the names in the file, and the number of classes by its classifier. An
-    image file, of torchvision or timm, makes a "c2d" network, or any other whose units, temporal kernels and neck
-    then start as new.
+    Family and depth follow from the names in the file, the number of classes from its classifier. The file of an
+    image ResNet, of torchvision or timm, gives a "c2d" network, or the one named, whose units, temporal kernels and
+    BN neck are then newly initialized.
 
     Args:
-        path: of a file of ``torch.save`` or safetensors; nothing in it is run.
-        name: one of `strfnet.list_models`, needed where several have the same names and shapes: NVAN and its
-            reductions; P3D-A, B and C.
+        path: of a file of ``torch.save`` or safetensors. No code in it is run.
+        name: one of `strfnet.list_models`. It is needed where several networks have the same names and shapes: NVAN
+            and its reductions; P3D-A, B and C.
 
-    Raises: ValueError naming the file and the reason: damaged, not weights, not finite, all that does not fit, or
-    the candidates where ``name`` is needed.
+    Raises: ValueError naming the file and the reason: it is damaged, holds no weights or weights that are not finite,
+    does not fit, or needs a ``name`` (with the candidates).
     """
-    weights = read_file(Path(path))
-    if weights.description is not None:
+    weights = read_weights(path)
+    if weights.metadata is not None:
         raise ValueError(f"{path} was written by strfnet.save, wanted a published file; strfnet.load reads it")
     official = recognise(weights, path)
     name = name or _only_candidate(official)
@@ -114,19 +113,19 @@ def load_official(path: str | Path, name: str | None = None) -> ReIDNetwork:
 
 
 def save_official(network: ReIDNetwork, path: str | Path, *, family: str | None = None) -> None:
-    """Write a network as published code does, with ``torch.save``; whole or not at all.
+    """Write a network atomically in the format of published code, with ``torch.save``.
 
-    A network that `load_official` has read is written as its file was: the same names and shapes, under the same
-    wrappers, with the same numbers beside.
+    A network that `load_official` has read is written as its file was: with the same names, shapes and wrappers, and
+    the same numbers beside the weights.
 
     Args:
-        network: of a form that the published code has.
+        network: one that the published code has too.
         path: of the file.
-        family: "STE-NVAN", "AP3D", or "image" for the image ResNet alone; None for that of the file that the
-            network comes from, or of its own papers.
+        family: "STE-NVAN", "AP3D", or "image" for the image ResNet alone. Default: the family of the file that the
+            network was read from, else that of its paper.
 
-    Raises: ValueError for a form that the published code does not have, for weights that are not finite, or for
-    a neck that is no longer new in a network that would be written as an image file, which has none.
+    Raises: ValueError for a network that the published code does not have, weights that are not finite, or, for
+    "image", a BN neck that was trained, because the file of an image ResNet has none.
     """
     origin = network.origin or {}
     chosen = family or origin.get("family") or family_of(network)
@@ -143,24 +142,24 @@ def save_official(network: ReIDNetwork, path: str | Path, *, family: str | None 
     content = tensors if beside is None else {"state_dict": tensors} | {k: _from_json(v) for k, v in beside.items()}
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_whole(Path(path), buffer.getvalue())
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def _empty(name: str, classes: int | None) -> ReIDNetwork:
-    """A network without memory for its weights, and without a random number drawn."""
+    """A network on the meta device, built without drawing random numbers."""
     with torch.device("meta"):
         return create_model(name, num_classes=classes)
 
 
 def _filled(network: ReIDNetwork, tensors: Mapping[str, Tensor]) -> ReIDNetwork:
-    """The network with these very tensors, in the dtypes that they have."""
+    """The network with these tensors as its weights, in their own dtypes."""
     network.load_state_dict(tensors, assign=True)
     channels_last(network)
     return network
 
 
 def _only_candidate(official: Official) -> str:
-    """The one network that a file fits. Raises: ValueError with the candidates, or with what does not fit."""
+    """The only network that a file fits. Raises: ValueError with the candidates, or with what does not fit."""
     if official.depth not in DEPTHS:
         raise ValueError(
             f"{official.source} ({official.family}) has the blocks of a {official.depth}, wanted {DEPTHS}"
@@ -188,7 +187,7 @@ def _classes(network: ReIDNetwork) -> int | None:
 
 
 def _check_rebuilt(network: ReIDNetwork) -> None:
-    """Raises: ValueError naming what is not as `create_model` builds it."""
+    """Raises: ValueError listing what differs from the network that `create_model` builds."""
     if not isinstance(network, ReIDNetwork) or network.name is None:
         raise ValueError(f"network is {type(network).__name__}, wanted one that strfnet.create_model has built")
     rebuilt = dict(_empty(network.name, _classes(network)).named_modules())
@@ -207,7 +206,7 @@ def _check_rebuilt(network: ReIDNetwork) -> None:
 
 
 def _made_of(module: nn.Module) -> dict[str, Any]:
-    """A module's class and settings, by which two of the same parameters may differ."""
+    """A module's class and settings, in which modules of equal parameters may differ."""
     settings = {
         key: value for key, value in vars(module).items() if isinstance(value, int | float | str | tuple | None)
     }
@@ -221,9 +220,9 @@ def _check_is_image(network: ReIDNetwork, written: int) -> None:
     neck = network.head.neck
     fresh = nn.BatchNorm1d(neck.num_features).to(neck.weight)
     if any(bool((value != fresh.state_dict()[key]).any()) for key, value in neck.state_dict().items()):
-        raise ValueError("the neck is not new, and an image file has none; name another family")
+        raise ValueError("the BN neck was trained, and an image file has none; name another family")
     if written + len(neck.state_dict()) != len(network.state_dict()):
-        raise ValueError(f"{network.name} holds more than an image network; name another family")
+        raise ValueError(f"{network.name} holds more than an image ResNet; name another family")
 
 
 def _as_json(value: Any) -> Any:

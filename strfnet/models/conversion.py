@@ -5,7 +5,7 @@ from pathlib import Path
 from strfnet.models.checkpoints import load, load_official, save, save_official
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.source import find_network
-from strfnet.weights.file import read_file
+from strfnet.weights.file import read_weights
 from strfnet.weights.published import family_of
 
 OURS = ".safetensors"
@@ -26,7 +26,7 @@ def convert(source: Path, target: Path, *, name: str | None = None) -> str:
     Raises: ValueError as those functions do, for a folder without a run, or for a ``target`` with another suffix.
     """
     run = source.is_dir()
-    ours = not run and read_file(source).description is not None
+    ours = not run and read_weights(source).metadata is not None
     if ours and target.suffix == OURS:
         raise ValueError(f"{source} is already a file of ours, wanted a target with another suffix, such as .pth")
     if not ours and target.suffix != OURS:

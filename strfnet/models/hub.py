@@ -1,4 +1,4 @@
-"""Networks on the Hugging Face hub, or in a folder of its form: one file of `strfnet.save`."""
+"""Networks on the Hugging Face hub or in a local folder of its format, as one file of `strfnet.save`."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ class HubNetwork(ModelHubMixin):
     """A network with ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` of huggingface_hub.
 
     Args:
-        network: one of `strfnet.create_model`; it is the attribute ``network`` of what ``from_pretrained`` returns.
+        network: built by `strfnet.create_model`; the attribute ``network`` of what ``from_pretrained`` returns.
 
     Raises: ValueError as `strfnet.save` and `strfnet.load` do.
     """
@@ -31,7 +31,7 @@ class HubNetwork(ModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "HubNetwork":
-        """The folder of that name if there is one, else the file from the hub; ``options`` say which and how."""
+        """Load from the folder of that name if it exists, else from the hub, with the ``options`` of the download."""
         path = Path(model_id, FILE)
         if not path.parent.is_dir():
             known = ("revision", "cache_dir", "force_download", "local_files_only", "token")

@@ -1,4 +1,4 @@
-"""A backbone on clips and a head, under one roof."""
+"""A backbone on clips followed by a head."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from strfnet.heads.head import Head, ReIDOutput
 
 
 class ReIDNetwork(nn.Module):
-    """Clips to embeddings.
+    """Computes embeddings of clips.
 
     Args:
-        backbone: from clips to feature maps, itself on clips.
-        head: from those to an embedding and logits.
+        backbone: maps clips to feature maps, (b, c, t, h, w).
+        head: maps feature maps to an embedding and logits.
 
     Attributes:
-        name: by which `strfnet.create_model` builds it; None for one that was built otherwise.
-        origin: which published file its weights were read from, for `strfnet.save_official`; None for no such.
+        name: the name for `strfnet.create_model`; None for a network built otherwise.
+        origin: metadata of the published file that its weights were read from, for `strfnet.save_official`; or None.
 
     Shape: (b, 3, t, h, w) to a `ReIDOutput`.
     """

@@ -1,7 +1,7 @@
 """The frame-pooling baseline, NVAN, its two reductions, and both of them: STE-NVAN.
 
-Source: Liu et al., BMVC 2019, and the published code: no ReLU in the stem, last stride 1, a neck whose bias
-stays zero, a classifier without bias. Our reading: "max-FPL" takes the maximum over frames and places.
+Source: Liu et al., BMVC 2019, and the published code: no ReLU in the stem, last stride 1, a BN neck whose
+bias stays zero, a classifier without bias. Our reading: "max-FPL" takes the maximum over frames and pixels.
 """
 
 from functools import partial
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from strfnet.heads.head import Head
+from strfnet.heads.head import Head, Pooling
 from strfnet.inflation.inflation import inflate
 from strfnet.inflation.splicing import splice
 from strfnet.layers.non_local import NonLocalBlock
@@ -18,7 +18,9 @@ from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import last_stride, map_channels, resnet_maps
 
 
-def frame_pooling_resnet(depth: str, num_classes: int | None, weights: Any, *, pooling: str = "mean") -> ReIDNetwork:
+def frame_pooling_resnet(
+    depth: str, num_classes: int | None, weights: Any, *, pooling: Pooling = "mean"
+) -> ReIDNetwork:
     """A ResNet on every frame, pooled over the clip by "mean" or "max"."""
     maps = resnet_maps(depth, weights=weights, stem_relu=False)
     backbone = inflate(maps, temporal="c2d", unit=None, last_stride=last_stride(maps))
@@ -37,8 +39,8 @@ def nvan_resnet(
     """A ResNet with non-local blocks after the last two blocks of stage 2 and the last three of stage 3.
 
     ``depth`` and ``weights`` are those of `resnet_maps`, ``num_classes`` of `Head`, ``window`` of `NonLocalBlock`.
-    With ``striped`` the blocks see 16 stripes of a frame (8 in a resnet8, for its smaller maps). With
-    ``merge_frames`` two frames become one after stage 2 and again after stage 3.
+    With ``striped`` the blocks attend to 16 stripes of a frame (8 in a resnet8, whose maps are smaller). With
+    ``merge_frames`` pairs of frames are merged after stage 2 and again after stage 3.
     """
     maps = resnet_maps(depth, weights=weights, stem_relu=False)
     backbone = inflate(maps, temporal="c2d", unit=None, last_stride=last_stride(maps))
@@ -50,10 +52,10 @@ def nvan_resnet(
     return ReIDNetwork(backbone, _head(maps, num_classes, "mean"))
 
 
-def _last_blocks(network: nn.Module, stage: int, count: int) -> list[str]:
-    blocks = len(network.get_submodule(f"layer{stage}"))  # type: ignore[arg-type]
+def _last_blocks(network: nn.Sequential, stage: int, count: int) -> list[str]:
+    blocks = len(getattr(network, f"layer{stage}"))
     return [f"layer{stage}.{block}" for block in range(max(blocks - count, 0), blocks)]
 
 
-def _head(network: nn.Sequential, num_classes: int | None, pooling: str) -> Head:
+def _head(network: nn.Sequential, num_classes: int | None, pooling: Pooling) -> Head:
     return Head(map_channels(network), num_classes, pooling=pooling, neck_bias=False, classifier_bias=False)

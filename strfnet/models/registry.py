@@ -14,7 +14,7 @@ from strfnet.models.strf import temporal_resnet
 from strfnet.weights.file import find_file
 from strfnet.weights.published import fill
 
-FORMS: dict[str, Callable[..., ReIDNetwork]] = {
+ARCHITECTURES: dict[str, Callable[..., ReIDNetwork]] = {
     "c2d_{}": partial(temporal_resnet, temporal="c2d"),
     "strf_c2d_{}": partial(temporal_resnet, temporal="c2d", strf=True),
     "c2d_nl_{}": partial(temporal_resnet, temporal="c2d", non_local=True),
@@ -40,28 +40,28 @@ FORMS: dict[str, Callable[..., ReIDNetwork]] = {
 def create_model(
     name: str, *, num_classes: int | None = 625, weights: Any = None, pretrained: str | Path | None = None
 ) -> ReIDNetwork:
-    """A network of the two papers, or of their baselines, by name.
+    """Builds a network of the two papers, or of their baselines, by name.
 
-    Its kernels lie in channels-last order, so the whole network works in one memory order.
+    Its kernels are in channels-last order, and so are the feature maps throughout the network.
 
     Args:
         name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50".
-        num_classes: identities of the classifier (625 are those of MARS); None for no classifier.
-        weights: of the image network, as torchvision takes them, e.g. "IMAGENET1K_V2"; None starts at random.
+        num_classes: identities of the classifier; None for no classifier. Default: 625, those of MARS.
+        weights: of the 2-D backbone, as torchvision takes them, e.g. "IMAGENET1K_V2"; None initialises at random.
         pretrained: a file with weights of the whole network: of `strfnet.save`, a published one of its family (see
-            `strfnet.load_official`), or an image ResNet's, which fills the image network alone. A classifier of other
-            than ``num_classes`` is left out with a warning, and starts at random, as it does if the file has none;
-            all else must fit. "walkers" are the weights that come with strfnet for "strf_c2d_resnet8", trained on
-            drawn figures for examples and pictures, and of no use on people.
+            `strfnet.load_official`), or an image ResNet's, which fills the 2-D backbone alone. A classifier for
+            another number of classes is not loaded: a warning says so, and it is initialised at random. Everything
+            else must fit. "walkers" names the weights shipped with strfnet for "strf_c2d_resnet8", trained on
+            synthetic walkers for examples and figures, and of no use on people.
 
     Shape: the network takes (b, 3, t, h, w) and returns a `strfnet.heads.head.ReIDOutput`.
     Raises: ValueError for an unknown name, with the nearest ones; for a file that cannot be read or does not fit.
     """
     if weights is not None and pretrained is not None:
         raise ValueError(f"weights are {weights!r} and pretrained is {str(pretrained)!r}, wanted one of the two")
-    for form, build in FORMS.items():
+    for architecture, build in ARCHITECTURES.items():
         for depth in DEPTHS:
-            if form.format(depth) == name:
+            if architecture.format(depth) == name:
                 network = build(depth, num_classes, weights)
                 channels_last(network)
                 network.name = name
@@ -74,5 +74,5 @@ def create_model(
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` knows: each form on ResNets of 8 to 152 layers."""
-    return [form.format(depth) for depth in DEPTHS for form in FORMS]
+    """Returns the names that `create_model` accepts: each architecture on ResNets of 8 to 152 layers."""
+    return [architecture.format(depth) for depth in DEPTHS for architecture in ARCHITECTURES]

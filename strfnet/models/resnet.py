@@ -1,4 +1,4 @@
-"""Image networks from torchvision, cut to their feature maps; the one file that asks for torchvision."""
+"""2-D backbones from torchvision, cut to their feature maps. This is the only file here that imports torchvision."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -14,9 +14,9 @@ def resnet_maps(depth: str, *, weights: Any = None, stem_relu: bool = True) -> n
     """A torchvision ResNet up to its last feature maps, under torchvision's own parameter names.
 
     Args:
-        depth: "resnet18" to "resnet152", or "resnet8": ours, for small images such as the drawn walkers.
+        depth: "resnet18" to "resnet152", or "resnet8": ours, for small images such as synthetic walkers.
         weights: as torchvision takes them, e.g. "IMAGENET1K_V2"; None starts at random.
-        stem_relu: whether a ReLU follows the first norm; the published NVAN networks have none there.
+        stem_relu: whether a ReLU follows the first norm. The published NVAN networks have none there.
 
     Shape: (n, 3, h, w) to (n, 512 or 2048, h / 32, w / 32); resnet8 to (n, 64, h / 8, w / 8).
     Raises: ValueError for weights of a resnet8, which torchvision does not have.
@@ -35,7 +35,7 @@ def resnet_maps(depth: str, *, weights: Any = None, stem_relu: bool = True) -> n
 
 def _resnet8() -> nn.Module:
     """The ResNet-8 of the CIFAR family (one basic block each of 16, 32 and 64 channels), at half the resolution:
-    its stem and its first block step too. Weights start as torchvision's do.
+    its stem and its first block have stride 2 too. Weights are initialised as torchvision's are.
     """
     from torchvision.models.resnet import BasicBlock
 
@@ -58,8 +58,8 @@ def _resnet8() -> nn.Module:
     return network
 
 
-def weights_at_hand(depth: str) -> str | None:
-    """The torchvision name of weights for ``depth`` that lie in torch.hub's folder already; nothing is downloaded."""
+def cached_weights(depth: str) -> str | None:
+    """Returns the name of torchvision's weights for ``depth`` that torch.hub has cached, or None."""
     from torchvision.models import get_model_weights
 
     if depth == "resnet8":
@@ -77,5 +77,5 @@ def map_channels(network: nn.Sequential) -> int:
 
 
 def last_stride(network: nn.Sequential) -> int | None:
-    """What `strfnet.inflate` is to do to the last stage: both papers keep the resolution in a fourth one."""
+    """Returns ``last_stride`` for `strfnet.inflate`: both papers keep the resolution in the fourth stage."""
     return 1 if hasattr(network, "layer4") else None

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from strfnet.models.checkpoints import load, load_official
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import create_model, list_models
-from strfnet.models.resnet import DEPTHS, weights_at_hand
+from strfnet.models.resnet import DEPTHS, cached_weights
 from strfnet.system.names import unknown
-from strfnet.training.state import check_fit, read_weights
-from strfnet.weights.file import SHIPPED, WALKERS, find_file, read_file
+from strfnet.weights.file import SHIPPED, WALKERS, check_fit, find_file, read_weights
 from strfnet.weights.published import fill
 
 
@@ -126,17 +125,17 @@ def find_network(
 def _from_name(name: str, weights: str | Path | None, num_classes: int | None, backbone: str | None) -> LoadedNetwork:
     if weights is None:
         if backbone == "cached":
-            backbone = weights_at_hand(next(depth for depth in DEPTHS if depth in name))
+            backbone = cached_weights(next(depth for depth in DEPTHS if depth in name))
         network = create_model(name, num_classes=num_classes, weights=backbone)
         words = f"torchvision's {backbone} in the 2-D backbone" if backbone else "random weights"
         return LoadedNetwork(network, name, weights=words)
     network = create_model(name, num_classes=num_classes, weights=None if backbone == "cached" else backbone)
     metadata: Mapping[str, Any] = {}
     if Path(weights).is_dir():
-        _load(network, read_weights(weights), weights)
+        _load(network, read_weights(weights).tensors, weights)
     else:
         file = find_file(weights, name)
-        metadata = (read_file(file).description or {}).get("facts", {})
+        metadata = (read_weights(file).metadata or {}).get("facts", {})
         fill(network, file)
     shipped = str(weights) == WALKERS
     words = f"{WALKERS}, shipped with strfnet, trained on synthetic walkers" if shipped else str(weights)
@@ -155,10 +154,10 @@ def _from_run(run: Path, best: bool) -> LoadedNetwork:
 
 
 def _from_file(path: Path) -> LoadedNetwork:
-    description = read_file(path).description
-    network = load_official(path) if description is None else load(path)
+    metadata = read_weights(path).metadata
+    network = load_official(path) if metadata is None else load(path)
     network.head.classifier = None
-    metadata = (description or {}).get("facts", {})
+    metadata = (metadata or {}).get("facts", {})
     return LoadedNetwork(network, str(network.name), Preprocessing().updated(metadata), str(path), True, metadata)
 
 
@@ -179,7 +178,7 @@ def _from_function(source: str, weights: str | Path | None) -> LoadedNetwork:
         raise ValueError(f"{source!r} returned {type(network).__name__}, wanted a torch.nn.Module")
     if weights is None:
         return LoadedNetwork(network, source, weights=f"as built by {source}", trained=True)
-    _load(network, read_weights(weights), weights)
+    _load(network, read_weights(weights).tensors, weights)
     return LoadedNetwork(network, source, weights=str(weights), trained=True)
 
 
@@ -187,5 +186,5 @@ def _load(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> 
     """Loads a state dict; the classifier is dropped where the network has none."""
     if isinstance(network, ReIDNetwork) and network.head.classifier is None:
         tensors = {key: value for key, value in tensors.items() if not key.startswith("head.classifier.")}
-    check_fit(network, tensors, source)
+    check_fit(tensors, network.state_dict(), f"{source} does not fit {type(network).__name__}", dtypes=True)
     network.load_state_dict(tensors)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from strfnet.heads.head import Head
-from strfnet.inflation.inflation import inflate
+from strfnet.inflation.inflation import Temporal, inflate
 from strfnet.inflation.splicing import splice
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
@@ -20,7 +20,7 @@ def temporal_resnet(
     num_classes: int | None,
     weights: Any,
     *,
-    temporal: str,
+    temporal: Temporal,
     strf: bool = False,
     non_local: bool = False,
 ) -> ReIDNetwork:

@@ -11,24 +11,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from strfnet.profiler.report import KINDS, Counts, Profile, Row, Uncounted
+from strfnet.system.compat import (
+    OpOverload,
+    OpOverloadPacket,
+    TorchDispatchMode,
+    hooks_of,
+    overload_names,
+    storage_id,
+    tensors_of,
+    tree_leaves,
+)
 
 aten = torch.ops.aten
 
 
 def any_of(patterns: str) -> Callable[[str], object]:
-    """Whether a name fits one of the shell patterns, given with blanks between them."""
+    """Returns a test whether a name matches one of the shell patterns, separated by blanks."""
     return re.compile("|".join(map(translate, patterns.split()))).match
 
 
 # ATen operators by name, without the underscore of the in-place form.
-# One operation for each element written, as for all that PyTorch tags pointwise; the first line are those it forgot.
+# One operation for each element written, as for operators with the tag pointwise. The first line lacks the tag.
 is_written = any_of("""
     floor_divide rsub masked_fill hardswish prelu _prelu_kernel rrelu_with_noise glu log_sigmoid_forward
     native_*_norm _native_batch_norm_legit* _batch_norm_* _fused_rms_norm _weight_norm_interface
@@ -39,7 +46,7 @@ is_read = any_of("""
     amax amin max min aminmax argmax argmin all any count_nonzero
     cumsum cumprod cummax cummin logcumsumexp col2im
     *avg_pool?d max_pool?d_with_indices *adaptive_max_pool?d """)
-# No work: what is there put elsewhere, and what is made anew. Views are known by their signature instead.
+# No operation: copies and creation. Views are recognised by their signature.
 is_moved = any_of("""
     clone copy *_copy detach cat stack block_diag unsafe_split* _unsafe_view repeat flip roll rot90 tril triu
     index index_select index_put index_fill _unsafe_index* gather take scatter *_scatter embedding diag_embed
@@ -49,7 +56,7 @@ is_moved = any_of("""
     tril_indices triu_indices fill zero resize* rand* normal* uniform bernoulli """)
 SINGLE_PRODUCTS = {aten.mm, aten.addmm, aten._scaled_mm, aten.mv, aten.addmv}
 BATCHED_PRODUCTS = {aten.bmm, aten.baddbmm, aten.addbmm}
-# What PyTorch has no formulas for: MACs from the arguments.
+# Products without a formula in PyTorch: MACs from the arguments.
 MORE_PRODUCTS: dict[OpOverloadPacket, Callable[..., int]] = {
     aten.mv: lambda matrix, vector: prod(matrix.shape),
     aten.addmv: lambda added, matrix, vector, **scales: prod(matrix.shape),
@@ -57,30 +64,29 @@ MORE_PRODUCTS: dict[OpOverloadPacket, Callable[..., int]] = {
     aten.vdot: lambda left, right: prod(left.shape),
     aten.addbmm: lambda added, left, right, **scales: prod(left.shape) * right.shape[-1],
 }
-HOOKS = re.compile(r"_(forward|backward|state_dict|load_state_dict)_(pre_|post_)?hooks")
 
 
 def profile(model: nn.Module, clip_shape: Sequence[int]) -> Profile:
-    """What one forward pass of ``model`` in evaluation mode costs, without its time and memory.
+    """Counts the parameters and operations of one forward pass of ``model`` in evaluation mode.
 
-    A copy of the model that has shapes but no values (PyTorch's meta device) is run on such a clip; the model
-    itself stays as it is. Its hooks are left out: they watch a network and are no part of it. A module that is
-    called twice counts twice; a module with two paths counts under the one that ``named_modules`` gives; what
-    a module does outside its children is its own.
+    The pass runs on PyTorch's meta device, with shapes but without values, so it takes neither the model's time nor
+    its memory. The model is not modified, and its hooks are not run. A module that is called twice counts twice. A
+    module with two paths counts under the path that ``named_modules`` gives. Operations outside a module's children
+    are its own.
 
     Args:
-        model: a network whose ``forward`` takes the clip alone; on any device, meta too.
-        clip_shape: (b, c, t, h, w), or what else the model takes. The clip's type is that of the model's first
-            floating-point parameter, float32 if there is none.
+        model: a network whose ``forward`` takes a clip, on any device.
+        clip_shape: (b, c, t, h, w), or another shape that the model takes. The clip has the type of the model's
+            first floating-point parameter. Default: float32.
 
     Raises:
-        TypeError: ``model`` is no ``nn.Module``, ``clip_shape`` no sequence.
-        ValueError: ``clip_shape`` holds other than positive whole numbers; the model cannot be copied to the
-            meta device; or its forward pass fails there, since the clip does not fit or since values decide
-            what is done. The message names the module, the cause is chained.
+        TypeError: ``model`` is no ``nn.Module``, or ``clip_shape`` no sequence.
+        ValueError: ``clip_shape`` holds other than positive integers; the model cannot be copied to the meta device;
+            or its forward pass fails there, because the clip does not fit or because the pass depends on values. The
+            message names the module; the cause is chained.
 
-    Source: the formulas of ``torch.utils.flop_counter``, where ``register_flop_formula`` adds those of your
-    own operators. Ours: elementwise operations, the split by kind, and naming what is not counted.
+    Source: the formulas of ``torch.utils.flop_counter``, where ``register_flop_formula`` adds those of other
+    operators. Ours: elementwise operations, the split by kind, and the list of operators that are not counted.
     """
     shape = checked_shape(clip_shape)
     network = meta_copy(model).eval()
@@ -96,7 +102,7 @@ def profile(model: nn.Module, clip_shape: Sequence[int]) -> Profile:
 
 
 def checked_shape(clip_shape: Sequence[int]) -> tuple[int, ...]:
-    """``clip_shape`` as a tuple of plain numbers, or an error that says what is wrong with it."""
+    """Returns ``clip_shape`` as a tuple of integers. Raises: TypeError or ValueError if it is none."""
     wanted = "a sequence of positive whole numbers such as (1, 3, 8, 256, 128) is wanted"
     if not isinstance(clip_shape, Sequence) or isinstance(clip_shape, str | bytes):
         raise TypeError(f"clip_shape is {clip_shape!r}; {wanted}")
@@ -107,21 +113,20 @@ def checked_shape(clip_shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` on the meta device, made without copying a weight, and without its hooks.
+    """Returns a copy of ``model`` on the meta device, made without copying weights, and without hooks.
 
-    Raises: TypeError if ``model`` is no module; ValueError if it is lazy, or will not be copied.
+    Raises: TypeError if ``model`` is no module; ValueError if it is lazy or cannot be copied.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {model!r}; a network (an instance of torch.nn.Module) is wanted")
-    memo: dict[int, object] = {}  # what deepcopy takes for copies already made
+    memo: dict[int, object] = {}  # copies that deepcopy uses instead of making its own
     for path, module in model.named_modules():
-        for name, value in [*vars(module).items(), *module._parameters.items(), *module._buffers.items()]:
+        memo |= {id(hooks): type(hooks)() for hooks in hooks_of(module).values()}
+        for name, value in [*vars(module).items(), *tensors_of(module).items()]:
             if is_lazy(value):
                 raise ValueError(f"model: {name} in {path or 'model'!r} has no shape yet; call the model once first")
             if isinstance(value, Tensor):
                 memo[id(value)] = on_meta(value)
-            elif HOOKS.match(name):
-                memo[id(value)] = type(value)()
     try:
         network = deepcopy(model, memo)
     except Exception as error:
@@ -133,18 +138,18 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 
 def on_meta(tensor: Tensor) -> Tensor:
-    """A tensor like ``tensor`` in all but its values, which it has none of."""
+    """Returns a tensor with the shape, strides and type of ``tensor``, without values."""
     empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
 class OperationCounter(TorchDispatchMode):
-    """Counts the operators that run while it is active, for the modules of ``network`` that run them.
+    """Counts the operators that run while it is active, for each module of ``network``.
 
     Attributes:
         counted: amounts by path and kind (one of ``KINDS``).
         uncounted: calls by operator and path.
-        running: paths of the modules being run, the innermost last; after an exception, as they were then.
+        running: paths of the modules that run, the innermost last; after an exception, those that ran then.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -152,23 +157,23 @@ class OperationCounter(TorchDispatchMode):
         self.counted: Counter[tuple[str, str]] = Counter()
         self.uncounted: Counter[tuple[str, str]] = Counter()
         self.running = [""]
-        self.weights = {storage_of(tensor) for tensor in [*network.parameters(), *network.buffers()]}
+        self.weights = {storage_id(tensor) for tensor in [*network.parameters(), *network.buffers()]}
         for path, module in network.named_modules():
             module.register_forward_pre_hook(lambda *_, path=path: self.running.append(path))
             module.register_forward_hook(lambda *_, path=path: self.leave(path))
 
     def leave(self, path: str) -> None:
-        """The module at ``path`` is done, and so is what it called and whose exception it caught."""
+        """Ends the module at ``path``, and the modules it called whose exceptions it caught."""
         while self.running.pop() != path:
             pass
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        """Run ``func`` and count it; if nobody knows what it costs but it is made of others, count those."""
+        """Runs and counts ``func``. An operator without a rule is decomposed, and its parts are counted."""
         kwargs = kwargs or {}
         known = functional_form(func)
         rule = rule_for(known)
         if rule is None:
-            with self:  # under inference_mode even aten.linear comes here whole
+            with self:  # under inference_mode even aten.linear arrives undecomposed
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
@@ -176,33 +181,34 @@ class OperationCounter(TorchDispatchMode):
         if rule is None:
             self.uncounted[str(func), path] += 1
         elif rule == "product":
-            packet = known._overloadpacket
+            packet = known.overloadpacket
             self.counted[path, self.kind_of_product(packet, args)] += macs_of(packet, args, kwargs, out)
         elif rule != "moved":
             self.counted[path, "elementwise"] += elements(out if rule == "written" else (args, kwargs))
         return out
 
     def kind_of_product(self, packet: OpOverloadPacket, args: Any) -> str:
-        """Convolution, linear (one plain matrix product, or one side is a weight), or other products."""
+        """Returns "convolution", "linear" (a single matrix product, or one side is a weight) or "products"."""
         if "conv" in str(packet):
             return "convolution"
         # A frozen nn.Linear on permuted tokens is a bmm, with the weight expanded over the batch.
-        weighted = packet in BATCHED_PRODUCTS and any(storage_of(side) in self.weights for side in args[-2:])
+        weighted = packet in BATCHED_PRODUCTS and any(storage_id(side) in self.weights for side in args[-2:])
         return "linear" if weighted or packet in SINGLE_PRODUCTS else "products"
 
 
 def functional_form(func: OpOverload) -> OpOverload:
-    """The operator of which ``func`` is the in-place form, else ``func``: it is the one with formula and tags."""
-    packet = getattr(torch.ops.aten, func._opname.rstrip("_"), None) if func.namespace == "aten" else None
-    return getattr(packet, func._overloadname, func)
+    """Returns the operator of which ``func`` is the in-place form, else ``func``; it has the formula and the tags."""
+    name, overload = overload_names(func)
+    packet = getattr(torch.ops.aten, name.rstrip("_"), None) if func.namespace == "aten" else None
+    return getattr(packet, overload, func)
 
 
 def rule_for(func: OpOverload) -> str | None:
-    """What is counted of an operator: "product", "written", "read", nothing as it is "moved"; None: unknown."""
-    packet = func._overloadpacket
+    """Returns how an operator is counted: "product", "written", "read" or "moved" (not at all); None: unknown."""
+    packet = func.overloadpacket
     if packet in flop_registry or packet in MORE_PRODUCTS:
         return "product"
-    name = func._opname.rstrip("_") if func.namespace == "aten" else ""
+    name = overload_names(func)[0].rstrip("_") if func.namespace == "aten" else ""
     if func.is_view or torch.Tag.inplace_view in func.tags or is_moved(name):
         return "moved"
     if torch.Tag.pointwise in func.tags or is_written(name):
@@ -211,24 +217,19 @@ def rule_for(func: OpOverload) -> str | None:
 
 
 def macs_of(packet: OpOverloadPacket, args: Any, kwargs: Any, out: Any) -> int:
-    """Multiply-adds of a product; PyTorch's formulas give two FLOPs for each."""
+    """Returns the MACs of a product; PyTorch's formulas count two FLOPs for each."""
     if packet in flop_registry:
         return -(-flop_registry[packet](*args, **kwargs, out_val=out) // 2)
     return MORE_PRODUCTS[packet](*args, **kwargs)
 
 
-def storage_of(tensor: Tensor) -> int:
-    """What a tensor shares with its views alone, on the meta device too."""
-    return tensor.untyped_storage()._cdata
-
-
 def elements(values: object) -> int:
-    """Elements of the first tensor in ``values``: a norm's main output, or what a reduction reads."""
+    """Returns the size of the first tensor in ``values``: the main output of a norm, or the input of a reduction."""
     return next((leaf.numel() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)), 0)
 
 
 def rows_of(network: nn.Module, counted: Counter[tuple[str, str]]) -> Iterator[Row]:
-    """A row for each module, its subtree's counts added up along the paths."""
+    """Yields a row for each module; the counts of its subtree are summed along the paths."""
     own: dict[str, Counts] = {}
     subtree: defaultdict[str, Counts] = defaultdict(Counts)
     parameters: Counter[str] = Counter()
@@ -242,7 +243,7 @@ def rows_of(network: nn.Module, counted: Counter[tuple[str, str]]) -> Iterator[R
 
 
 def ancestors(path: str) -> Iterator[str]:
-    """``path`` itself, the modules around it, and the model: "a.b" gives "a.b", "a" and ""."""
+    """Yields ``path``, the modules that contain it, and the model: "a.b", "a" and "" for "a.b"."""
     while path:
         yield path
         path = path.rpartition(".")[0]
@@ -250,13 +251,13 @@ def ancestors(path: str) -> Iterator[str]:
 
 
 def failure(network: nn.Module, path: str, shape: tuple[int, ...], error: Exception) -> str:
-    """What to tell a user whose model failed in the module at ``path``."""
+    """Returns the message for a model that failed in the module at ``path``."""
     module = network.get_submodule(path)
     where = f"{path or 'model'!r}, a {type(module).__name__}({module.extra_repr()})"
     reason = f"{type(error).__name__}: {error}"
     if "meta" in reason.lower():
         reason += (
-            "\nOn the meta device tensors have shapes but no values: what a model does may depend on shapes, "
+            "\nOn the meta device tensors have shapes but no values: a forward pass may depend on shapes, "
             "not on values (item(), nonzero(), if or while on a tensor)."
         )
     return f"model: the forward pass on clip_shape {shape} failed in {where}: {reason}"

@@ -1,4 +1,4 @@
-"""The costs of a network as records, as a table to read and as JSON."""
+"""The cost of a network as records, as a table and as JSON."""
 
 import json
 import textwrap
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 RULE = (
-    "One MAC is one multiply-add and counts as two FLOPs. MACs are those of convolutions, of linear layers "
-    "(products with a weight) and of other matrix products (both of attention's, masked or not). Zeros of a "
-    "padding are multiplied too; biases are left out. Elementwise operations are in no MAC: one for each "
-    "element that pointwise operators, norms, softmax and upsampling write, and for each that reductions and "
-    "pooling read. Views, copies, indexing and creation are no work."
+    "One MAC is one multiply-add, or two FLOPs. MACs are counted for convolutions, linear layers (products with "
+    "a weight) and other matrix products (both of attention's, masked or not). Zeros of a padding count; biases "
+    "do not. Elementwise operations are counted apart: one for each element written by pointwise operators, "
+    "norms, softmax and upsampling, and one for each element read by reductions and pooling. Views, copies, "
+    "indexing and creation do not count."
 )
-KINDS = ("convolution", "linear", "products", "elementwise")  # of operations; the last is in no MAC
+KINDS = ("convolution", "linear", "products", "elementwise")  # of operations; the last counts no MACs
 PREFIXES = ((9, 30, "G"), (6, 20, "M"), (3, 10, "k"))  # a power of ten, the power of two near it, their letter
 WIDTH = 90
 
@@ -39,7 +39,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Row:
-    """One module: its path ("" is the model), its class, what is its own, and that with all below it."""
+    """One module: its path ("" is the model), its class, its own counts, and those of its subtree."""
 
     path: str
     class_name: str
@@ -48,7 +48,7 @@ class Row:
 
     @property
     def depth(self) -> int:
-        """How many steps the module is below the model."""
+        """Number of modules that contain this one."""
         return self.path.count(".") + 1 if self.path else 0
 
     @property
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Uncounted:
-    """An operator whose work no rule knows: its name, the module that called it, and how often."""
+    """An operator that no rule counts: its name, the module that called it, and the number of calls."""
 
     operator: str
     path: str
@@ -68,14 +68,14 @@ class Uncounted:
 
 @dataclass(frozen=True)
 class Profile:
-    """What one forward pass in evaluation mode costs; ``print`` it for a table.
+    """The cost of one forward pass in evaluation mode. ``str`` gives a table.
 
     Attributes:
-        clip_shape: shape of the input that was profiled; all counts are for the whole of it.
+        clip_shape: shape of the input; counts are for the whole input.
         rows: one for each module, in the order of ``named_modules``; the first is the model. Every parameter
             and operation is in the ``own`` of exactly one row.
-        uncounted: calls that are in no figure, since nobody has said what they cost; best empty.
-        rule: what the figures mean; to be printed wherever they are.
+        uncounted: calls of operators that no rule counts; ideally empty.
+        rule: what the counts mean, to be printed beside them.
     """
 
     clip_shape: tuple[int, ...]
@@ -114,7 +114,7 @@ class Profile:
         return self.total.parameters
 
     def table(self, depth: int | None = 2) -> str:
-        """Modules to ``depth`` steps below the model (None: all), each with all below it; then the totals.
+        """Returns a table of the modules down to ``depth`` (None: all), each with its subtree, and the totals.
 
         Raises: ValueError if ``depth`` is negative.
         """
@@ -124,15 +124,15 @@ class Profile:
         names = [["module", *(row.label for row in rows)], ["class", *(row.class_name for row in rows)]]
         head, *body = aligned([aligned(names), aligned(self._figures(rows), right=True)])
         ruler = "-" * len(head)
-        title = f"{self._headline()}; each module with all below it"
+        title = f"{self._headline()}; each module with its subtree"
         return "\n".join([title, "", head, ruler, *body, ruler, *self._footer()])
 
     def as_dict(self) -> dict[str, object]:
-        """Plain lists, dicts, numbers and strings, ready for JSON.
+        """Returns lists, dictionaries, numbers and strings for JSON.
 
         ``clip_shape``; ``rule``; ``totals``, the counts of the model with ``flops``, ``gmacs``, ``gimacs``;
         ``modules``, each with ``path``, ``class`` and two counts, ``own`` and ``subtree``; ``uncounted``, each
-        with ``operator``, ``path`` and ``calls``. Counts are whole numbers, unscaled: ``parameters``,
+        with ``operator``, ``path`` and ``calls``. Counts are integers, unscaled: ``parameters``,
         ``convolution``, ``linear``, ``products`` (in MACs), ``macs`` (their sum) and ``elementwise``.
         """
         return {
@@ -166,7 +166,7 @@ class Profile:
         return f"{self.rows[0].class_name} on a clip of {shape}, evaluation mode"
 
     def _figures(self, rows: list[Row]) -> list[list[str]]:
-        """The columns of numbers, headings first; MACs are split by kind if the model has more than one."""
+        """Returns the columns of numbers, headings first; MACs are split by kind if the model has several."""
         parts = [row.subtree for row in rows]
         columns = [
             ["parameters", *(f"{part.parameters:,}" if part.parameters else "-" for part in parts)],
@@ -179,7 +179,7 @@ class Profile:
         return [*columns, column("elementwise", [part.elementwise for part in parts], self.total.elementwise)]
 
     def _footer(self) -> list[str]:
-        """Totals in all units, the rule, and what is in no figure."""
+        """Returns the totals in all units, the rule, and what is not counted."""
         macs = scaled(self.macs, "MAC")
         if prefix := prefix_for(self.macs):
             ten, two, letter = prefix
@@ -201,19 +201,19 @@ def plain(counts: Counts) -> dict[str, int]:
 
 
 def aligned(columns: list[list[str]], *, right: bool = False) -> list[str]:
-    """Lines made of ``columns``, each padded to its widest cell."""
+    """Returns lines of ``columns``, each padded to its widest cell."""
     pad = str.rjust if right else str.ljust
     padded = [[pad(text, max(map(len, cells))) for text in cells] for cells in columns]
     return ["  ".join(line) for line in zip(*padded, strict=True)]
 
 
 def noted(word: str, lines: list[str]) -> list[str]:
-    """``lines`` beside the word that says what they are about."""
+    """Returns ``lines``, the first behind ``word``."""
     return [f"{'' if number else word:<12} {line}" for number, line in enumerate(lines)]
 
 
 def missing(uncounted: Iterable[Uncounted]) -> list[str]:
-    """A line for each operator: its calls, and the first of the modules that called it."""
+    """Returns a line for each operator: its calls, and the first modules that called it."""
     calls: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for entry in uncounted:
         calls[entry.operator][entry.path] = entry.calls
@@ -226,19 +226,19 @@ def missing(uncounted: Iterable[Uncounted]) -> list[str]:
 
 
 def prefix_for(value: int) -> tuple[int, int, str] | None:
-    """The largest unit that ``value`` holds at least once; None below a thousand."""
+    """Returns the largest unit that is at most ``value``; None below a thousand."""
     return next((prefix for prefix in PREFIXES if value >= 10 ** prefix[0]), None)
 
 
 def scaled(value: int, noun: str) -> str:
-    """``value`` in its unit: "1.235 MFLOP", "12 FLOP"."""
+    """Returns ``value`` in its unit: "1.235 MFLOP", "12 FLOP"."""
     if prefix := prefix_for(value):
         return f"{value / 10 ** prefix[0]:,.3f} {prefix[2]}{noun}"
     return f"{value} {noun}"
 
 
 def column(noun: str, values: list[int], total: int) -> list[str]:
-    """``values`` in the unit of ``total``, under a heading; what is nothing looks unlike what is little."""
+    """Returns ``values`` in the unit of ``total`` under a heading; "-" is zero, "<0.001" is small."""
     prefix = prefix_for(total)
     if prefix is None:
         return [noun, *(str(value) if value else "-" for value in values)]

@@ -1,1 +1,1 @@
-"""What all other packages stand on: files, progress, signals, names, lazy imports."""
+"""What all other packages stand on: files, progress, signals, names, modes, lazy imports, private names of torch."""

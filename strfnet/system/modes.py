@@ -1,4 +1,4 @@
-"""Networks lent to somebody who changes their mode, and given back as they were."""
+"""Training and evaluation modes that are restored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def modes_kept(network: nn.Module) -> Iterator[None]:
-    """Afterwards each module is in its own mode again, a norm that was frozen in training too."""
+    """Restore the mode of each module on exit, also of one that differs from the network's, such as a frozen norm."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         yield
@@ -19,7 +19,7 @@ def modes_kept(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, for as long as it lasts."""
+    """Evaluation mode inside; each module's own mode is restored on exit."""
     with modes_kept(network):
         network.eval()
         yield

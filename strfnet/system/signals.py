@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes its step and saves before it leaves."""
+"""Signals that request a stop: a run finishes its step and saves before it exits."""
 
 import signal
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from types import FrameType
 
 
 class Stopped(SystemExit):
-    """A run that a signal has stopped, after it was saved.
+    """Raised when a signal has stopped a run, after everything is saved.
 
-    Its ``code`` is what shells report for a process that such a signal ended: 143 for SIGTERM, 130 for SIGINT.
+    Its ``code`` is the one that shells report for a process that the signal ended: 143 for SIGTERM, 130 for SIGINT.
     """
 
     def __init__(self, number: int) -> None:
@@ -17,44 +17,45 @@ class Stopped(SystemExit):
         self.name = signal.Signals(number).name
 
 
-class Asked:
-    """Whether a signal has come. While ``at_once`` is true there is nothing to finish, and it raises `Stopped`."""
+class StopRequest:
+    """The signal that was received, as ``number``; 0 before one is."""
 
     def __init__(self) -> None:
         self.number = 0
-        self.at_once = False
+        self._immediate = False
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle SIGTERM or SIGINT. A second SIGINT ends the process at once."""
         self.number = number
         if number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)  # the second one ends the process, wherever it is
-        if self.at_once:
+            signal.signal(number, signal.SIG_DFL)
+        if self._immediate:
             raise Stopped(number)
 
     @contextmanager
-    def leaving_at_once(self) -> Iterator[None]:
-        """While everything is saved: the signal that came, or comes, is obeyed at once."""
+    def immediate(self) -> Iterator[None]:
+        """While everything is saved, a signal raises `Stopped` at once; so does one that was received before."""
         if self.number:
             raise Stopped(self.number)
-        self.at_once = True
+        self._immediate = True
         try:
             yield
         finally:
-            self.at_once = False
+            self._immediate = False
 
 
 @contextmanager
-def hearing_signals() -> Iterator[Asked]:
-    """Hears SIGTERM and SIGINT instead of being ended by them; outside of the main thread it hears nothing."""
-    asked = Asked()
+def stop_requests() -> Iterator[StopRequest]:
+    """SIGTERM and SIGINT become a stop request instead of ending the process. Only the main thread receives them."""
+    request = StopRequest()
     before = {}
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, asked.hear)
-    except ValueError:  # not the main thread, which alone may do so
+            before[number] = signal.signal(number, request.handle)
+    except ValueError:  # not the main thread
         pass
     try:
-        yield asked
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Network, optimizer and devices made ready by Accelerate, alike for one process and many."""
+"""Network, optimizer and devices, prepared by Accelerate for one process or several."""
 
 import os
 import warnings
@@ -21,21 +21,20 @@ from strfnet.training.state import random_states, restore_random_states
 
 @dataclass(frozen=True)
 class Engine:
-    """What a run works with.
+    """The prepared objects of a run.
 
     Args:
         accelerator: devices, precision and processes.
-        network: the one that is trained, as it was handed in but on its device; to be saved and evaluated.
-        answering: the same under autocast and, with several processes, DistributedDataParallel; to be trained by.
-        optimizer: torch's.
-        stepping: the same, with the scaler of fp16 before it.
+        network: the trained network on its device, for saving and evaluation.
+        wrapped_network: ``network`` under autocast and, with several processes, DistributedDataParallel, for
+        training. optimizer: torch's. scaled_optimizer: ``optimizer`` behind the gradient scaler of fp16.
     """
 
     accelerator: Accelerator
     network: nn.Module
-    answering: nn.Module
+    wrapped_network: nn.Module
     optimizer: torch.optim.Optimizer
-    stepping: Any
+    scaled_optimizer: Any
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +49,7 @@ class Engine:
         return self.accelerator.process_index
 
     @property
-    def ranks(self) -> int:
+    def world_size(self) -> int:
         return self.accelerator.num_processes
 
     @property
@@ -59,13 +58,13 @@ class Engine:
         return [parameter for parameter in self.network.parameters() if parameter.grad is not None]
 
     def gradient_norm(self) -> Tensor:
-        """The norm of the whole gradient, without the scale of fp16, as `stepping` will step by it."""
-        self.accelerator.unscale_gradients(self.stepping)
+        """The norm of the whole gradient, after the scale of fp16 is removed."""
+        self.accelerator.unscale_gradients(self.scaled_optimizer)
         return torch.nn.utils.get_total_norm([cast(Tensor, parameter.grad) for parameter in self.trained])
 
 
-class _Shell(nn.Module):
-    """Stands around the network, so that what Accelerate does to a module's ``forward`` stays outside of it."""
+class _Wrapper(nn.Module):
+    """Wraps the network, because Accelerate replaces ``forward`` of the module that it prepares."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -76,40 +75,40 @@ class _Shell(nn.Module):
 
 
 def make_engine(network: nn.Module, recipe: Recipe) -> Engine:
-    """Bring a network to its device, in training mode, with the recipe's optimizer.
+    """Move a network to its device, in training mode, and make the recipe's optimizer.
 
-    Raises: ValueError for a device that is not there, one GPU for several processes, or settings other than those
+    Raises: ValueError for a device that is not available, one GPU for several processes, or a device other than that
     of an earlier run in this process, which Accelerate cannot change.
     """
     recipe.check_device()
     if recipe.device is not None and ":" in recipe.device:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(
-                f"device {recipe.device!r} is one for several processes, wanted cuda: each takes its own"
-            )
-        os.environ["ACCELERATE_TORCH_DEVICE"] = recipe.device  # Accelerate's only way to ask for one of several
+            raise ValueError(f"device {recipe.device!r} is one GPU for several processes, wanted cuda for one each")
+        os.environ["ACCELERATE_TORCH_DEVICE"] = recipe.device  # Accelerate's only way to select one of several
     precision = "no" if recipe.precision == "fp32" else recipe.precision
     accelerator = Accelerator(mixed_precision=precision, cpu=recipe.device == "cpu")
     if recipe.device is not None and accelerator.device.type != recipe.device.split(":")[0]:
-        raise ValueError(f"device {recipe.device!r} cannot follow {accelerator.device} in the same process")
+        raise ValueError(
+            f"device must be {accelerator.device.type}, as in the earlier run of this process, got {recipe.device!r}"
+        )
     if recipe.sync_batchnorm:
         network = synchronize_batchnorm(network, accelerator.device)
     network = network.to(accelerator.device).train()
     optimizer = make_optimizer(recipe, network)
-    answering = accelerator.prepare_model(_Shell(network))
-    return Engine(accelerator, network, answering, optimizer, accelerator.prepare_optimizer(optimizer))
+    wrapped = accelerator.prepare_model(_Wrapper(network))
+    return Engine(accelerator, network, wrapped, optimizer, accelerator.prepare_optimizer(optimizer))
 
 
 @contextmanager
-def arithmetic(recipe: Recipe) -> Iterator[None]:
-    """While a run lasts, ask torch for the kernels that it wants: those that give the same answer each time.
+def deterministic_kernels(recipe: Recipe) -> Iterator[None]:
+    """Deterministic kernels inside, if the recipe says so; torch warns where it has none.
 
-    Where there is no such kernel, torch warns. It also warns, under DistributedDataParallel, of kernels of 1 x 1,
-    whose memory order can be called by two names; that warning says nothing and is left out.
+    The warning of DistributedDataParallel about the strides of 1 x 1 kernels is suppressed. Two names for one memory
+    order cause it.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has none
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings():
@@ -120,8 +119,8 @@ def arithmetic(recipe: Recipe) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Whatever happens inside, the modules are afterwards in their modes and random generators where they were."""
+def state_kept(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Restore the modes of all modules and the states of the random generators on exit."""
     states = random_states(device)
     try:
         with modes_kept(network):

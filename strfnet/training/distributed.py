@@ -1,4 +1,4 @@
-"""What several processes that train one network tell each other; with one process, nothing happens here."""
+"""Communication between the processes that train one network; with one process, every function is the identity."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,35 +10,36 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from strfnet.heads.head import ReIDOutput
+from strfnet.system.compat import AnyBatchNorm, BatchNorm
 
 
-def processes() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """The number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_rank() -> int:
     """The rank of this process; 0 if there is one process."""
-    return dist.get_rank() if processes() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """The rows (n, ...) of all processes in the order of their ranks, with gradient.
 
-    Processes may bring different numbers of rows. The gradient is that of the sum of all processes' losses;
-    where every process computes one and the same loss from the gathered rows, DistributedDataParallel, which
-    takes the mean over processes, then leaves exactly the gradient that one process with all rows has.
+    The processes may have different numbers of rows. The gradient is that of the sum of the losses of all processes.
+    If every process computes the same loss from the gathered rows, then the mean over processes, which
+    DistributedDataParallel takes, is exactly the gradient of one process with all rows.
 
     Args:
-        rows: of this process, at least one axis.
-        counts: n of every process, if they are known; else they are asked for.
+        rows: of this process, with at least one axis.
+        counts: n of every process; None gathers them first.
 
-    Shape: (n, ...) to (the sum of all n, ...); axes behind the first are the same on all processes.
+    Shape: (n, ...) to (the sum of all n, ...); the other axes are equal on all processes.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return rows
     if counts is None:
-        counts = gather_rows(torch.tensor([len(rows)], device=rows.device), [1] * processes()).tolist()
+        counts = gather_rows(torch.tensor([len(rows)], device=rows.device), [1] * world_size()).tolist()
     return _Gathered.apply(rows, tuple(counts))
 
 
@@ -46,7 +47,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
         ctx.start, ctx.count = sum(counts[: dist.get_rank()]), len(rows)
-        # A plain all_gather takes equal sizes only, and hands out garbage, without an error, for others.
+        # all_gather takes equal sizes only; of others it returns garbage without an error.
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
@@ -61,7 +62,7 @@ class _Gathered(torch.autograd.Function):
 
 
 class Joined(NamedTuple):
-    """The outputs and labels of all processes, and the highest of the signals that they brought."""
+    """The outputs and labels of all processes, and the highest of their signals."""
 
     output: ReIDOutput
     labels: Tensor
@@ -69,24 +70,24 @@ class Joined(NamedTuple):
 
 
 def join(output: ReIDOutput, labels: Tensor, signal: int = 0) -> Joined:
-    """What the network made of the whole batch, on every process, with gradient.
+    """The output for the whole batch on every process, with gradient.
 
-    A triplet is so mined among the clips of all processes, and a mean over clips weighs each of them alike,
-    however unevenly they are spread. Loss and gradient are those of one process (see `gather_rows`).
+    Triplets are mined among the clips of all processes, and a mean over clips weighs all clips equally, however they
+    are distributed. Loss and gradient equal those of one process (see `gather_rows`).
 
     Args:
-        output: of this process; its tensors are of one dtype.
+        output: of this process; its tensors have one dtype.
         labels: of this process.
-        signal: a number to tell all processes; `Joined` has the highest.
+        signal: a number; `Joined` has the highest of all processes.
 
     Raises: ValueError for output without logits.
     """
     if output.logits is None:
         raise ValueError("output has no logits: the network must be in training and have a classifier")
-    if processes() == 1:
+    if world_size() == 1:
         return Joined(output, labels, signal)
-    told = torch.tensor([[len(labels), signal]], device=labels.device)
-    counts, signals = gather_rows(told, [1] * processes()).unbind(dim=1)
+    header = torch.tensor([[len(labels), signal]], device=labels.device)
+    counts, signals = gather_rows(header, [1] * world_size()).unbind(dim=1)
     tensors = (output.embedding, output.feature, output.logits)
     together = gather_rows(torch.cat(tensors, dim=1), counts.tolist())  # one message instead of three
     parts = together.split([tensor.shape[1] for tensor in tensors], dim=1)
@@ -94,51 +95,60 @@ def join(output: ReIDOutput, labels: Tensor, signal: int = 0) -> Joined:
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Give all processes the buffers of the first; batch norms keep statistics of their own part of a batch."""
-    if processes() > 1:
+    """Copy the buffers of the first process to all: each batch norm has statistics of its own part of the batches."""
+    if world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def gather_bytes(content: bytes, device: torch.device) -> list[bytes]:
-    """What every process brings, in the order of their ranks."""
+    """The bytes of every process, in the order of their ranks."""
     mine = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy()).to(device)
-    counts = gather_rows(torch.tensor([len(mine)], device=device), [1] * processes()).tolist()
+    counts = gather_rows(torch.tensor([len(mine)], device=device), [1] * world_size()).tolist()
     return [bytes(part.cpu().numpy()) for part in gather_rows(mine, counts).split(counts)]
 
 
 def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with batch norms that take the statistics of all processes; weights and keys stay.
+    """Replace batch norms by those that compute statistics over all processes. Parameters, buffers and keys stay.
 
-    The modules are replaced in place, except the network itself if it is a batch norm. On a GPU they are torch's
-    ``nn.SyncBatchNorm``, which has no kernels for the CPU; there they are `HostSyncBatchNorm`.
+    The network is changed in place, except if it is a batch norm itself. On a GPU the norms are ``nn.SyncBatchNorm``,
+    which has no kernels for the CPU; there they are `HostSyncBatchNorm`.
 
     Raises: ValueError naming a batch norm with a unit behind it, which would be lost.
     """
-    for path, module in network.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module._modules:
-            advice = "convert first, splice then"
-            raise ValueError(f"a unit follows the batch norm {path}, and would be lost in synchronising it: {advice}")
-    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules() if device.type == "cpu" else ():
-        if isinstance(module, nn.SyncBatchNorm):
-            module.__class__ = HostSyncBatchNorm  # type: ignore[assignment]
-    return network
+    kind = HostSyncBatchNorm if device.type == "cpu" else nn.SyncBatchNorm
+    synchronized: dict[nn.Module, nn.Module] = {}
+    for path, module in list(network.named_modules(remove_duplicate=False)):
+        if not isinstance(module, BatchNorm) or type(module) is kind:
+            continue
+        if next(module.children(), None) is not None:
+            raise ValueError(f"batch norm {path} has a unit behind it: call synchronize_batchnorm before splice")
+        if module not in synchronized:
+            synchronized[module] = _with_tensors_of(module, kind)
+    for path, module in list(network.named_modules(remove_duplicate=False)):
+        if path and module in synchronized:
+            network.set_submodule(path, synchronized[module])
+    return synchronized.get(network, network)
 
 
-class HostSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """A batch norm that takes the statistics of all processes, in plain steps that run on any device.
+def _with_tensors_of(norm: Any, kind: type[nn.Module]) -> nn.Module:
+    """A batch norm of another class, with the parameters, buffers and mode of ``norm``."""
+    new: Any = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    for name, parameter in norm.named_parameters():
+        new.register_parameter(name, parameter)
+    for name, buffer in norm.named_buffers():
+        new.register_buffer(name, buffer)
+    return new.train(norm.training)
 
-    Shape: (n, c, ...) to the same; the n of the processes may differ.
+
+class HostSyncBatchNorm(AnyBatchNorm):
+    """A batch norm with statistics over all processes, composed of operations that run on any device.
+
+    Shape: (n, c, ...) to the same; n may differ between processes.
     """
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ValueError(f"input must be (n, c, ...), got {tuple(input.shape)}")
-
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
-        if processes() == 1 or not self.training:
+        if world_size() == 1 or not self.training:
             return super().forward(input)
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
@@ -163,7 +173,7 @@ class HostSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over processes; its gradient is that of the sum of all processes' losses, as in `gather_rows`."""
+    """The sum over processes. Its gradient is that of the sum of the losses of all processes, as in `gather_rows`."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:

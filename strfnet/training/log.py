@@ -1,4 +1,4 @@
-"""What a run tells as it goes: one JSON object a line, and TensorBoard's files by option."""
+"""The log of a run: one JSON object a line, and TensorBoard's files by option."""
 
 import json
 import math
@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-Fact = str | int | float | None | list[str] | list[int]
+Value = str | int | float | None | list[str] | list[int]
 
 
 class Log:
-    """Lines added to the end of a file, each written in one go, so that a kill leaves no half of one.
+    """A file to which each line is appended in a single write, so that a kill leaves no part of one.
 
-    Every line has a ``kind`` (start, step, evaluation, save, stop, result) and the ``step``, counted in steps of
-    the optimizer; what is not a finite number is null.
+    Every line has a ``kind`` (start, step, evaluation, save, stop, result) and the optimizer ``step``. Numbers that
+    are not finite are null.
 
     Args:
-        path: the file; None writes nothing, for the processes that leave that to the first.
-        size: bytes of it that are true: lines behind them told of steps that a stop has undone.
-        tensorboard: folder for TensorBoard's files, if they are wanted.
-        step: by which the run stands.
+        path: of the file. None writes nothing, for processes other than the first.
+        size: bytes to keep. Later lines belong to steps after the checkpoint from which the run resumes.
+        tensorboard: folder for TensorBoard's files; None writes none.
+        step: the step at which the run starts or resumes.
     """
 
     def __init__(self, path: Path | None, *, size: int = 0, tensorboard: Path | None = None, step: int = 0) -> None:
@@ -36,20 +36,20 @@ class Log:
 
             self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
-    def write(self, kind: str, step: int, facts: Mapping[str, Any]) -> None:
-        """Add a line. Numbers among the facts of a step or an evaluation are shown by TensorBoard too."""
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append a line. TensorBoard gets the numbers of steps and evaluations too."""
         if self._file is None:
             return
-        plain = {name: _plain(value) for name, value in facts.items()}
+        plain = {name: _plain(value) for name, value in values.items()}
         line = json.dumps({"kind": kind, "step": step, **plain}, ensure_ascii=False, allow_nan=False)
         os.write(self._file, line.encode() + b"\n")
         if self._board is not None and kind in ("step", "evaluation"):
-            for name, value in facts.items():
+            for name, value in values.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def settle(self) -> int:
-        """Wait until the disk has all lines; how many bytes they are."""
+    def sync(self) -> int:
+        """Wait until all lines are on the disk. Returns the size of the file in bytes."""
         if self._file is None:
             return 0
         os.fsync(self._file)
@@ -70,5 +70,5 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _plain(value: Any) -> Fact:
+def _plain(value: Any) -> Value:
     return None if isinstance(value, float) and not math.isfinite(value) else value

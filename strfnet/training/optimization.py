@@ -1,4 +1,4 @@
-"""The optimizer of a recipe, and its learning rate at any time of the run."""
+"""The optimizer and the learning-rate schedule of a recipe."""
 
 import math
 
@@ -9,10 +9,10 @@ from strfnet.training.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimizer of all parameters that are trained. Raises: ValueError if none is."""
+    """The recipe's optimizer of all parameters that require a gradient. Raises: ValueError if none does."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not trained:
-        raise ValueError(f"{type(network).__name__} has no parameter that is trained, wanted at least one")
+        raise ValueError(f"{type(network).__name__} has no parameter that requires a gradient, wanted at least one")
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(trained, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
     make = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
@@ -20,13 +20,12 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 
 
 def learning_rate(recipe: Recipe, at: float) -> float:
-    """The learning rate of a step that begins after ``at`` epochs, parts of an epoch included.
+    """The learning rate of a step that begins ``at`` epochs after the start; fractions are parts of an epoch.
 
-    It depends on the time alone, so a run that goes on after a stop cannot have lost its place. A warm-up grows
-    in a straight line from a hundredth of the rate. ``one_cycle`` has a form of its own: half a cosine from
-    1/25 of the rate up to it, then half a cosine down to 1/250,000.
+    It depends on ``at`` alone, so a resumed run needs no state of a scheduler. A warm-up is linear from a hundredth
+    of the rate. ``one_cycle`` is half a cosine from 1/25 of the rate up to it, then half a cosine down to 1/250,000.
 
-    Source: one_cycle as Smith and Topin, Super-Convergence, 2018, with PyTorch's shape and figures.
+    Source: one_cycle of Smith and Topin, Super-Convergence, 2018, arXiv:1708.07120, with PyTorch's defaults.
     """
     if recipe.schedule == "one_cycle":
         top = recipe.warmup or 0.3 * recipe.epochs

@@ -1,21 +1,22 @@
-"""A training run, said completely in plain values. Reading this file loads no torch."""
+"""All settings of a training run as plain values. Importing this file does not import torch."""
 
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+from strfnet.data.choices import Batches, Change, Interpolation, TrainingSampling
 from strfnet.system.names import check_name
 
-BATCHES = ("every_identity", "groups", "distinct")
-LOSSES = ("strf", "nvan")
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("steps", "cosine", "one_cycle")
-PRECISIONS = ("fp32", "bf16", "fp16")
+Loss = Literal["strf", "nvan"]
+Mined = Literal["feature", "embedding"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["steps", "cosine", "one_cycle"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
-# What a run may be resumed with another value of, since it has no part in what the weights become (a device has
-# by its rounding, and data are recognised by what they hold, wherever they lie).
+# Fields that may change when a run is resumed, because the trained weights do not depend on them. (On the device they
+# do, by rounding. Data are compared by their content, not by their folder.)
 CHANGEABLE = (
     "data",
     "complete",
@@ -31,60 +32,60 @@ CHANGEABLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a training run is made of; the defaults are AP3D's recipe, on which STRF's tables build.
+    """All settings of a training run. The defaults are the recipe of AP3D, on which STRF's tables build.
 
     Args:
-        model: the network, one of `strfnet models`.
-        weights: of its image network, as torchvision names them, such as IMAGENET1K_V1; null starts at random.
-        start_from: weights of a whole network to start from, a safetensors file or a folder of an earlier run.
-        data: folder of the data set, or its CSV file; null, with the format, for walkers drawn in memory.
-        format: how the data set lies on disk: mars, duke, ls_vid, ilids, prid, folder or csv.
-        split: which of the data set's splits, where it has several.
-        complete: whether a published data set must have its published counts.
-        height: of the frames, in pixels.
-        width: of the frames, in pixels.
-        interpolation: how frames are brought to that size, bilinear or bicubic.
-        frames: T, frames of a clip.
-        stride: frames from one frame of a strided clip to the next.
-        sampling: which frames of a tracklet a clip takes.
-        batch: clips a batch holds, on all processes together: identities times tracklets.
-        identities: P, identities or groups in a batch.
-        tracklets: K, tracklets of each.
-        batches: how an epoch is cut into batches: every_identity (NVAN), groups (AP3D) or distinct (torchreid).
-        flip: chance that a clip is mirrored.
-        crop: chance that a clip is enlarged by an eighth and cropped.
-        erasing: chance that a rectangle of a clip is painted over.
+        model: name of the network, one of `strfnet models`.
+        weights: torchvision's weights of the 2-D backbone, e.g. IMAGENET1K_V1; null starts at random.
+        start_from: weights of the whole network to start from: a safetensors file or the folder of an earlier run.
+        data: folder of the data set, or its CSV file; null, with the format, draws synthetic walkers in memory.
+        format: layout of the data set: mars, duke, ls_vid, ilids, prid, folder or csv.
+        split: index of the split, for data sets that have several.
+        complete: require the published counts of a published data set.
+        height: height of the frames in pixels.
+        width: width of the frames in pixels.
+        interpolation: interpolation by which frames are resized.
+        frames: frames of a clip, T.
+        stride: distance between the frames of a strided clip.
+        sampling: clip sampler, which selects the frames of a tracklet.
+        batch: clips in a batch, over all processes; identities times tracklets.
+        identities: identities or groups in a batch, P.
+        tracklets: tracklets of each identity, K.
+        batches: division of an epoch into batches: every_identity (NVAN), groups (AP3D) or distinct (torchreid).
+        flip: probability that a clip is mirrored.
+        crop: probability that a clip is enlarged by an eighth and cropped.
+        erasing: probability that a rectangle of a clip is erased.
         per_frame: which of flip, crop and erasing are drawn for each frame instead of once for the clip.
-        loss: cross-entropy plus batch-hard triplets, strf (cosine, margin) or nvan (Euclidean, soft margin).
-        mined_on: what triplets are of, feature (before the neck) or embedding (behind it); null as in the loss's
-            paper.
+        loss: cross-entropy plus batch-hard triplets: strf (cosine, margin) or nvan (Euclidean, soft margin).
+        mined_on: where triplets are mined: feature (before the BN neck) or embedding (after it); null follows the
+            paper of the loss.
         smoothing: label smoothing of the cross-entropy, from 0 to below 1.
         optimizer: adam, adamw, or sgd with a momentum of 0.9.
-        lr: learning rate, the highest of its schedule.
-        weight_decay: added to the gradient; decoupled from it for adamw.
-        epochs: how many.
-        steps_per_epoch: an epoch ends after so many optimizer steps; null for all its batches.
-        schedule: of the learning rate: steps (times gamma at each milestone), cosine (to 0) or one_cycle.
+        lr: highest learning rate of the schedule.
+        weight_decay: weight decay, decoupled for adamw.
+        epochs: number of epochs.
+        steps_per_epoch: optimizer steps after which an epoch ends; null for all its batches.
+        schedule: learning-rate schedule: steps (times gamma at each milestone), cosine (to 0) or one_cycle.
         milestones: epochs after which a steps schedule drops.
         gamma: factor of each drop.
-        warmup: epochs, or a part of one, in which the learning rate grows; 0 for none (one_cycle: for 3 of 10).
-        precision: of the arithmetic, fp32, bf16 or fp16; weights are fp32 in all.
-        accumulate: batches whose mean gradient makes one step; triplets are mined in each batch on its own.
-        sync_batchnorm: batch norms take the statistics of the batches of all processes.
-        clip_gradients: the greatest norm of the gradient; null for no limit.
+        warmup: epochs of the learning-rate warm-up, also fractional; 0 for none (one_cycle: 3 of 10 epochs).
+        precision: arithmetic of the network; the weights are always fp32.
+        accumulate: batches whose mean gradient makes a step; triplets are mined in each batch alone.
+        sync_batchnorm: compute batch-norm statistics over all processes.
+        clip_gradients: greatest norm of the gradient; null for no limit.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        protocol: by which evaluations rank.
-        save_every: steps between checkpoints; null saves at the end of each epoch only.
-        keep: checkpoints kept, the newest ones.
-        seed: of weights, batches, frames and augmentation.
-        deterministic: ask torch for the kernels that give the same answer each time, where it has them.
-        workers: processes that read frames, for each process that trains; 0 reads in that one.
-        device: such as cpu or cuda:1; null takes GPUs if there are any.
-        tensorboard: also write what TensorBoard shows.
+        protocol: evaluation protocol.
+        save_every: steps between checkpoints; null saves after each epoch only.
+        keep: number of newest checkpoints to keep.
+        seed: seed of weights, batches, frames and augmentation.
+        deterministic: use deterministic kernels where torch has them.
+        workers: worker processes that read frames, for each training process; 0 reads in the training process.
+        device: device such as cpu or cuda:1; null uses GPUs if there are any.
+        tensorboard: write TensorBoard files too.
 
-    Raises: ValueError naming the argument, its value and the value wanted.
+    Raises: ValueError naming the argument, its value and the values that are valid.
     Source: AP3D's published code: 32 = 8 x 4 clips of 4 frames, Adam at 3e-4 with a weight decay of 5e-4, times
-    0.1 after 60, 120 and 180 of 240 epochs. Ours: what concerns saving, processes and devices.
+    0.1 after 60, 120 and 180 of 240 epochs. Ours: the settings of saving, processes and devices.
     """
 
     model: str = "strf_p3dc_resnet50"
@@ -96,31 +97,31 @@ class Recipe:
     complete: bool = True
     height: int = 256
     width: int = 128
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     frames: int = 4
     stride: int = 8
-    sampling: str = "strided"
+    sampling: TrainingSampling = "strided"
     batch: int = 32
     identities: int = 8
     tracklets: int = 4
-    batches: str = "groups"
+    batches: Batches = "groups"
     flip: float = 0.5
     crop: float = 0.0
     erasing: float = 0.0
-    per_frame: tuple[str, ...] = ()
-    loss: str = "strf"
-    mined_on: str | None = None
+    per_frame: tuple[Change, ...] = ()
+    loss: Loss = "strf"
+    mined_on: Mined | None = None
     smoothing: float = 0.0
-    optimizer: str = "adam"
+    optimizer: Optimizer = "adam"
     lr: float = 3e-4
     weight_decay: float = 5e-4
     epochs: int = 240
     steps_per_epoch: int | None = None
-    schedule: str = "steps"
+    schedule: Schedule = "steps"
     milestones: tuple[int, ...] = (60, 120, 180)
     gamma: float = 0.1
     warmup: float = 0.0
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     accumulate: int = 1
     sync_batchnorm: bool = False
     clip_gradients: float | None = None
@@ -135,11 +136,12 @@ class Recipe:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        from strfnet.data.sampling import TRAIN_CLIPS
-
-        self.check_names({**_NAMES, "sampling": TRAIN_CLIPS})
-        for change in self.per_frame:
-            check_name("per_frame", change, ("flip", "crop", "erasing"))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            choices = [get_args(part) for part in (field.type, *get_args(field.type)) if get_origin(part) is Literal]
+            for name in value if isinstance(value, tuple) else (value,):
+                if choices and name is not None:
+                    check_name(field.name, name, choices[0])
         for name in _FROM_ONE:
             _check_number(name, getattr(self, name), whole=True, least=1)
         for name in _FROM_ZERO:
@@ -151,8 +153,6 @@ class Recipe:
             _check_number(name, getattr(self, name), least=0)
         for name in ("flip", "crop", "erasing"):
             _check_number(name, getattr(self, name), least=0, most=1)
-        if self.mined_on is not None:
-            check_name("mined_on", self.mined_on, ("feature", "embedding"))
         _check_number("smoothing", self.smoothing, least=0, below=1)
         for name in ("lr", "gamma", "clip_gradients"):
             if getattr(self, name) is not None or name != "clip_gradients":
@@ -168,32 +168,32 @@ class Recipe:
             raise ValueError(f"warmup must end within the {self.epochs} epochs, got {self.warmup:g}")
 
     def check_names(self, known: Mapping[str, Collection[str]]) -> None:
-        """Check what is known only outside: for a field such as "model", the names it may have.
+        """Check fields whose choices other packages know, such as "model".
 
-        Raises: ValueError naming the nearest.
+        Raises: ValueError with the nearest name.
         """
         for name, names in known.items():
             check_name(name, getattr(self, name), names)
 
     def check_device(self) -> None:
-        """Raises: ValueError for a device that is not there, or that the precision needs and is not there."""
+        """Raises: ValueError for a device that is not available, or fp16 without a GPU."""
         import torch
 
         cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        there = ["cpu", *(["cuda"] if cuda else []), *(f"cuda:{number}" for number in range(cuda))]
-        if self.device is not None and self.device not in there:
-            raise ValueError(f"device {self.device!r} is not there, wanted one of {', '.join(there)}")
+        available = ["cpu", *(["cuda"] if cuda else []), *(f"cuda:{number}" for number in range(cuda))]
+        if self.device is not None and self.device not in available:
+            raise ValueError(f"device {self.device!r} is not available, wanted one of {', '.join(available)}")
         if self.precision == "fp16" and (self.device == "cpu" or not cuda):
             raise ValueError("precision fp16 needs a GPU, wanted fp32 or bf16 on the CPU")
 
     def to_json(self) -> dict[str, Any]:
-        """Names and values as JSON has them; `from_json` takes them back."""
+        """The fields as JSON can hold them; `from_json` reads them."""
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         return {**plain, "milestones": list(self.milestones), "per_frame": list(self.per_frame)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Recipe":
-        """The recipe of these values. Raises: ValueError for an unknown name, with the nearest; see `Recipe`."""
+        """The recipe with these fields. Raises: ValueError for an unknown name, with the nearest; see `Recipe`."""
         names = [field.name for field in fields(cls)]
         for name in content:
             check_name("field of a recipe", name, names)
@@ -207,9 +207,9 @@ class Recipe:
         return cls(**values)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """What keeps a run of this recipe from going on as ``other``: lines such as "lr was 0.1 and is 0.2".
+        """The differences that prevent resuming a run of this recipe as ``other``, e.g. "lr was 0.1 and is 0.2".
 
-        The fields of `CHANGEABLE` may differ, and a run on a schedule of steps may be given more epochs.
+        The fields of `CHANGEABLE` may differ, and so may the number of epochs of a steps schedule.
         """
         free = {*CHANGEABLE, *(["epochs"] if self.schedule == "steps" else [])}
         before, after = self.to_json(), other.to_json()
@@ -220,14 +220,6 @@ class Recipe:
         ]
 
 
-_NAMES = {
-    "batches": BATCHES,
-    "loss": LOSSES,
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-    "precision": PRECISIONS,
-    "interpolation": ("bilinear", "bicubic"),
-}
 _SHAPES = ("height", "width", "frames", "stride", "batch", "identities", "tracklets")
 _FROM_ONE = (*_SHAPES, "epochs", "accumulate", "evaluate_every", "keep")
 _FROM_ZERO = ("split", "seed", "workers")
@@ -243,7 +235,7 @@ def _check_number(
     most: float = math.inf,
     below: float = math.inf,
 ) -> None:
-    """Refuse what is no number, NaN and infinity included, or lies outside of its bounds."""
+    """Raises: ValueError for a value that is no finite number, or is out of bounds."""
     right = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and math.isfinite(value)
     if right and least <= value <= most and above < value < below:
         return

@@ -1,4 +1,4 @@
-"""Work that processes started by ``torchrun`` share without training: each does its part, all get the whole."""
+"""Work other than training that the processes of ``torchrun`` share: each does a part, all get the whole."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -6,19 +6,19 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from strfnet.training.distributed import gather_rows, processes
+from strfnet.training.distributed import gather_rows, world_size
 
 Item = TypeVar("Item")
 
 
 def join_processes(device: str | None = None) -> torch.device:
-    """Meet the other processes that ``torchrun`` started, if it did, and say which device this one works on.
+    """Join the process group of ``torchrun``, if it started this process. Returns the device of this process.
 
     Args:
-        device: such as "cpu" or "cuda:1"; a GPU, if there is one, if None. Of several processes, each takes a
-            GPU of its own.
+        device: such as "cpu" or "cuda:1"; None selects a GPU if one is available. With several processes, each uses
+            a GPU of its own.
 
-    Raises: ValueError for a device that is not there.
+    Raises: ValueError for a device that is not available.
     """
     from accelerate import PartialState
 
@@ -28,25 +28,25 @@ def join_processes(device: str | None = None) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"device {device!r} is not available: {str(error).splitlines()[0]}") from error
 
 
 def share(work: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], device: torch.device) -> Tensor:
-    """The rows that ``work`` makes of the items, one for each, on the CPU of every process in the items' order.
+    """Compute one row for each item on all processes. Returns all rows, in order, on the CPU of every process.
 
-    Every process works on a contiguous part, so that each item is worked on once. Fewer items than processes
-    are worked on by all of them.
+    Each process computes the rows of a contiguous part of the items. If there are fewer items than processes, every
+    process computes all.
 
     Args:
-        work: from items to as many rows (n, ...).
+        work: returns the rows (n, ...) of n items.
         items: the same on all processes.
-        device: by which processes talk.
+        device: used for communication.
     """
     import torch.distributed as dist
 
-    ranks = processes()
-    if ranks == 1 or len(items) < ranks:
+    size = world_size()
+    if size == 1 or len(items) < size:
         return work(items)
-    begin, end = (len(items) * part // ranks for part in (dist.get_rank(), dist.get_rank() + 1))
+    begin, end = (len(items) * part // size for part in (dist.get_rank(), dist.get_rank() + 1))
     rows = work(items[begin:end])
     return gather_rows(rows.to(device)).cpu()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from strfnet.weights.file import Weights, read_file, write_file
+    from strfnet.weights.file import Weights, read_weights, write_file
+    from strfnet.weights.store import CheckpointStore, read_checkpoint
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -1,6 +1,5 @@
-"""Files of weights: ours, in which no bit can change unseen, and those of others, read without running code."""
+"""Weights on disk: files of strfnet, which are verified bit by bit, files of others, and checkpoints of runs."""
 
-import hashlib
 import io
 import json
 import re
@@ -14,96 +13,115 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from strfnet.system.files import write_whole
+from strfnet.system.files import write_atomically
+from strfnet.weights.store import DESCRIPTION, CheckpointStore, pack, read_checkpoint, sha256, verify
 
 FORMAT = 1
-OURS = "strfnet"  # the entry of a safetensors file's metadata that makes it one of ours
+OURS = "strfnet"  # the entry of a safetensors file's metadata that marks a file of strfnet
 BLANK = "0" * 64
-WALKERS = "walkers"  # the word for the weights that come with this package
+WALKERS = "walkers"  # the name of the weights that are shipped with strfnet
 SHIPPED = Path(__file__).parent / "pretrained"
-SHOWN = 8  # of what does not fit; the rest is counted
+CHECKPOINTS, BEST = "checkpoints", "best"  # the stores in the folder of a training run
+WEIGHTS = "weights.safetensors"  # the file of a checkpoint that holds the state dict
+SHOWN = 8  # misfits in a message; the others are counted
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds.
+    """Weights that were read from disk.
 
     Args:
         tensors: by name, on the CPU.
-        description: what a file of ours says of its network; None for a file of others.
-        beside: the numbers and words that lay beside a ``state_dict``; None if the file was the bare weights.
+        metadata: of a file of strfnet or a checkpoint; None for files of others.
+        beside: the numbers and strings beside a ``state_dict``; None if the file holds the bare state dict.
     """
 
     tensors: dict[str, Tensor]
-    description: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
     beside: dict[str, Any] | None = None
 
 
 def find_file(pretrained: str | Path, name: str) -> Path:
-    """The file that is meant for a network: the one that comes with this package if it is "walkers", else itself.
+    """Returns the path of a network's weights: the shipped file for "walkers", else ``pretrained`` itself.
 
-    Raises: ValueError if none comes for ``name``, naming those for which one does.
+    Raises: ValueError if no file is shipped for the network ``name``, with the names that have one.
     """
     if str(pretrained) != WALKERS:
         return Path(pretrained)
     file = SHIPPED / f"{name}_{WALKERS}.safetensors"
     if not file.exists():
-        there = ", ".join(sorted(path.stem.removesuffix(f"_{WALKERS}") for path in SHIPPED.glob("*.safetensors")))
-        raise ValueError(f"no weights {WALKERS!r} come for {name}, wanted {there}; a file so named is ./{WALKERS}")
+        shipped = ", ".join(sorted(path.stem.removesuffix(f"_{WALKERS}") for path in SHIPPED.glob("*.safetensors")))
+        wanted = f"wanted {shipped}, or ./{WALKERS} for a file of that name"
+        raise ValueError(f"weights {WALKERS!r} are not available for {name}, {wanted}")
     return file
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write a file of ours, whole or not at all.
+def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a file of strfnet atomically.
 
-    It is a safetensors file with one entry in its metadata: JSON, which starts with the SHA-256 of the whole file
-    as it is with 64 zeros in the digest's place.
+    It is a safetensors file. The one entry of its metadata is JSON that starts with the SHA-256 of the whole file,
+    computed with 64 zeros in place of the digest.
 
-    Raises: ValueError for weights that are NaN or infinite, or a description that JSON cannot hold.
+    Raises: ValueError for weights that are NaN or infinite, or metadata that JSON cannot hold.
     """
     check_finite(tensors, "the network")
     try:
-        told = json.dumps({"sha256": BLANK, "format": FORMAT, **description})
+        text = json.dumps({"sha256": BLANK, "format": FORMAT, **metadata})
     except (TypeError, ValueError) as error:
         raise ValueError(f"facts must be what JSON can hold: {error}") from error
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    blank = safetensors.torch.save(plain, {OURS: told})
-    digest = hashlib.sha256(blank).hexdigest()
-    write_whole(path, blank.replace(BLANK.encode(), digest.encode(), 1))
+    blank = pack(tensors, {OURS: text})
+    write_atomically(path, blank.replace(BLANK.encode(), sha256(blank).encode(), 1))
 
 
-def read_file(path: Path) -> Weights:
-    """What a file of weights holds: one of ours, plain safetensors, or one of ``torch.save``.
+def read_weights(path: str | Path, *, best: bool = False) -> Weights:
+    """Read weights, from whatever holds them.
 
-    The last is a pickle. It is read by torch's restricted unpickler, which knows tensors and plain containers and
-    runs nothing; single NumPy numbers are all that is allowed beside, and they are made here, not by NumPy's pickle.
+    A file of ``torch.save`` is a pickle. It is read by torch's restricted unpickler, which knows tensors and plain
+    containers and runs nothing; single NumPy numbers are allowed beside them, and are made without NumPy's pickle.
 
-    Raises: ValueError naming the file and the reason, whatever the file is.
+    Args:
+        path: a file of strfnet, another safetensors file, a file of ``torch.save``, a checkpoint, or the folder of a
+            training run, whose newest checkpoint is read.
+        best: read the weights of a run's best evaluation instead.
+
+    Raises: ValueError naming the path and the reason, whatever is there.
     """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, BEST if best else CHECKPOINTS)
     try:
-        content = path.read_bytes()
-        return _read(content)
+        return _read(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"cannot read weights from {path}: there is no such file") from error
-    except IsADirectoryError as error:
-        raise ValueError(f"cannot read weights from {path}: it is a folder") from error
-    except Exception as error:  # those of safetensors and of torch's unpickler have no base of their own
+    except Exception as error:  # those of safetensors and of torch's unpickler have no common base
         raise ValueError(f"cannot read weights from {path}: {_in_a_line(error)}") from error
 
 
-def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """What is missing in ``given``, left over, or of another shape or kind of number, a phrase each."""
+def check_fit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str, *, dtypes: bool = False) -> None:
+    """Raises: ValueError with the `misfits`, after ``what`` such as "run3 does not fit c2d_resnet8"."""
+    if wrong := misfits(given, wanted, dtypes=dtypes):
+        raise ValueError(f"{what}: {listed(wrong)}")
+
+
+def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, dtypes: bool = False) -> list[str]:
+    """Phrases for each tensor that is missing, left over, or of another shape or kind of number.
+
+    With ``dtypes``, float16 and float32 are different kinds too.
+    """
     wrong = [f"{name} is missing" for name in wanted if name not in given]
     wrong += [f"{name} is not in the network" for name in given if name not in wanted]
-    for name in wanted.keys() & given.keys():
+    for name in wanted:
+        if name not in given:
+            continue
         one, other = given[name], wanted[name]
-        if one.shape != other.shape or one.is_floating_point() != other.is_floating_point():
+        same = one.dtype == other.dtype if dtypes else one.is_floating_point() == other.is_floating_point()
+        if one.shape != other.shape or not same:
             wrong.append(f"{name} is {_kind(one)}, wanted {_kind(other)}")
     return wrong
 
 
 def listed(wrong: list[str]) -> str:
-    """The first of what does not fit, and how much more there is."""
+    """The first misfits, and the number of the others."""
     more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
     return ", ".join(wrong[:SHOWN]) + more
 
@@ -113,6 +131,20 @@ def check_finite(tensors: Mapping[str, Tensor], source: object) -> None:
     broken = [f"{name} is not finite" for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise ValueError(f"{source} has weights that are NaN or infinite: {listed(broken)}")
+
+
+def _read_folder(path: Path, store: str) -> Weights:
+    """The weights of a checkpoint, or of the newest in one of the stores of a run."""
+    checkpoints = CheckpointStore(path / store)
+    if numbers := checkpoints.numbers():
+        path = checkpoints.path(numbers[-1])
+    elif not (path / DESCRIPTION).exists():
+        what = "run"
+        if store == BEST and CheckpointStore(path / CHECKPOINTS).numbers():
+            what = "best weights, because its run was not evaluated"
+        raise ValueError(f"{path} holds no {what}, wanted a folder that `strfnet train --out` has filled")
+    checkpoint = read_checkpoint(path)
+    return Weights(checkpoint.tensors(WEIGHTS), checkpoint.metadata)
 
 
 def _read(content: bytes) -> Weights:
@@ -130,24 +162,24 @@ def _read(content: bytes) -> Weights:
 def _read_safetensors(content: bytes) -> Weights:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata = header.get("__metadata__", {})
-    if metadata.keys() - {"format", OURS}:  # a bit of our own entry's name may have changed
+    if metadata.keys() - {"format", OURS}:  # a bit of the entry's own name may have changed
         raise ValueError(f"its metadata has the entries {sorted(metadata)}, wanted those of strfnet, or none")
-    description = _checked(content, json.loads(metadata[OURS])) if OURS in metadata else None
+    ours = _verified(content, json.loads(metadata[OURS])) if OURS in metadata else None
     tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(content).items()}
     if not tensors:
         raise ValueError("it holds no weights")
-    return Weights(tensors, description)
+    return Weights(tensors, ours)
 
 
-def _checked(content: bytes, description: dict[str, Any]) -> dict[str, Any]:
-    """The description without its digest and format, both of which must be right."""
-    digest = str(description.pop("sha256", ""))
-    blank = content.replace(digest.encode(), BLANK.encode(), 1)
-    if not re.fullmatch("[0-9a-f]{64}", digest) or hashlib.sha256(blank).hexdigest() != digest:
-        raise ValueError("it is damaged: its content is not what was written")
-    if description.pop("format", None) != FORMAT:
+def _verified(content: bytes, metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata without digest and format, both of which must be right."""
+    digest = str(metadata.pop("sha256", ""))
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError("it is damaged: its digest is gone")
+    verify(content.replace(digest.encode(), BLANK.encode(), 1), digest, "it is damaged: its content")
+    if metadata.pop("format", None) != FORMAT:
         raise ValueError(f"it is of another format, wanted {FORMAT}; a newer strfnet may read it")
-    return description
+    return metadata
 
 
 def _unpickled(content: bytes) -> Weights:
@@ -168,7 +200,7 @@ def _unpickled(content: bytes) -> Weights:
         if not isinstance(value, int | float | str | np.generic | None)
     ]
     if odd:
-        raise ValueError(f"it holds what is no weight: {listed(odd)}; wanted a state dict, bare or as 'state_dict'")
+        raise ValueError(f"it holds more than weights: {listed(odd)}; wanted a state dict, bare or as 'state_dict'")
     return Weights({name: tensor.detach() for name, tensor in found.items()}, beside=beside)
 
 

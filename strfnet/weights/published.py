@@ -1,4 +1,4 @@
-"""The names and shapes that published code gives the parameters of our networks, there and back.
+"""Conversion between our parameter names and shapes and those of published code.
 
 Sources: the code of STE-NVAN (Liu et al., BMVC 2019) and of AP3D (Gu et al., ECCV 2020), and torchvision's ResNets,
 whose names timm shares. STE-NVAN works on frames with 2-D kernels and lists the non-local blocks beside the stages;
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.temporal import I3D, TemporalConv, inflate_weight
-from strfnet.weights.file import Weights, check_finite, listed, misfits, read_file
+from strfnet.weights.file import Weights, check_finite, listed, misfits, read_weights
 
 STE_NVAN, AP3D, IMAGE = "STE-NVAN", "AP3D", "image"
 # By family: the networks that the published code has, and what stands before its names in a file.
@@ -60,14 +60,14 @@ class Official:
 
     @property
     def depth(self) -> str:
-        """The image network's name, such as "resnet50", from the number of its blocks."""
+        """The name of the 2-D backbone, such as "resnet50", from the number of its blocks."""
         blocks = sum(1 for name in self.tensors if re.search(r"layer\d\.\d+\.conv1\.weight$", name))
         convolutions = 3 if any(re.search(r"layer1\.0\.conv3\.", name) for name in self.tensors) else 2
         return f"resnet{blocks * convolutions + 2}"
 
 
 def recognise(weights: Weights, source: object) -> Official:
-    """The family of a file, by its names. Raises: ValueError if it is none that is known."""
+    """Returns the family of a file by its parameter names. Raises: ValueError if it is unknown."""
     names = list(weights.tensors)
     wrapped = re.match(r"(module\.|_orig_mod\.)+", names[0])
     prefix = wrapped[0] if wrapped and all(name.startswith(wrapped[0]) for name in names) else ""
@@ -77,7 +77,7 @@ def recognise(weights: Weights, source: object) -> Official:
         family = STE_NVAN
     elif stem is not None and stem.ndim == 5:
         family = AP3D
-        # Its C2D, asked for in single blocks, is a 3-D kernel that sees one frame: an ordinary one by another name.
+        # Some files name the convolutions of C2D as 3-D ones; their kernels span one frame.
         tensors = {_plain_name(name, tensor): tensor for name, tensor in tensors.items()}
     elif stem is not None and stem.ndim == 4 and "layer1.0.conv1.weight" in tensors:
         family = IMAGE
@@ -88,7 +88,7 @@ def recognise(weights: Weights, source: object) -> Official:
 
 
 def family_of(network: Any) -> str:
-    """The code base that a network comes from, which its pooling tells."""
+    """Returns the published code that has the network, by its pooling."""
     return AP3D if network.head.pooling == "max_mean" else STE_NVAN
 
 
@@ -149,15 +149,15 @@ def own_state(network: Any, official: Official, *, classifier: bool = True) -> d
 
 
 def fill(network: Any, path: Path) -> None:
-    """Put the weights of a file, of ours or published, into a network, in place.
+    """Loads the weights of a file, ours or a published one, into a network, in place.
 
-    A classifier of another number of classes is left as it is, and a warning says so; one of which the file has
-    nothing is left as it is too. All else must fit. Of an image file nothing but the image network is taken.
+    A classifier for another number of classes, or missing in the file, is left unchanged; the former gives a
+    warning. Everything else must fit. Of an image file only the 2-D backbone is loaded.
 
-    Raises: ValueError naming the file and all that does not fit; nothing has been changed then.
+    Raises: ValueError naming the file and everything that does not fit; the network is unchanged then.
     """
-    weights, classifier = read_file(path), network.head.classifier
-    ours = weights.description is not None or "head.neck.weight" in weights.tensors
+    weights, classifier = read_weights(path), network.head.classifier
+    ours = weights.metadata is not None or "head.neck.weight" in weights.tensors
     official = None if ours else recognise(weights, path)
     last = weights.tensors.get("head.classifier.weight")
     classes = official.classes if official else None if last is None else len(last)
@@ -175,7 +175,7 @@ def fill(network: Any, path: Path) -> None:
         check_finite(own, path)
     if classifier is not None and classes is not None and not fits and not image:
         what = f"the classifier in {path} is for {classes} classes, wanted {classifier.out_features}"
-        warnings.warn(f"{what}: it is left out, and a new one starts at random", stacklevel=3)
+        warnings.warn(f"{what}: it is left out, and a new one is initialised at random", stacklevel=3)
     network.load_state_dict(network.state_dict() | own)
 
 
@@ -246,7 +246,7 @@ def _published_kernel(key: str, value: Tensor, family: str) -> Tensor:
 
 
 def _image_names(network: Any) -> dict[str, str]:
-    """Our names of what an image network has too, and the names there."""
+    """Returns the names of the 2-D backbone's parameters, by our names."""
     keys = [
         key for key in network.state_dict() if not re.search(r"\.(after|temporal|appearance)\.|^head\.neck\.", key)
     ]
@@ -269,5 +269,5 @@ def _counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def published(network: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Anything that is held by parameter, such as gradients, by published name."""
+    """Returns values by parameter name, such as gradients, under published names."""
     return {published_name(network, key): value for key, value in values.items()}

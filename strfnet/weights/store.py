@@ -1,139 +1,179 @@
-"""Checkpoints on disk: numbered folders that appear whole, and are refused if a bit of them has changed."""
+"""The checkpoint store: numbered folders of files with metadata, written atomically and verified when read."""
 
 import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strfnet.system.files import sync_folder, write_through
+import safetensors.torch
+from torch import Tensor
+
+from strfnet.system.files import remove_folder, remove_unfinished, sync_folder, write_synced
 
 VERSION = 1
 DESCRIPTION = "description.json"
 
 
-def put(shelf: Path, number: int, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
-    """Write a checkpoint into the folder of its number, where it appears at once and whole.
-
-    Its files are written into a folder of another name, brought to the disk, and only then given theirs. A kill
-    at any moment leaves what was there before, and at most a folder whose name starts with a dot, which
-    `sweep` removes. A checkpoint of that number is replaced.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The verified content of a checkpoint.
 
     Args:
-        shelf: the folder of all checkpoints, made if it is not there.
-        number: such as the step; the highest is the newest.
+        path: its folder.
+        metadata: what was saved with the files, with ``version`` and the ``sha256`` of each file.
         files: contents by name.
-        facts: what JSON can hold; kept beside the files, with a digest of each.
-
-    Returns: the checkpoint's folder.
     """
-    shelf.mkdir(parents=True, exist_ok=True)
-    unfinished, finished = shelf / f".{number:08d}.part", shelf / f"{number:08d}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    description = {"version": VERSION, "sha256": digests, **facts}
-    for name, content in files.items():
-        write_through(unfinished / name, content)
-    whole = {"description": description, "sha256": _digest(description)}
-    write_through(unfinished / DESCRIPTION, _written(whole))
-    sync_folder(unfinished)
-    _remove(finished)
-    unfinished.rename(finished)
-    sync_folder(shelf)
-    return finished
+
+    path: Path
+    metadata: dict[str, Any]
+    files: dict[str, bytes]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors in a file that `pack` wrote."""
+        return safetensors.torch.load(self.files[name])
 
 
-def describe(checkpoint: Path) -> dict[str, Any]:
-    """The facts of a checkpoint, its files left unread. Raises: ValueError, as `take` does."""
-    try:
-        content = (checkpoint / DESCRIPTION).read_bytes()
-        whole = json.loads(content)
-        facts, digest = whole["description"], whole["sha256"]
-        right = digest == _digest(facts) and content == _written(whole)  # 1E-5 is 1e-5, but not what was written
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint {checkpoint} is damaged: {DESCRIPTION} cannot be read ({error})") from error
-    if not right:
-        raise ValueError(f"checkpoint {checkpoint} is damaged: {DESCRIPTION} is not what was written")
-    if facts["version"] != VERSION:
-        raise ValueError(f"checkpoint {checkpoint} is of version {facts['version']}, wanted {VERSION}")
-    return facts
+class CheckpointStore:
+    """Checkpoints in one folder, by number. A run saves its steps so, an embedding command its shards.
 
-
-def take(checkpoint: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The facts and the files of a checkpoint, every bit of them as it was written.
-
-    Raises: ValueError naming the checkpoint and the file that is damaged, missing or of another version.
+    Args:
+        folder: of all checkpoints; `save` makes it.
     """
-    facts, files = describe(checkpoint), {}
-    for name, digest in facts["sha256"].items():
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, number: int) -> Path:
+        """The folder of a checkpoint, whether it exists or not."""
+        return self.folder / f"{number:08d}"
+
+    def numbers(self) -> list[int]:
+        """The numbers of all checkpoints, ascending; none if the folder does not exist."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+    def save(self, number: int, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> Path:
+        """Write a checkpoint atomically, in place of one of the same number. Returns its folder.
+
+        The files are written to a folder of another name and synced to the disk before that folder is renamed. A
+        kill at any moment leaves the checkpoints as they were, and at most a hidden folder that `clean` removes.
+
+        Args:
+            number: such as the step; the highest is the newest.
+            files: contents by name.
+            metadata: what JSON can hold.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished, finished = self.folder / f".{number:08d}.part", self.path(number)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        description = {"version": VERSION, "sha256": {name: sha256(files[name]) for name in files}, **metadata}
+        for name, content in files.items():
+            write_synced(unfinished / name, content)
+        write_synced(unfinished / DESCRIPTION, _sealed(description))
+        sync_folder(unfinished)
+        remove_folder(finished)
+        unfinished.rename(finished)
+        sync_folder(self.folder)
+        return finished
+
+    def metadata(self, number: int) -> dict[str, Any]:
+        """The metadata of a checkpoint; its files are not read. Raises: ValueError as `read_checkpoint` does."""
+        return _metadata(self.path(number))
+
+    def load(self, number: int) -> Checkpoint:
+        """The checkpoint of a number. Raises: ValueError as `read_checkpoint` does."""
+        return read_checkpoint(self.path(number))
+
+    def load_newest(self) -> Checkpoint | None:
+        """The checkpoint of the highest number; None if there is none.
+
+        Raises: ValueError if it is damaged, naming the newest one before it that is not.
+        """
+        numbers = self.numbers()
+        if not numbers:
+            return None
         try:
-            files[name] = (checkpoint / name).read_bytes()
-        except OSError as error:
-            raise ValueError(f"checkpoint {checkpoint} is damaged: {name} cannot be read ({error})") from error
-        if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise ValueError(f"checkpoint {checkpoint} is damaged: {name} is not what was written")
-    return facts, files
+            return self.load(numbers[-1])
+        except ValueError as error:
+            good = next((number for number in reversed(numbers[:-1]) if self._is_whole(number)), None)
+            advice = "no earlier one is undamaged"
+            if good is not None:
+                advice = f"{self.path(good)} is undamaged: remove {self.path(numbers[-1]).name} to resume from it"
+            raise ValueError(f"{error}; {advice}") from error
+
+    def remove(self, number: int) -> None:
+        """Remove a checkpoint atomically."""
+        remove_folder(self.path(number))
+
+    def keep_only(self, numbers: Collection[int | None]) -> None:
+        """Remove all checkpoints but those of these numbers."""
+        for number in self.numbers():
+            if number not in numbers:
+                self.remove(number)
+
+    def clean(self) -> None:
+        """Remove what interrupted saves and removals have left."""
+        remove_unfinished(self.folder)
+
+    def _is_whole(self, number: int) -> bool:
+        try:
+            self.load(number)
+        except ValueError:
+            return False
+        return True
 
 
-def checkpoints(shelf: Path) -> list[Path]:
-    """The checkpoints of a shelf, the newest last; none if there is no such folder."""
-    found = shelf.iterdir() if shelf.is_dir() else ()
-    return sorted((path for path in found if path.name.isdecimal()), key=lambda path: int(path.name))
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
 
-
-def newest(shelf: Path) -> tuple[Path, dict[str, Any], dict[str, bytes]] | None:
-    """The newest checkpoint with what `take` finds in it; None if there is none.
-
-    Raises: ValueError if it is damaged, naming the newest one before it that is whole.
+    Raises: ValueError naming the checkpoint and the file that is damaged, missing, or of another version.
     """
-    found = checkpoints(shelf)
-    if not found:
-        return None
+    metadata, files = _metadata(folder), {}
+    for name, digest in metadata["sha256"].items():
+        try:
+            files[name] = (folder / name).read_bytes()
+            verify(files[name], digest, name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"checkpoint {folder} is damaged: {error}") from error
+    return Checkpoint(folder, metadata, files)
+
+
+def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Tensors as the content of a safetensors file, wherever and in whatever memory order they are."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain, metadata)
+
+
+def sha256(content: bytes) -> str:
+    """The digest by which every file of strfnet is verified."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def verify(content: bytes, digest: object, name: str) -> None:
+    """Raises: ValueError if ``content`` is not what the digest was made of."""
+    if sha256(content) != digest:
+        raise ValueError(f"{name} is not what was written")
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
     try:
-        return found[-1], *take(found[-1])
-    except ValueError as error:
-        good = next((path for path in reversed(found[:-1]) if _is_whole(path)), None)
-        advice = f"{good} is whole: remove {found[-1].name} to go on from there" if good else "no other is whole"
-        raise ValueError(f"{error}; {advice}") from error
+        content = (folder / DESCRIPTION).read_bytes()
+        metadata: dict[str, Any] = json.loads(content)["description"]
+        version, intact = metadata["version"], content == _sealed(metadata)  # 1E-5 equals 1e-5, and is damage too
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"checkpoint {folder} is damaged: {DESCRIPTION} cannot be read ({error})") from error
+    if not intact:
+        raise ValueError(f"checkpoint {folder} is damaged: {DESCRIPTION} is not what was written")
+    if version != VERSION:
+        raise ValueError(f"checkpoint {folder} is of version {version}, wanted {VERSION}")
+    return metadata
 
 
-def keep(shelf: Path, kept: Collection[int]) -> None:
-    """Remove all checkpoints but those of these numbers, each at once."""
-    for checkpoint in checkpoints(shelf):
-        if int(checkpoint.name) not in kept:
-            _remove(checkpoint)
-
-
-def sweep(folder: Path) -> None:
-    """Remove the files and folders that saves and removals, when they were cut short, have left in a folder."""
-    for unfinished in folder.glob(".*.part") if folder.is_dir() else ():
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished, ignore_errors=True)
-        else:
-            unfinished.unlink(missing_ok=True)
-
-
-def _remove(checkpoint: Path) -> None:
-    if checkpoint.exists():
-        gone = checkpoint.with_name(f".{checkpoint.name}.gone.part")
-        shutil.rmtree(gone, ignore_errors=True)
-        checkpoint.rename(gone)
-        shutil.rmtree(gone)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        take(checkpoint)
-    except ValueError:
-        return False
-    return True
-
-
-def _written(whole: Mapping[str, Any]) -> bytes:
-    return json.dumps(whole, indent=1).encode()
-
-
-def _digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _sealed(metadata: Mapping[str, Any]) -> bytes:
+    """The content of the description's file: the metadata and their digest."""
+    digest = sha256(json.dumps(metadata, sort_keys=True).encode())
+    return json.dumps({"description": metadata, "sha256": digest}, indent=1).encode()

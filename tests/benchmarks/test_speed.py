@@ -39,7 +39,7 @@ def rooms(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     names = ("figures", "cases", "blocks", "memory", "speed", "plots", "peers", "cuda_cases", "interleaved")
     rooms = types.SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    rooms.settings = rooms.cases.Settings("resnet18", frames=4, frame=(256, 16), rounds=1)
+    rooms.settings = rooms.cases.Settings("resnet18", frames=4, frame=(256, 32), rounds=1)
     return rooms
 
 
@@ -68,7 +68,7 @@ def test_a_network_is_held_against_the_published_one_and_the_roof(rooms, monkeyp
             False: {},
         }[judged]
     )
-    macs = strfnet.profile(strfnet.create_model(form.format("resnet18")), (1, 3, 4, 256, 16)).macs
+    macs = strfnet.profile(strfnet.create_model(form.format("resnet18")), (1, 3, 4, 256, 32)).macs
     share, seconds, roof = (rows[name].value for name in ("eager: share of the roof", "eager", "roof: best probe"))
     assert share == pytest.approx(2 * macs / seconds / roof / 1e9, rel=1e-6)
     assert rows["eager: published takes"].value == pytest.approx(rows["published"].value / seconds, rel=1e-6)
@@ -120,7 +120,7 @@ def test_a_training_step_leaves_gradients_and_is_judged_by_its_goals(rooms):
 def test_bfloat16_is_tried_on_a_small_clip_where_it_is_emulated(rooms, monkeypatch):
     settings = rooms.cases.Settings()
     monkeypatch.setattr(rooms.cases, "has_bfloat16", lambda: False)
-    assert settings.half.clip_shape(1) == (1, 3, 4, 256, 16) and settings.half.rounds == 1
+    assert settings.half.clip_shape(1) == (1, 3, 4, 256, 32) and settings.half.rounds == 1
     assert settings.half.judge(2.3) == 2.3
     monkeypatch.setattr(rooms.cases, "has_bfloat16", lambda: True)
     assert settings.half == settings

@@ -86,7 +86,7 @@ def test_counts_are_checked_against_the_published_ones(duke, monkeypatch):
         ("0007_C2_F0011_X30011.jpg", "with the identity 0001"),
         ("0001_C2_F0011_X30011.png", "is not named like"),
         ("0001_C2_F0011_X30011.jpg.part", "looks like a frame"),
-        ("0001_C2_F0010_X30011.jpg", "0001_C2_F0010_X30010.jpg have one number"),
+        ("0001_C2_F0010_X30011.jpg", "0001_C2_F0010_X30010.jpg have the same number"),
     ],
 )
 def test_frames_with_other_names_are_refused_by_path(duke, name, said):
@@ -107,7 +107,7 @@ def test_missing_and_empty_folders_and_files_in_their_places_are_named(duke):
     (duke / "train/0001/0009").rmdir()
     (duke / "train/12a").mkdir()
     (duke / "train/12a/0001").mkdir()
-    refused(duke, f"{duke / 'train/12a'} is no identity")
+    refused(duke, f"{duke / 'train/12a'} is not named by an identity")
     shutil.rmtree(duke / "train")
     refused(duke, f"{duke / 'train'} is missing")
     (duke / "train").touch()

@@ -68,8 +68,8 @@ def test_what_would_shorten_a_tracklet_is_refused(tmp_path, name):
         (["1.jpg"], "directly in {root}"),
         (["1.jpg", "p/1.jpg"], "directly in {root}"),
         (["p/1.jpg", "p/t/1.jpg"], "{root}/p holds images beside folders"),
-        (["p/c/t/1.jpg", "q/t/1.jpg"], "{root}/p/c/t and {root}/q/t lie at different depths"),
-        (["p/c/t/x/1.jpg"], "{root}/p/c/t holds folders, one level more"),
+        (["p/c/t/1.jpg", "q/t/1.jpg"], "{root}/p/c/t and {root}/q/t have different depths"),
+        (["p/c/t/x/1.jpg"], "{root}/p/c/t holds folders one level deeper"),
     ],
 )
 def test_layouts_that_say_nothing_clear_are_refused_by_path(tmp_path, files, message):
@@ -89,7 +89,7 @@ def test_roots_that_are_missing_empty_or_files_are_refused_by_path(tmp_path):
 def test_a_ring_of_links_ends_in_an_error(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p/again").symlink_to(tmp_path / "p")
-    with pytest.raises(ValueError, match="one level more"):
+    with pytest.raises(ValueError, match="one level deeper"):
         read_folder(tmp_path)
 
 
@@ -174,13 +174,13 @@ def test_a_query_is_in_the_gallery_only_if_its_files_are_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["train/a/1.jpg", "tets/a/1.jpg"], "{root}/tets lies beside train, wanted train, and test or both"),
+        (["train/a/1.jpg", "tets/a/1.jpg"], "{root}/tets is beside train, wanted train, and test or both"),
         (["query/a/1.jpg"], "{root} holds query, wanted train, and test or both query and gallery"),
         (["gallery/a/1.jpg", "train/a/1.jpg"], "{root} holds gallery, train, wanted"),
         (["test/a/1.jpg", "query/a/1.jpg", "gallery/a/1.jpg"], "{root} holds gallery, query, test, wanted"),
         (["train/a/1.jpg", "test/notes.txt"], "no images below {root}/test"),
-        (["train/1.jpg"], "images lie directly in {root}/train"),
-        (["1.jpg"], "images lie directly in {root}"),
+        (["train/1.jpg"], "images are directly in {root}/train"),
+        (["1.jpg"], "images are directly in {root}"),
     ],
 )
 def test_parts_that_say_nothing_clear_are_refused_by_path(tmp_path, files, message):

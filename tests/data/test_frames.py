@@ -203,5 +203,5 @@ def test_bicubic_agrees_with_pillow_and_its_overshoot_is_cut_off(frames):
 
 
 def test_other_interpolations_are_refused(frames):
-    with pytest.raises(ValueError, match="interpolation is 'nearest', wanted bilinear or bicubic"):
+    with pytest.raises(ValueError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
         read_clip(frames[0], [2], (4, 4), interpolation="nearest")

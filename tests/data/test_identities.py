@@ -180,7 +180,7 @@ def test_an_epoch_is_a_pure_function_of_labels_seed_and_number(form):
         ({"identities": 0}, "identities is 0, wanted 1 to 4"),
         ({"identities": 1, "form": "groups"}, "identities is 1, wanted at least 2"),
         ({"tracklets": 0}, "tracklets is 0, wanted at least 1"),
-        ({"form": "group"}, "form is 'group', wanted one of every_identity, groups, distinct"),
+        ({"form": "group"}, "form must be one of every_identity, groups, distinct, got 'group'"),
         ({"seed": -1}, "seed is -1"),
         ({"epoch": -1}, "epoch is -1"),
     ],

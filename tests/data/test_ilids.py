@@ -68,7 +68,7 @@ def test_counts_are_checked_against_the_published_ones(ilids):
 
 
 def test_splits_that_are_not_there_are_refused(ilids):
-    refused(ilids, "split is 10, but iLIDS-VID has 10: wanted 0 to 9", split=10)
+    refused(ilids, "split is 10, but iLIDS-VID has 10 splits: wanted 0 to 9", split=10)
     refused(ilids, "split is -1", split=-1)
 
 
@@ -82,7 +82,7 @@ def test_missing_files_and_folders_are_named(ilids):
     sequences = ilids / "i-LIDS-VID/sequences"
     for camera, other in (("cam1", "cam2"), ("cam2", "cam1")):
         (sequences / camera / "person004").rename(ilids / "away")
-        refused(ilids, f"{sequences / camera / 'person004'} is missing, wanted everybody under both cameras")
+        refused(ilids, f"{sequences / camera / 'person004'} is missing, wanted every identity in both cameras")
         (ilids / "away").rename(sequences / camera / "person004")
         assert (sequences / other / "person004").is_dir()
     (ilids / SPLITS).unlink()

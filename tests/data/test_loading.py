@@ -74,19 +74,19 @@ def test_turns_count_the_places_of_an_epoch_over_all_batches():
 def test_ranks_share_every_batch_between_them(ranks):
     batches = [list(range(start, start + size)) for start, size in ((0, 8), (8, 5), (13, 4))]
     whole = draws(batches, 2)
-    shares = [draws(batches, 2, rank=rank, ranks=ranks) for rank in range(ranks)]
+    shares = [draws(batches, 2, rank=rank, world_size=ranks) for rank in range(ranks)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [turn for part in parts for turn in part] == batch
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_shares_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="rank is 2 of 2"):
-        draws([[1, 2]], 0, rank=2, ranks=2)
-    with pytest.raises(ValueError, match="rank is 0 of 0"):
-        draws([[1, 2]], 0, rank=0, ranks=0)
-    with pytest.raises(ValueError, match="a batch has 1 rows for 2 ranks"):
-        draws([[1, 2, 3], [4]], 0, rank=0, ranks=2)
+    with pytest.raises(ValueError, match="rank is 2, wanted at least 0 and less than the world size 2"):
+        draws([[1, 2]], 0, rank=2, world_size=2)
+    with pytest.raises(ValueError, match="less than the world size 0"):
+        draws([[1, 2]], 0, rank=0, world_size=0)
+    with pytest.raises(ValueError, match="a batch has 1 rows for 2 processes"):
+        draws([[1, 2, 3], [4]], 0, rank=0, world_size=2)
 
 
 def test_a_clip_is_what_its_frames_say(tracklets):
@@ -129,7 +129,7 @@ def test_threads_change_nothing(tracklets, epoch):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_joined_are_one_process(tracklets, epoch, ranks):
     shares = [
-        load(clips_of(tracklets), plan_of(tracklets, rank=rank, ranks=ranks), workers=rank % 2)
+        load(clips_of(tracklets), plan_of(tracklets, rank=rank, world_size=ranks), workers=rank % 2)
         for rank in range(ranks)
     ]
     joined = [
@@ -281,10 +281,10 @@ def test_workers_stay_while_the_main_process_finishes(main):
         ({"seed": -1}, "seed is -1"),
         ({"seed": 0.5}, "seed is 0.5"),
         ({"frames": 0}, "clips of 0 frames"),
-        ({"sampling": "random"}, "sampling is 'random'"),
+        ({"sampling": "random"}, "sampling must be one of .*evenly, got 'random'"),
         ({"sampling": "strided", "stride": 0}, "stride of 0"),
         ({"size": (0, 8)}, r"size is \(0, 8\)"),
-        ({"interpolation": "nearest"}, "interpolation is 'nearest', wanted bilinear or bicubic"),
+        ({"interpolation": "nearest"}, "interpolation must be one of bilinear, bicubic, got 'nearest'"),
     ],
 )
 def test_settings_are_refused_before_any_frame_is_read(wrong, message):

@@ -93,7 +93,7 @@ def test_names_of_other_fields_and_other_images_are_refused(ls_vid):
     for frame in folder.glob("0001_000_02_*"):
         frame.rename(folder / frame.name.replace("_02_", "_c2_"))
     rewrite_first_line(ls_vid, "tracklet_train/0001/0001_000_c2_ 1\n")
-    refused(ls_vid, "0001_000_c2_0000.jpg is not named by four fields")
+    refused(ls_vid, "0001_000_c2_0000.jpg has no name of four fields")
 
 
 @pytest.mark.parametrize("numbers", [[0, 1], [9], [1, 2, 2]])

@@ -50,7 +50,7 @@ def test_counts_are_checked_against_the_published_ones(tmp_path):
 
 
 def test_splits_that_are_not_there_are_refused(prid):
-    refused(prid, "split is 10, but PRID2011 has 10: wanted 0 to 9", split=10)
+    refused(prid, "split is 10, but PRID2011 has 10 splits: wanted 0 to 9", split=10)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_splits_that_are_not_there_are_refused(prid):
         ('[{"train": []}]', 'wanted a list of {"train"'),
         ('[{"train": [1], "test": [2]}]', 'wanted a list of {"train"'),
         ("[]", "split is 0, but PRID2011 has 0"),
-        ('[{"train": ["person_0001"], "test": ["person_0001"]}]', "names somebody twice"),
+        ('[{"train": ["person_0001"], "test": ["person_0001"]}]', "names an identity twice"),
     ],
 )
 def test_split_files_that_hold_something_else_are_refused(prid, content, said):
@@ -74,7 +74,7 @@ def test_split_files_that_hold_something_else_are_refused(prid, content, said):
 def test_people_whom_a_camera_did_not_see_are_refused_by_path(prid, name):
     (prid / "secret").mkdir()
     (prid / "splits_prid2011.json").write_text(json.dumps([{"train": ["person_0001"], "test": [name]}]))
-    refused(prid, "multi_shot/cam_", name, "is missing, wanted as split 0 of", "splits_prid2011.json")
+    refused(prid, "multi_shot/cam_", name, "is missing, but split 0 of", "splits_prid2011.json")
 
 
 def test_missing_files_are_named(prid):

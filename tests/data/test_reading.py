@@ -46,7 +46,7 @@ def test_splits_are_handed_on_where_there_are_some_and_refused_elsewhere(tmp_pat
         splits = {str(read_data_set(name, root, split=split, complete=False)) for split in range(10)}
         assert 1 < len(splits) <= 6  # of 4 people
     else:
-        with pytest.raises(ValueError, match=f"split is 1, but {name} has one: wanted 0"):
+        with pytest.raises(ValueError, match=f"split is 1, but {name} has one split: wanted 0"):
             read_data_set(name, root, split=1, complete=False)
 
 

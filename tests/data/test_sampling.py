@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from strfnet.data.sampling import (
-    TEST_CLIPS,
-    TRAIN_CLIPS,
+    EVALUATION_SAMPLERS,
+    TRAINING_SAMPLERS,
     all_frames,
     balanced_first,
     balanced_random,
     consecutive,
     dense,
-    evaluation_form,
+    evaluation_sampler,
     evenly,
     middle,
     random_sorted,
@@ -25,7 +25,7 @@ from strfnet.data.sampling import (
     restricted_random,
     strided,
     strided_first,
-    training_form,
+    training_sampler,
 )
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "sampling.safetensors")
@@ -162,7 +162,7 @@ def test_sure_picks(form, length, frames, picks):
 
 @given(**sizes, seed=st.integers(0, 99))
 def test_training_clips_have_their_frames_inside_the_tracklet_and_repeat(length, frames, seed):
-    for name, form in TRAIN_CLIPS.items():
+    for name, form in TRAINING_SAMPLERS.items():
         clip = form(length, frames, np.random.default_rng(seed))
         assert len(clip) == frames and all(type(index) is int and 0 <= index < length for index in clip), name
         assert clip == form(length, frames, np.random.default_rng(seed)), name
@@ -172,7 +172,7 @@ def test_training_clips_have_their_frames_inside_the_tracklet_and_repeat(length,
 
 @given(**sizes)
 def test_test_clips_have_their_frames_inside_the_tracklet(length, frames):
-    for name, form in TEST_CLIPS.items():
+    for name, form in EVALUATION_SAMPLERS.items():
         clips = form(length, frames)
         assert clips and all(type(index) is int and 0 <= index < length for clip in clips for index in clip), name
         if name != "all_frames":
@@ -189,16 +189,16 @@ def test_all_frames_come_once_and_in_order(length, frames):
 
 def test_forms_are_had_by_name():
     rng, again = np.random.default_rng(1), np.random.default_rng(1)
-    assert training_form("strided", frames=4)(99, rng=rng) == strided(99, 4, again, stride=8)
-    assert training_form("strided", frames=4, stride=3)(99, rng=rng) == strided(99, 4, again, stride=3)
-    assert training_form("restricted_random", frames=4)(9, rng=rng) == restricted_random(9, 4, again)
-    assert evaluation_form("all_frames", frames=32)(40) == [list(range(32)), list(range(32, 40))]
-    assert evaluation_form("restricted_first", frames=3)(4) == [[0, 2, 3]]
+    assert training_sampler("strided", frames=4)(99, rng=rng) == strided(99, 4, again, stride=8)
+    assert training_sampler("strided", frames=4, stride=3)(99, rng=rng) == strided(99, 4, again, stride=3)
+    assert training_sampler("restricted_random", frames=4)(9, rng=rng) == restricted_random(9, 4, again)
+    assert evaluation_sampler("all_frames", frames=32)(40) == [list(range(32)), list(range(32, 40))]
+    assert evaluation_sampler("restricted_first", frames=3)(4) == [[0, 2, 3]]
 
 
-@pytest.mark.parametrize("form", [training_form, evaluation_form])
+@pytest.mark.parametrize("form", [training_sampler, evaluation_sampler])
 def test_forms_that_do_not_exist_are_refused(form):
-    with pytest.raises(ValueError, match=r"sampling is 'random', wanted one of .*evenly"):
+    with pytest.raises(ValueError, match=r"sampling must be one of .*evenly.*, got 'random'"):
         form("random", frames=8)
     with pytest.raises(ValueError, match="got clips of 0 frames"):
         form("evenly", frames=0)
@@ -206,10 +206,10 @@ def test_forms_that_do_not_exist_are_refused(form):
 
 @pytest.mark.parametrize(("length", "frames"), [(0, 8), (8, 0), (-1, 8), (3, -2)])
 def test_nothing_to_pick_from_is_refused(length, frames):
-    for form in TRAIN_CLIPS.values():
+    for form in TRAINING_SAMPLERS.values():
         with pytest.raises(ValueError, match=rf"got .*{length} frames .*wanted at least 1 of each"):
             form(length, frames, np.random.default_rng(0))
-    for form in TEST_CLIPS.values():
+    for form in EVALUATION_SAMPLERS.values():
         with pytest.raises(ValueError, match=rf"got .*{length} frames .*wanted at least 1 of each"):
             form(length, frames)
 
@@ -219,4 +219,4 @@ def test_a_stride_that_goes_nowhere_is_refused(stride):
     with pytest.raises(ValueError, match=f"stride is {stride}"):
         strided(99, 4, np.random.default_rng(0), stride=stride)
     with pytest.raises(ValueError, match=f"a stride of {stride}"):
-        training_form("strided", frames=4, stride=stride)
+        training_sampler("strided", frames=4, stride=stride)

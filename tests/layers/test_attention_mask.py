@@ -68,9 +68,9 @@ def test_the_mask_is_the_sigmoids_of_mean_magnitudes(mask, clip, time_padding):
 
 @every_mask
 def test_a_feature_can_be_weighed_by_the_mask_of_another(mask):
-    fam, x, band = wake(FAM(3, mask=mask).double()), normal(2, 3, 4, 3, 2), normal(2, 3, 4, 3, 2, seed=1)
-    torch.testing.assert_close(fam(x, band), x * restated(fam, band))
-    assert not torch.allclose(fam(x, band), fam(x))
+    fam, x, component = wake(FAM(3, mask=mask).double()), normal(2, 3, 4, 3, 2), normal(2, 3, 4, 3, 2, seed=1)
+    torch.testing.assert_close(fam(x, component), x * restated(fam, component))
+    assert not torch.allclose(fam(x, component), fam(x))
 
 
 @every_mask
@@ -108,6 +108,6 @@ def test_the_default_is_the_product_with_replicated_frames():
     assert repr(FAM(3, mask="time")).startswith("FAM(\n  3, mask='time', time_padding='replicate'")
 
 
-def test_a_band_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"band must have the shape of x, \(1, 3, 2, 4, 4\), got \(1, 3, 2, 2, 2\)"):
+def test_a_component_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"component must have the shape of x, .*, got \(1, 3, 2, 2, 2\)"):
         FAM(3)(torch.zeros(1, 3, 2, 4, 4), torch.zeros(1, 3, 2, 2, 2))

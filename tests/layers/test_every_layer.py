@@ -220,7 +220,7 @@ def said(shape):
 UNKNOWN = [
     (lambda: FAM(0), "channels must be at least 1, got 0"),
     (lambda: FAM(4, mask="sum"), "mask must be one of product, time, space, joint, got 'sum'"),
-    (lambda: FAM(4, time_padding="same"), 'time_padding must be "replicate" or "zeros", got \'same\''),
+    (lambda: FAM(4, time_padding="same"), "time_padding must be one of replicate, zeros, got 'same'"),
     (lambda: FFM(0), "channels must be at least 1, got 0"),
     (lambda: FFM(4, "ts"), "unit must be one of static, dynamic, coarse, fine, got 'ts'"),
     (lambda: FFM(4, window=2), "window must be an odd number of frames, or None for the whole clip, got 2"),
@@ -231,7 +231,7 @@ UNKNOWN = [
     (lambda: FFM(4, grid=(2, 2, 2)), "grid must be one or two numbers of pixels of at least 1, got (2, 2, 2)"),
     (lambda: FFM(4, dynamic="diff"), "dynamic must be one of difference, remainder, got 'diff'"),
     (lambda: FFM(4, mask="sum"), "mask must be one of product, time, space, joint, got 'sum'"),
-    (lambda: FFM(4, mask=None, time_padding=0), 'time_padding must be "replicate" or "zeros", got 0'),
+    (lambda: FFM(4, mask=None, time_padding=0), "time_padding must be one of replicate, zeros, got 0"),
     (lambda: STRF(0), "channels and reduction must be at least 1, got 0 and 16"),
     (lambda: STRF(4, reduction=0), "channels and reduction must be at least 1, got 4 and 0"),
     (lambda: STRF(4, units=("static", "sharp")), "unit must be one of static, dynamic, coarse, fine, got 'sharp'"),

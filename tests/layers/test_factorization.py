@@ -58,7 +58,7 @@ def repeated(means, h, w, grid):
     return answer
 
 
-def band(unit, z, window=3, grid=2, dynamic="difference", split=True, **_):
+def component(unit, z, window=3, grid=2, dynamic="difference", split=True, **_):
     if not split:
         return z
     if unit == "static":
@@ -95,7 +95,7 @@ def convolved(weight, b, time_padding):
 
 
 def restated(ffm, unit, z, chosen):
-    b = band(unit, z, **chosen)
+    b = component(unit, z, **chosen)
     answer = convolved(ffm.conv.weight.detach(), b, chosen.get("time_padding", "replicate")).clamp(min=0)
     if ffm.attention is not None:
         answer = answer * ffm.attention.mask(b)
@@ -105,9 +105,9 @@ def restated(ffm, unit, z, chosen):
 @every_unit
 @given(clip=clips(channels=2, max_batch=2, max_frames=6, max_height=6, max_width=5), chosen=options)
 @settings(max_examples=30)
-def test_every_factor_is_its_band_convolved_and_weighed_by_the_mask_of_the_band(unit, clip, chosen):
+def test_every_factor_is_its_component_convolved_and_weighed_by_the_mask_of_the_component(unit, clip, chosen):
     ffm = wake(FFM(2, unit, **chosen).double())
-    torch.testing.assert_close(ffm.band(clip), band(unit, clip, **chosen))
+    torch.testing.assert_close(ffm.component(clip), component(unit, clip, **chosen))
     answer = ffm(clip)
     assert answer.shape == clip.shape and (answer >= 0).all()
     torch.testing.assert_close(answer, restated(ffm, unit, clip, chosen))
@@ -115,8 +115,12 @@ def test_every_factor_is_its_band_convolved_and_weighed_by_the_mask_of_the_band(
         with pytest.raises(ValueError, match="built with mask=None and has no mask"):
             ffm.mask(clip)
         return
-    mask, of_band = ffm.mask(clip), ffm.attention.mask(band(unit, clip, **chosen))
-    wide = of_band if of_band.shape[3:] == clip.shape[3:] else repeated(of_band, *clip.shape[3:], chosen["grid"])
+    mask, of_component = ffm.mask(clip), ffm.attention.mask(component(unit, clip, **chosen))
+    wide = (
+        of_component
+        if of_component.shape[3:] == clip.shape[3:]
+        else repeated(of_component, *clip.shape[3:], chosen["grid"])
+    )
     assert mask.shape == (len(clip), 1, *clip.shape[2:]) and mask.min() > 0 and mask.max() < 1
     torch.testing.assert_close(mask, wide)
 
@@ -126,7 +130,7 @@ def test_every_factor_is_its_band_convolved_and_weighed_by_the_mask_of_the_band(
 @settings(max_examples=15)
 def test_the_defaults_are_a_window_of_three_cells_of_two_and_the_difference(unit, clip):
     ffm = wake(FFM(2, unit).double())
-    torch.testing.assert_close(ffm.band(clip), band(unit, clip))
+    torch.testing.assert_close(ffm.component(clip), component(unit, clip))
     torch.testing.assert_close(ffm(clip), restated(ffm, unit, clip, {}))
 
 
@@ -134,20 +138,23 @@ def test_the_defaults_are_a_window_of_three_cells_of_two_and_the_difference(unit
 @settings(max_examples=25)
 def test_what_is_static_and_what_remains_add_up_to_the_feature(clip, window):
     still, rest = FFM(2, window=window).double(), FFM(2, "dynamic", window=window, dynamic="remainder").double()
-    torch.testing.assert_close(still.band(clip) + rest.band(clip), clip)
+    torch.testing.assert_close(still.component(clip) + rest.component(clip), clip)
 
 
 @given(clip=clips(channels=2), grid=grids)
 @settings(max_examples=25)
-def test_the_coarse_band_repeated_and_the_fine_one_add_up_to_the_feature(clip, grid):
-    means, fine = FFM(2, "coarse", grid=grid).double().band(clip), FFM(2, "fine", grid=grid).double().band(clip)
+def test_the_coarse_component_repeated_and_the_fine_one_add_up_to_the_feature(clip, grid):
+    means, fine = (
+        FFM(2, "coarse", grid=grid).double().component(clip),
+        FFM(2, "fine", grid=grid).double().component(clip),
+    )
     torch.testing.assert_close(repeated(means, *clip.shape[3:], grid) + fine, clip)
 
 
 @given(clip=clips(channels=2))
 @settings(max_examples=25)
 def test_the_first_frame_and_the_differences_up_to_one_give_the_next(clip):
-    differences = FFM(2, "dynamic").double().band(clip)
+    differences = FFM(2, "dynamic").double().component(clip)
     torch.testing.assert_close(clip[:, :, :1] + differences.cumsum(dim=2)[:, :, :-1], clip[:, :, 1:])
     assert not differences[:, :, -1].any()
 
@@ -191,8 +198,8 @@ def test_clips_of_a_batch_do_not_see_each_other(unit):
 
 
 @every_unit
-def test_leaving_the_band_out_changes_the_answer_and_no_parameter_count(unit):
+def test_leaving_the_component_out_changes_the_answer_and_no_parameter_count(unit):
     split, whole, clip = FFM(2, unit).double(), FFM(2, unit, split=False).double(), normal(1, 2, 4, 4, 4)
     wake(split), wake(whole)
-    assert torch.equal(whole.band(clip), clip) and not torch.allclose(split(clip), whole(clip))
+    assert torch.equal(whole.component(clip), clip) and not torch.allclose(split(clip), whole(clip))
     assert [p.shape for p in split.parameters()] == [p.shape for p in whole.parameters()]

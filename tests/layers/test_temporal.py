@@ -275,11 +275,11 @@ def test_a_checkpoint_of_the_image_convolution_loads_and_is_not_touched(kind):
 
 @every_kind
 @pytest.mark.parametrize("other", [nn.Conv3d(2, 2, 1), nn.Linear(2, 2), C2D(nn.Conv2d(2, 2, 1)), nn.LazyConv2d(2, 1)])
-def test_heirs_of_the_convolution_and_other_modules_are_refused(kind, other):
+def test_subclasses_of_the_convolution_and_other_modules_are_refused(kind, other):
     with pytest.raises(TypeError, match=rf"conv must be a plain torch.nn.Conv2d, got {type(other).__name__}"):
         kind(other)
 
 
 def test_a_convolution_that_does_not_say_what_it_does_over_time_says_so():
-    with pytest.raises(TypeError, match="TemporalConv does not say how it convolves"):
+    with pytest.raises(TypeError, match="TemporalConv does not implement convolve"):
         TemporalConv(nn.Conv2d(2, 2, 1))(torch.zeros(1, 2, 1, 1, 1))

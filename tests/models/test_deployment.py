@@ -10,10 +10,10 @@ from strategies import wake
 from torch.export import Dim
 
 import strfnet
-from strfnet.models.registry import FORMS
+from strfnet.models.registry import ARCHITECTURES
 
 QUICK = ["ap3d_nl_resnet8", "ste_nvan_resnet8"]  # with strf_p3dc_resnet8 they hold every kind of unit
-SLOW = [pytest.param(form.format("resnet18"), marks=pytest.mark.slow) for form in FORMS]
+SLOW = [pytest.param(form.format("resnet18"), marks=pytest.mark.slow) for form in ARCHITECTURES]
 
 
 def woken(name):

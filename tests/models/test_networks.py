@@ -9,13 +9,13 @@ from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import TemporalConv
-from strfnet.models.registry import FORMS
+from strfnet.models.registry import ARCHITECTURES
 
 DEPTHS = ("resnet8", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CLIP = torch.randn(2, 3, 5, 256, 16, generator=torch.Generator().manual_seed(0))
 SMALL_CLIP = torch.randn(2, 3, 5, 64, 32, generator=torch.Generator().manual_seed(0))
-NAMES = [form.format("resnet8") for form in FORMS]
-NAMES += [pytest.param(form.format("resnet18"), marks=pytest.mark.slow) for form in FORMS]
+NAMES = [form.format("resnet8") for form in ARCHITECTURES]
+NAMES += [pytest.param(form.format("resnet18"), marks=pytest.mark.slow) for form in ARCHITECTURES]
 
 
 def build(name, **arguments):
@@ -38,7 +38,7 @@ def blocks(*pairs):
 
 def test_every_network_of_both_papers_is_listed_for_every_depth():
     names = strfnet.list_models()
-    assert len(set(names)) == len(names) == len(DEPTHS) * len(FORMS)
+    assert len(set(names)) == len(names) == len(DEPTHS) * len(ARCHITECTURES)
     for depth in DEPTHS:
         for form in ("i3d_{}", "strf_p3da_{}", "strf_p3db_{}", "strf_p3dc_{}", "{}_fpl", "{}_maxfpl", "nvan_{}",
                      "nvan_spatial_{}", "nvan_temporal_{}", "ste_nvan_{}", "ap3d_{}", "ap3d_nl_{}"):  # fmt: skip

@@ -6,8 +6,8 @@ import torch
 import strfnet
 from strfnet.models import Preprocessing, UnknownNetwork, find_network
 from strfnet.training import Recipe
-from strfnet.training.state import WEIGHTS, weights_file
-from strfnet.weights.store import put
+from strfnet.weights.file import WEIGHTS
+from strfnet.weights.store import CheckpointStore, pack
 
 RECIPE = Recipe(model="c2d_resnet8", height=40, width=24, interpolation="bicubic")
 
@@ -25,7 +25,9 @@ def run(tmp_path):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.fill_(value)
-        put(tmp_path / "run" / shelf, number, {WEIGHTS: weights_file(network)}, {"recipe": RECIPE.to_json()})
+        CheckpointStore(tmp_path / "run" / shelf).save(
+            number, {WEIGHTS: pack(network.state_dict())}, {"recipe": RECIPE.to_json()}
+        )
     return tmp_path / "run"
 
 
@@ -49,11 +51,13 @@ def test_a_name_takes_weights_of_any_kind(tmp_path, run, kind):
     if kind == "ours":
         strfnet.save(network, weights, height=48)
     elif kind == "bare":
-        weights.write_bytes(weights_file(network))
+        weights.write_bytes(pack(network.state_dict()))
     elif kind == "published":
         strfnet.save_official(network, weights)
     else:
-        put(tmp_path / "other" / "checkpoints", 1, {WEIGHTS: weights_file(network)}, {"recipe": RECIPE.to_json()})
+        CheckpointStore(tmp_path / "other" / "checkpoints").save(
+            1, {WEIGHTS: pack(network.state_dict())}, {"recipe": RECIPE.to_json()}
+        )
         weights = tmp_path / "other"
     found = find_network("i3d_resnet8", weights=weights)
     state = network.state_dict()
@@ -102,7 +106,7 @@ def test_a_function_builds_a_network(tmp_path, monkeypatch):
     found = find_network("own_models:build")
     assert found.network.out_features == 3 and found.name == "own_models:build" and found.trained
     wanted = torch.nn.Linear(2, 3)
-    (tmp_path / "weights.safetensors").write_bytes(weights_file(wanted))
+    (tmp_path / "weights.safetensors").write_bytes(pack(wanted.state_dict()))
     loaded = find_network("own_models:build", weights=tmp_path / "weights.safetensors")
     assert torch.equal(loaded.network.weight, wanted.weight)
     for source, message in (
@@ -121,7 +125,7 @@ def test_what_is_no_network_is_refused(run, tmp_path):
         with pytest.raises(UnknownNetwork, match=r"the nearest is 'strf_i3d_resnet|nothing does not exist"):
             find_network(source)
     other = tmp_path / "other.safetensors"
-    other.write_bytes(weights_file(strfnet.create_model("strf_c2d_resnet8", num_classes=5)))
+    other.write_bytes(pack(strfnet.create_model("strf_c2d_resnet8", num_classes=5).state_dict()))
     for arguments, message in (
         ({"source": tmp_path}, f"{tmp_path} holds no run"),
         ({"source": "c2d_resnet8", "weights": other}, f"{other} does not fit ReIDNetwork: .* is not in the network"),

@@ -55,5 +55,5 @@ def test_frozen_parameters_are_left_out():
         assert type(optimizer) is kind and group["params"] == [network[1].weight]
         assert (group["lr"], group["weight_decay"], group.get("momentum", 0.9)) == (0.5, 0.25, 0.9)
     network.requires_grad_(False)
-    with pytest.raises(ValueError, match="no parameter that is trained"):
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         make_optimizer(tiny_recipe(), network)

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strfnet.data.choices import Batches
 from strfnet.data.identities import identity_batches
-from strfnet.training.recipe import BATCHES, CHANGEABLE, Recipe
+from strfnet.training.recipe import CHANGEABLE, Recipe
 
 
 def test_the_defaults_are_ap3ds_recipe():
@@ -78,7 +80,7 @@ def test_names_known_elsewhere_are_checked_by_who_knows_them():
 
 @pytest.mark.parametrize("device", ["cuda:99", "cdua", "gpu"])
 def test_a_device_that_is_not_there_is_refused(device):
-    with pytest.raises(ValueError, match=f"device '{device}' is not there, wanted one of cpu"):
+    with pytest.raises(ValueError, match=f"device '{device}' is not available, wanted one of cpu"):
         Recipe(device=device).check_device()
 
 
@@ -88,7 +90,7 @@ def test_fp16_on_the_cpu_is_refused():
 
 
 def test_the_forms_of_batches_are_those_of_the_data():
-    for form in BATCHES:
+    for form in get_args(Batches):
         assert identity_batches([0, 0, 1, 1], identities=2, tracklets=2, form=form, seed=0, epoch=0)
 
 

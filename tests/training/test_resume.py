@@ -1,5 +1,6 @@
 """All nine kinds of state, there and back; runs that are killed end bit for bit as if they had not been."""
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
-from tiny_runs import network_for, objective_for, tiny_recipe, walkers
+from tiny_runs import checkpoints, metadata_of, network_for, objective_for, tiny_recipe, walkers
 from torch import nn
 
 from strfnet import create_model
@@ -21,15 +22,14 @@ from strfnet.training.state import (
     OPTIMIZER,
     WEIGHTS,
     random_states,
-    read_weights,
     restore,
     restore_random_states,
     start_from,
-    tensor_files,
-    weights_file,
+    training_state,
 )
 from strfnet.training.trainer import train
-from strfnet.weights.store import checkpoints, describe
+from strfnet.weights.file import read_weights
+from strfnet.weights.store import DESCRIPTION, pack
 
 CPU = torch.device("cpu")
 
@@ -54,27 +54,27 @@ def step(recipe, network, optimizer, steps, seed):
 def test_weights_buffers_and_optimizer_go_on_bit_for_bit(name):
     recipe = tiny_recipe(optimizer=name, lr=1e-3)
     network, optimizer = stepped(recipe, 2)
-    files = tensor_files(network, optimizer)
+    files = training_state(network, optimizer)
     other, its_optimizer = stepped(recipe, 3, seed=9)
     restore(other, its_optimizer, files, "a test")
-    assert tensor_files(other, its_optimizer) == files
+    assert training_state(other, its_optimizer) == files
     for one, another in zip(network.parameters(), other.parameters(), strict=True):
         for key, value in optimizer.state[one].items():
             twin = its_optimizer.state[another][key]
             assert twin.dtype == value.dtype and twin.stride() == value.stride() and twin.device == value.device
     fresh = stepped(recipe, 0)
     twin = stepped(recipe, 1)
-    restore(*twin, tensor_files(*fresh), "a test")
-    assert not twin[1].state and tensor_files(*twin) == tensor_files(*fresh)
+    restore(*twin, training_state(*fresh), "a test")
+    assert not twin[1].state and training_state(*twin) == training_state(*fresh)
     step(recipe, network, optimizer, 2, 5)
     step(recipe, other, its_optimizer, 2, 5)
-    assert tensor_files(other, its_optimizer) == tensor_files(network, optimizer)
+    assert training_state(other, its_optimizer) == training_state(network, optimizer)
 
 
 def test_nothing_is_changed_by_what_does_not_fit():
     recipe = tiny_recipe()
     network, optimizer = stepped(recipe, 1)
-    before, good = tensor_files(network, optimizer), tensor_files(*stepped(recipe, 2, seed=4))
+    before, good = training_state(network, optimizer), training_state(*stepped(recipe, 2, seed=4))
     wrong = load(good[WEIGHTS])
     del wrong["head.neck.bias"]
     wrong["extra"], wrong["head.neck.weight"] = torch.ones(1), wrong["head.neck.weight"].double()
@@ -84,12 +84,12 @@ def test_nothing_is_changed_by_what_does_not_fit():
             {**good, WEIGHTS: save(wrong)},
             "head.neck.bias is missing, extra is not in the network, head.neck.weight is",
         ),
-        ({**good, OPTIMIZER: save({**remembered, "nobody|exp_avg": torch.ones(2)})}, "nobody.* is no parameter"),
+        ({**good, OPTIMIZER: save({**remembered, "nobody|exp_avg": torch.ones(2)})}, "nobody.* fits no parameter"),
         ({**good, OPTIMIZER: save({**remembered, "head.neck.bias|exp_avg": torch.ones(2)})}, "head.neck.bias.*2,"),
     ):
         with pytest.raises(ValueError, match=message):
             restore(network, optimizer, files, "a test")
-        assert tensor_files(network, optimizer) == before
+        assert training_state(network, optimizer) == before
 
 
 def test_random_states_go_on():
@@ -128,7 +128,7 @@ def test_weights_are_found_in_files_checkpoints_and_runs(tmp_path):
 
 def test_ste_nvan_starts_from_nvan(tmp_path):
     nvan = create_model("nvan_resnet8", num_classes=4)
-    (tmp_path / "nvan.safetensors").write_bytes(weights_file(nvan))
+    (tmp_path / "nvan.safetensors").write_bytes(pack(nvan.state_dict()))
     start_from(create_model("ste_nvan_resnet8", num_classes=4), tmp_path / "nvan.safetensors")
 
 
@@ -164,7 +164,7 @@ def test_killed_with_workers_and_started_again_a_run_ends_bit_for_bit_alike(tmp_
     assert [path.name for path in checkpoints(tmp_path / "b" / "checkpoints")][-1] == "00000004"
     for name in "ab":
         dropout_run(tmp_path / name)
-    a, b = (describe(checkpoints(tmp_path / name / "checkpoints")[-1]) for name in "ab")
+    a, b = (metadata_of(checkpoints(tmp_path / name / "checkpoints")[-1]) for name in "ab")
     assert a["sha256"] == b["sha256"] and a["position"] == b["position"]
     told = [
         [
@@ -187,9 +187,9 @@ def test_another_recipe_or_other_data_is_refused_and_nothing_touched(tmp_path):
     run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for changes, message in (
-        ({"lr": 0.5, "seed": 4}, "lr was 0.0003 and is 0.5, seed was 3 and is 4; give the run another folder"),
-        ({"data": walkers(tracklets=3)}, "tracklets were .* and are"),
-        ({"data": walkers(identities=5), "classes": 5}, "identities were 4 and are 5"),
+        ({"lr": 0.5, "seed": 4}, "lr was 0.0003 and is 0.5, seed was 3 and is 4; use another folder"),
+        ({"data": walkers(tracklets=3)}, "tracklets was .* and is"),
+        ({"data": walkers(identities=5), "classes": 5}, "identities was 4 and is 5"),
     ):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, **changes)
@@ -198,7 +198,7 @@ def test_another_recipe_or_other_data_is_refused_and_nothing_touched(tmp_path):
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
     holder = (
-        f"from pathlib import Path; from strfnet.system.files import claim; claim(Path({str(tmp_path / '.lock')!r}))"
+        f"from pathlib import Path; from strfnet.system.files import lock; lock(Path({str(tmp_path / '.lock')!r}))"
     )
     waiting = "print('held', flush=True); input()"
     command = [sys.executable, "-c", f"{holder}; {waiting}"]
@@ -228,18 +228,22 @@ def test_a_damaged_checkpoint_is_refused_with_its_name_and_the_one_before_it(tmp
     content = bytearray((last / OPTIMIZER).read_bytes())
     content[len(content) // 2] ^= 1
     (last / OPTIMIZER).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{last} is damaged: optimizer.*; {before} is whole: remove {last.name}"):
+    with pytest.raises(
+        ValueError, match=f"{last} is damaged: optimizer.*; {before} is undamaged: remove {last.name}"
+    ):
         run(tmp_path)
     last.rename(tmp_path / "aside")
     assert run(tmp_path)[1] == outcome
-    assert describe(checkpoints(tmp_path / "checkpoints")[-1])["sha256"] == describe(tmp_path / "aside")["sha256"]
+    (*_, again) = checkpoints(tmp_path / "checkpoints")
+    before = json.loads((tmp_path / "aside" / DESCRIPTION).read_text())["description"]
+    assert metadata_of(again)["sha256"] == before["sha256"]
 
 
 def test_a_log_is_cut_back_to_the_checkpoint_and_never_torn(tmp_path):
     path = tmp_path / "log.jsonl"
     log = Log(path)
     log.write("step", 1, {"loss": 0.5, "bad": float("nan"), "name": "日本"})
-    size = log.settle()
+    size = log.sync()
     log.write("step", 2, {"loss": 0.25})
     log.close()
     assert read_log(path)[0] == {"kind": "step", "step": 1, "loss": 0.5, "bad": None, "name": "日本"}
@@ -248,4 +252,4 @@ def test_a_log_is_cut_back_to_the_checkpoint_and_never_torn(tmp_path):
     assert [line["loss"] for line in read_log(path)] == [0.5, 0.125]
     nothing = Log(None)
     nothing.write("step", 1, {})
-    assert nothing.settle() == 0
+    assert nothing.sync() == 0

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from tiny_runs import TINY, network_for, objective_for, tiny_recipe, walkers
+from tiny_runs import TINY, checkpoints, metadata_of, network_for, objective_for, tiny_recipe, walkers
 from torch import nn
 
 from strfnet import create_model, list_models
@@ -22,9 +23,8 @@ from strfnet.data.transforms import Augmentation
 from strfnet.losses.objective import Objective, strf_loss
 from strfnet.system.signals import Stopped
 from strfnet.training.log import read_log
-from strfnet.training.state import read_weights
 from strfnet.training.trainer import Diverged, identity_labels, train
-from strfnet.weights.store import checkpoints, describe
+from strfnet.weights.file import read_weights
 
 
 def run(folder, network=None, objective=None, evaluate=None, data=None, progress=False, **changes):
@@ -64,7 +64,7 @@ def test_the_run_is_the_loop_written_by_hand(tmp_path, loss):
     run(tmp_path, schedule="cosine", **changes)
     steps = lines(tmp_path, "step")
     assert [(line["loss"], line["gradient_norm"]) for line in steps] == [pytest.approx(pair) for pair in told]
-    torch.testing.assert_close(read_weights(tmp_path), dict(network.state_dict()), rtol=0, atol=1e-7)
+    torch.testing.assert_close(read_weights(tmp_path).tensors, dict(network.state_dict()), rtol=0, atol=1e-7)
 
 
 def test_what_a_run_leaves(tmp_path):
@@ -79,16 +79,16 @@ def test_what_a_run_leaves(tmp_path):
     )
     evaluated = [(line["epoch"], line["mAP"]) for line in lines(tmp_path, "evaluation")]
     assert evaluated == [(2, 0.25), (4, 0.75), (5, 0.5)]
-    assert (outcome.epoch, outcome.figures, outcome.best) == (5, {"mAP": 0.5, "rank 1": 1.0}, 0.75)
+    assert (outcome.epoch, outcome.metrics, outcome.best) == (5, {"mAP": 0.5, "rank 1": 1.0}, 0.75)
     assert outcome.best_step == max(line["step"] for line in steps if line["epoch"] == 3)
     text = str(outcome)
     assert f"result, after the last epoch (5, step {outcome.step}): mAP 0.5, rank 1 1" in text
-    assert f"the best mAP was 0.75 after step {outcome.best_step}; chosen by looking at the test" in text
+    assert f"the best mAP was 0.75 after step {outcome.best_step}; selected on the test data" in text
     written = json.loads((tmp_path / "result.json").read_text())
-    assert written["figures"] == outcome.figures and written["step"] == outcome.step
+    assert written["figures"] == outcome.metrics and written["step"] == outcome.step
     # The older of the two checkpoints still knows the first of the best.
     assert [path.name for path in checkpoints(tmp_path / "best")] == ["00000004", f"{outcome.best_step:08d}"]
-    best = describe(checkpoints(tmp_path / "best")[-1])
+    best = metadata_of(checkpoints(tmp_path / "best")[-1])
     assert best["figures"] == {"mAP": 0.75, "rank 1": 1.0} and best["classes"] == 4
     assert best["recipe"]["model"] == "strf_c2d_resnet8"
     assert len(checkpoints(tmp_path / "checkpoints")) == 2 and not list(tmp_path.rglob("*.part"))
@@ -106,10 +106,10 @@ def test_evaluating_changes_no_weight_and_may_do_as_it_likes(tmp_path):
 
     outcome = run(tmp_path / "a", network=model(), evaluate=evaluate, evaluate_every=1, epochs=3)
     assert outcome.best is None and not checkpoints(tmp_path / "a" / "best")
-    assert run(tmp_path / "b", network=model(), epochs=3).figures == {}
+    assert run(tmp_path / "b", network=model(), epochs=3).metrics == {}
     assert (
-        describe(checkpoints(tmp_path / "a" / "checkpoints")[-1])["sha256"]
-        == (describe(checkpoints(tmp_path / "b" / "checkpoints")[-1])["sha256"])
+        metadata_of(checkpoints(tmp_path / "a" / "checkpoints")[-1])["sha256"]
+        == (metadata_of(checkpoints(tmp_path / "b" / "checkpoints")[-1])["sha256"])
     )
 
 
@@ -118,10 +118,13 @@ def test_a_steps_limit_makes_short_epochs(tmp_path):
     assert [line["batch"] for line in lines(tmp_path, "step")] == [2, 2, 2]
 
 
-def test_the_bar_tells_loss_speed_and_time_left(tmp_path, capfd):
-    run(tmp_path, progress=True)
-    told = capfd.readouterr().err
-    assert "training: 100%" in told and "loss " in told and "images/s" in told and "<" in told
+def test_progress_has_a_total_a_speed_the_time_left_and_the_loss(tmp_path, capfd):
+    steps = run(tmp_path, progress=True, batches="every_identity").step
+    *_, last = capfd.readouterr().err.splitlines()
+    number = r"[\d.]+"
+    assert re.fullmatch(
+        rf"{steps} of {steps} batches trained, {number} batches/s, {number} images/s, 0 s left, loss {number}", last
+    )
 
 
 def test_tensorboard_files_by_option(tmp_path):
@@ -155,10 +158,10 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_tracklets(tmp_path, wrong
     assert f"the last checkpoint is {last}" in str(error.value)
     (told,) = lines(tmp_path, "stop")
     assert told["rows"] == rows and len(told["tracklets"]) == 4 and told["step"] == 3
-    kept = read_weights(last)
+    kept = read_weights(last).tensors
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, kept[name]), name
-    assert all(tensor.isfinite().all() for tensor in read_weights(last).values())
+    assert all(tensor.isfinite().all() for tensor in read_weights(last).tensors.values())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -176,14 +179,14 @@ def test_a_signal_lets_the_step_finish_saves_and_leaves_with_its_code(tmp_path, 
         run(tmp_path, objective=asked)
     assert isinstance(stopped.value, Stopped) and stopped.value.code == code
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000002"]
-    assert f"stopped by {number.name} after step 2; all is saved in {tmp_path}" in capsys.readouterr().err
+    assert f"stopped by {number.name} after step 2, saved in {tmp_path}" in capsys.readouterr().err
     assert lines(tmp_path, "stop")[0]["signal"] == number.name
     assert signal.getsignal(number) == handler
     whole = run(tmp_path / "whole")
     assert run(tmp_path).step == whole.step
     assert (
-        describe(checkpoints(tmp_path / "checkpoints")[-1])["sha256"]
-        == (describe(checkpoints(tmp_path / "whole" / "checkpoints")[-1])["sha256"])
+        metadata_of(checkpoints(tmp_path / "checkpoints")[-1])["sha256"]
+        == (metadata_of(checkpoints(tmp_path / "whole" / "checkpoints")[-1])["sha256"])
     )
 
 
@@ -195,7 +198,7 @@ def test_a_signal_in_an_evaluation_leaves_at_once_and_is_evaluated_again(tmp_pat
 
     with pytest.raises(Stopped):
         run(tmp_path, evaluate=evaluate)
-    assert run(tmp_path, evaluate=lambda network: {"mAP": 1.0}).figures == {"mAP": 1.0}
+    assert run(tmp_path, evaluate=lambda network: {"mAP": 1.0}).metrics == {"mAP": 1.0}
 
 
 SECOND = """
@@ -238,7 +241,7 @@ def test_bfloat16_trains_and_leaves_float32_weights(tmp_path):
     forward = network.forward
     run(tmp_path, network=network, precision="bf16")
     assert set(seen) == {torch.bfloat16}
-    assert {tensor.dtype for tensor in read_weights(tmp_path).values()} == {torch.float32, torch.int64}
+    assert {tensor.dtype for tensor in read_weights(tmp_path).tensors.values()} == {torch.float32, torch.int64}
     assert network.forward == forward and network.eval()(torch.rand(1, 3, 2, 64, 32)).embedding.dtype == torch.float32
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path, "step"))
 
@@ -250,7 +253,7 @@ def test_fp16_on_the_cpu_is_refused_before_anything_is_there(tmp_path):
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="the network tells 3 identities apart, wanted 4 or more"):
+    with pytest.raises(ValueError, match="the network has logits of 3 identities, wanted at least 4"):
         run(tmp_path, network=create_model(TINY["model"], num_classes=3))
     with pytest.raises(ValueError, match="no tracklets to train on"):
         train(network_for(tiny_recipe()), strf_loss(), [], tiny_recipe(), tmp_path)
@@ -287,5 +290,5 @@ def test_every_parameter_of_every_network_has_a_gradient(name):
 def test_one_gpu_is_not_given_to_several_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("strfnet.training.recipe.Recipe.check_device", lambda self: None)
-    with pytest.raises(ValueError, match="device 'cuda:1' is one for several processes, wanted cuda"):
+    with pytest.raises(ValueError, match="device 'cuda:1' is one GPU for several processes, wanted cuda"):
         run(tmp_path, device="cuda:1")

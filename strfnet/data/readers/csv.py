@@ -1,4 +1,4 @@
-"""Tracklets from a CSV file with one line for each."""
+"""Tracklets from a CSV file with one line for each tracklet."""
 
 import csv
 import glob
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from strfnet.data.readers.directory import frames_among, frames_in
-from strfnet.data.readers.folder import asked_apart, asked_by_rule
+from strfnet.data.readers.folder import with_derived_queries, with_explicit_queries
 from strfnet.data.tracklet import DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
 
@@ -18,7 +18,7 @@ _SUBSETS = ("train", "test", "query", "gallery")
 
 @dataclass(frozen=True)
 class _Line:
-    """What a line says, and its place for messages."""
+    """A line and its position, for messages."""
 
     place: str
     subset: str
@@ -26,26 +26,26 @@ class _Line:
 
 
 def read_listing(path: str | Path) -> DataSet:
-    """The tracklets of a CSV file in UTF-8, whose first line names the columns, in any order:
+    """Read the tracklets of a CSV file in UTF-8. Its first line names the columns, in any order:
 
     - ``path``: a folder with the frames of one tracklet, or a pattern such as ``day1/0007_*.jpg``; relative to
       the CSV file's folder, or absolute. Frames are in natural number order.
-    - ``identity``: who it is
-    - ``camera``: who saw it; the column may be missing or empty, for all tracklets alike
-    - ``subset``: ``train``; ``test`` (the gallery, of which ``first_queries`` chooses the queries), or ``query``
-      and ``gallery`` in its place. A tracklet may stand in both of these, in two lines.
+    - ``identity``: of the person
+    - ``camera``: of the frames; the column may be missing, or empty for all tracklets
+    - ``subset``: ``train``; ``test`` (the gallery, of which ``first_queries`` selects the queries), or ``query`` and
+      ``gallery`` instead. A tracklet may be in both of these, in two lines.
 
-    Identities and cameras are kept as text. Blank lines are left out; nothing is decoded.
+    Identities and cameras are strings. Blank lines are ignored. No image is decoded.
 
-    Raises: ValueError naming the file and the line for anything else: columns or subsets of another name, a
-    field too many or too few, an empty one, a path without frames, a tracklet named twice.
+    Raises: ValueError naming the file and the line for unknown columns or subsets, too many or too few fields, an
+    empty field, a path without frames, or a tracklet that is listed twice.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} is {'no file' if path.exists() else 'missing'}, wanted a CSV listing of tracklets")
     lines = list(_lines(path))
     if not lines:
-        raise ValueError(f"{path} lists no tracklets, wanted a line for each behind the first")
+        raise ValueError(f"{path} lists no tracklets, wanted a line for each after the first")
     _check_repeats(lines)
     subsets = {name: [line.tracklet for line in lines if line.subset == name] for name in _SUBSETS}
     train, test, query, gallery = subsets.values()
@@ -53,8 +53,8 @@ def read_listing(path: str | Path) -> DataSet:
         held = ", ".join(name for name, tracklets in subsets.items() if tracklets)
         raise ValueError(f"{path} holds {held}, wanted train, and test or both query and gallery")
     if not query:
-        return asked_by_rule(f"listing {path.name}", train=train, test=test)
-    return asked_apart(
+        return with_derived_queries(f"listing {path.name}", train=train, test=test)
+    return with_explicit_queries(
         f"listing {path.name}",
         train=train,
         query=query,
@@ -81,7 +81,7 @@ def _lines(path: Path) -> Iterator[_Line]:
                 else:
                     yield _line(dict(zip(columns, fields, strict=True)), place, base)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot read {path} behind line {reader.line_num}: {error}") from error
+            raise ValueError(f"cannot read {path} after line {reader.line_num}: {error}") from error
     if not columns:
         raise ValueError(f"{path} is empty, wanted a first line with {', '.join(_NEEDED)}")
 
@@ -114,7 +114,7 @@ def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
 
 def _frames(text: str, base: Path) -> tuple[Path, ...]:
     place = base / text
-    if place.is_dir():  # first, for a folder may be called "[a]"
+    if place.is_dir():  # first, because a folder may be named "[a]"
         return frames_in(place)
     if place.is_file():
         raise ValueError(f"{place} is a file, wanted a folder or a pattern: a line for each tracklet, not frame")
@@ -131,7 +131,7 @@ def _frames(text: str, base: Path) -> tuple[Path, ...]:
 
 
 def _check_repeats(lines: list[_Line]) -> None:
-    """A tracklet stands in one line, or in two as query and gallery; all have a camera or none."""
+    """Each tracklet is in one line, or in two as query and gallery; all have a camera or none has."""
     seen: dict[str, _Line] = {}
     for line in lines:
         other = seen.setdefault(line.tracklet.where, line)

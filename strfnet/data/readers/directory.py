@@ -1,4 +1,4 @@
-"""What lies in a folder: frames and further folders, in natural order, each folder listed once."""
+"""Frames and folders in a folder, in natural order."""
 
 import os
 from collections.abc import Iterable
@@ -11,8 +11,10 @@ _OTHER_IMAGES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".t
 
 
 def frames_in(folder: Path) -> tuple[Path, ...]:
-    """The frames of a folder that holds one tracklet. Raises: ValueError naming the folder, if it is missing,
-    no folder, without frames or holds folders; naming the file, if it is an image of another kind.
+    """The frames of a folder with one tracklet.
+
+    Raises: ValueError naming the folder if it is missing, no folder, without frames or has folders; or naming an
+    image of another format.
     """
     files, folders = entries(folder)
     frames = frames_among(files)
@@ -23,8 +25,9 @@ def frames_in(folder: Path) -> tuple[Path, ...]:
 
 
 def folders_in(folder: Path) -> tuple[Path, ...]:
-    """The folders in a folder that holds nothing else to be seen. Raises: ValueError naming the folder, if it is
-    missing, no folder, without folders, or holds images beside them.
+    """The folders in a folder.
+
+    Raises: ValueError naming the folder if it is missing, no folder, without folders, or has images too.
     """
     files, folders = entries(folder)
     if not folders or frames_among(files):
@@ -35,24 +38,24 @@ def folders_in(folder: Path) -> tuple[Path, ...]:
 
 
 def entries(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """The files and the folders in a folder, hidden ones left out, each in natural order; links are followed.
+    """The files and the folders in a folder, each in natural order, without hidden ones. Links are followed.
 
-    Raises: ValueError naming the path, if the folder is missing or no folder, or holds what is neither file nor
-    folder, such as a link that leads nowhere.
+    Raises: ValueError naming the path if the folder is missing or no folder, or has an entry that is neither file nor
+    folder, such as a broken link.
     """
     files, folders = _scan(folder)
     return tuple(sorted(files.values(), key=natural_order)), tuple(sorted(folders, key=natural_order))
 
 
 def files_by_name(folder: Path) -> dict[str, Path]:
-    """The files of a folder, hidden ones left out: one look instead of one for each of a million names."""
+    """The files of a folder by name, without hidden ones; one scan is faster than a million look-ups."""
     return _scan(folder)[0]
 
 
 def frames_among(files: Iterable[Path]) -> tuple[Path, ...]:
     """The files that are frames, in the given order.
 
-    Raises: ValueError for an image of another kind, or half copied (``.jpg.part``): it would be missing.
+    Raises: ValueError for an image of another format or an incomplete one (``.jpg.part``).
     """
     frames = []
     for file in files:
@@ -67,7 +70,7 @@ def _scan(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is {'no folder' if folder.exists() else 'missing'}, wanted a folder")
     files, folders = {}, []
-    with os.scandir(folder) as found:  # tells a file from a folder without asking the disk about each
+    with os.scandir(folder) as found:  # it distinguishes files from folders without a call for each
         for entry in found:
             if entry.name.startswith("."):
                 continue
@@ -76,5 +79,5 @@ def _scan(folder: Path) -> tuple[dict[str, Path], list[Path]]:
             elif entry.is_file():
                 files[entry.name] = folder / entry.name
             else:
-                raise ValueError(f"{entry.path} is neither a file nor a folder, perhaps a link that leads nowhere")
+                raise ValueError(f"{entry.path} is neither a file nor a folder, perhaps a broken link")
     return files, folders

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from strfnet.data.readers.directory import folders_in, frames_in
-from strfnet.data.readers.folder import asked_apart, frame_names
+from strfnet.data.readers.folder import frame_names, with_explicit_queries
 from strfnet.data.readers.published import check_counts, data_root
 from strfnet.data.tracklet import DataSet, Tracklet
 
@@ -21,26 +21,26 @@ _PUBLISHED = {
 
 
 def read_duke(root: str | Path, *, complete: bool = True) -> DataSet:
-    """DukeMTMC-VideoReID from the folder with ``train``, ``query`` and ``gallery``, or from the one above it.
+    """Read DukeMTMC-VideoReID from the folder with ``train``, ``query`` and ``gallery``, or from the one above it.
 
-    ``<part>/<identity>/<tracklet>/*.jpg``; both kinds of frame names in circulation are understood,
-    ``0001_C6_F0099_X30823.jpg`` and ``0001C6F0099X30823.jpg``: identity, camera, number in the tracklet, and in
-    the camera's video (D instead of X: a distractor). Frames are ordered by the number in the tracklet, which
-    may start above 1 and have holes. A query whose frames lie in the gallery too, by their names, is one
-    tracklet, both query and gallery. The 408 identities without a query are ordinary negatives.
+    Frames are ``<part>/<identity>/<tracklet>/*.jpg``, with names such as ``0001_C6_F0099_X30823.jpg`` or
+    ``0001C6F0099X30823.jpg``: identity, camera, number in the tracklet, and number in the video of the camera (D
+    instead of X for a distractor). They are sorted by the number in the tracklet, which may start above 1 and have
+    gaps. A query whose frames are in the gallery too, by their names, is one tracklet, both query and gallery. The
+    408 identities without a query are ordinary negatives.
 
-    Checked: the names in a folder share one camera and the folder's identity, and no two share a number.
+    Checked: the names in a folder have one camera and the identity of the folder, and different numbers.
 
     Args:
         root: the folder.
-        complete: whether it is to be the data set as published, whose counts are then checked too.
+        complete: whether to require the published counts.
 
-    Raises: ValueError naming the path for what is missing or wrong.
+    Raises: ValueError naming the path of what is missing or wrong.
     Source: Wu et al., Exploit the Unknown Gradually, CVPR 2018, and its authors' page.
     """
     base = data_root(root, holds="gallery", inside="DukeMTMC-VideoReID")
     train, query, gallery = (_tracklets(base / part) for part in ("train", "query", "gallery"))
-    data = asked_apart("DukeMTMC-VideoReID", train=train, query=query, gallery=gallery, same=_same_names)
+    data = with_explicit_queries("DukeMTMC-VideoReID", train=train, query=query, gallery=gallery, same=_same_names)
     if complete:
         found = {
             "training tracklets": len(train),
@@ -61,7 +61,7 @@ def _tracklets(part: Path) -> list[Tracklet]:
 def _tracklet(folder: Path) -> Tracklet:
     person = folder.parent.name
     if not person.isdecimal():
-        raise ValueError(f"{folder.parent} is no identity, wanted a number as the folder's name")
+        raise ValueError(f"{folder.parent} is not named by an identity, wanted a number")
     numbered: dict[int, Path] = {}
     cameras = set()
     for frame in frames_in(folder):
@@ -69,7 +69,7 @@ def _tracklet(folder: Path) -> Tracklet:
         if parts is None or int(parts[1]) != int(person):
             raise ValueError(f"{frame} is not named like {_NAMES} with the identity {person}")
         if (other := numbered.setdefault(int(parts[4]), frame)) is not frame:
-            raise ValueError(f"{frame} and {other.name} have one number, wanted each frame's own behind F")
+            raise ValueError(f"{frame} and {other.name} have the same number after F, wanted different ones")
         cameras.add(int(parts[3]))
     if len(cameras) > 1:
         raise ValueError(f"{folder} holds frames of cameras {sorted(cameras)}, wanted one")
@@ -77,5 +77,5 @@ def _tracklet(folder: Path) -> Tracklet:
 
 
 def _same_names(one: Tracklet, other: Tracklet) -> bool:
-    # A name holds the frame's number in its camera's video, so equal names are equal frames.
+    # A name has the number of the frame in the video of its camera, so equal names are equal frames.
     return frame_names(one) == frame_names(other)

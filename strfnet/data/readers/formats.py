@@ -1,4 +1,4 @@
-"""Any data set by the name of its format."""
+"""Reading a data set by the name of its format."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,21 +22,21 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def read_data_set(format: str, root: str | Path, *, split: int = 0, complete: bool = True) -> DataSet:
-    """The tracklets of a data set on disk; files are found and checked, none is decoded.
+    """Read the tracklets of a data set on disk. Files are found and checked; no image is decoded.
 
     Args:
         format: one of ``FORMATS``: "mars", "duke", "ls_vid", "ilids", "prid", "folder", "csv".
-        root: its folder; for "csv" the listing.
-        split: which of the 10 of "ilids" and "prid"; the others have one, 0.
-        complete: whether a published data set must have the published counts. False reads a part of it, or
-            other data in its layout; "folder" and "csv" have no published counts.
+        root: the folder of the data set; for "csv" the listing.
+        split: index of one of the 10 splits of "ilids" and "prid"; 0 for the others.
+        complete: whether to require the published counts of a published data set. False reads a part of it, or other
+            data in its layout.
 
-    Raises: ValueError for an unknown format (naming the nearest) or split, or naming the path for what is
-    missing or wrong; ImportError naming what to install.
+    Raises: ValueError for an unknown format (with the nearest one) or split, or naming the path of what is missing or
+    wrong; ImportError naming what to install.
     """
     check_name("format", format, FORMATS)
     if format in _SPLIT:
         return _SPLIT[format](root, split=split, complete=complete)
     if split:
-        raise ValueError(f"split is {split}, but {format} has one: wanted 0")
+        raise ValueError(f"split is {split}, but {format} has one split: wanted 0")
     return _PUBLISHED[format](root, complete=complete) if format in _PUBLISHED else _OWN[format](root)

@@ -11,23 +11,22 @@ _PUBLISHED = {"training identities": 842, "test identities": 2730}
 
 
 def read_ls_vid(root: str | Path, *, complete: bool = True) -> DataSet:
-    """LS-VID from the folder with ``list_sequence`` and the frames, or from the one above it.
+    """Read LS-VID from the folder with ``list_sequence`` and the frames, or from the one above it.
 
     A line of ``list_sequence/list_seq_train.txt`` or ``list_seq_test.txt`` is one tracklet: a path below the
-    root, a space, the identity. Its frames are all files whose path starts so; their names have four fields
-    between underscores, of which the third is the camera. ``test/data/info_test.mat`` numbers the queries,
-    lines of the test list. The gallery is every line of the test, as for MARS. The list for validation is not
-    read.
+    root, a space, the identity. Its frames are all files whose paths start with that path. Their names have four
+    fields separated by underscores; the third is the camera. ``test/data/info_test.mat`` has the line numbers of the
+    queries in the test list. The gallery is the whole test list, as for MARS. The validation list is not read.
 
-    Checked: every tracklet has frames, of one camera, and none is also another's; queries are lines.
+    Checked: every tracklet has frames of one camera, no frame is in two tracklets, and the queries are in the list.
 
     Args:
         root: the folder.
-        complete: whether it is to be LS-VID as published, whose numbers of identities are then checked too.
+        complete: whether to require the published numbers of identities.
 
-    Raises: ValueError naming the path for what is missing or wrong; ImportError without h5py.
+    Raises: ValueError naming the path of what is missing or wrong; ImportError without h5py.
     Source: Li et al., Global-Local Temporal Representations for Video Person Re-Identification, ICCV 2019; the
-    layout as BiCnet-TKS's code reads it.
+    layout as the code of BiCnet-TKS reads it.
     """
     base = data_root(root, holds="list_sequence", inside="LS-VID")
     train, test = _tracklets(base, "train"), _tracklets(base, "test")
@@ -58,26 +57,26 @@ def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:
         start = base / prefix
         if start.parent not in folders:
             folders[start.parent] = _Folder(start.parent)
-        frames, claimed = folders[start.parent].claim(start.name, line)
+        frames, earlier = folders[start.parent].assign(start.name, line)
         if not frames:
             raise ValueError(f"no file starts with {start}, wanted frames as line {line} of {listing} names them")
-        if claimed:
-            raise ValueError(f"frames that start with {start} are in lines {claimed} and {line} of {listing}")
+        if earlier:
+            raise ValueError(f"frames that start with {start} are in lines {earlier} and {line} of {listing}")
         tracklets.append(Tracklet(frames, int(identity), _camera(frames)))
     return tuple(tracklets)
 
 
 class _Folder:
-    """The files of a folder in plain order of their names, where those with one start lie side by side."""
+    """The sorted files of a folder, in which names with a common prefix are consecutive."""
 
     def __init__(self, folder: Path) -> None:
         files = files_by_name(folder)
         self.names = sorted(files)
         self.files = [files[name] for name in self.names]
-        self.lines = [0] * len(files)  # of the list, by which each file was claimed
+        self.lines = [0] * len(files)  # of the list, that each file belongs to; 0 for none
 
-    def claim(self, start: str, line: int) -> tuple[tuple[Path, ...], int]:
-        """The frames whose names start so, and a line that claimed one of them before, or 0."""
+    def assign(self, start: str, line: int) -> tuple[tuple[Path, ...], int]:
+        """Assign the frames with a prefix to a line. Returns them, and an earlier line of one of them, or 0."""
         first = last = bisect_left(self.names, start)
         while last < len(self.names) and self.names[last].startswith(start):
             last += 1
@@ -91,8 +90,8 @@ def _camera(frames: tuple[Path, ...]) -> int:
     for frame in frames:
         fields = frame.stem.split("_")
         if len(fields) != 4 or not fields[2].isdecimal():
-            raise ValueError(f"{frame} is not named by four fields between underscores, the third its camera")
+            raise ValueError(f"{frame} has no name of four fields separated by underscores, the third the camera")
         cameras.add(int(fields[2]))
     if len(cameras) > 1:
-        raise ValueError(f"{frames[0]} and what starts like it are of cameras {sorted(cameras)}, wanted one")
+        raise ValueError(f"{frames[0]} and the files with its prefix are of cameras {sorted(cameras)}, wanted one")
     return cameras.pop()

@@ -1,4 +1,4 @@
-"""MARS: tracklets of 1261 pedestrians under six cameras, found by a tracker."""
+"""MARS: tracklets of 1261 pedestrians in six cameras, made by a tracker."""
 
 from pathlib import Path
 
@@ -25,29 +25,29 @@ _PUBLISHED = {
 
 
 def read_mars(root: str | Path, *, complete: bool = True) -> DataSet:
-    """MARS from the folder with ``bbox_train``, ``bbox_test`` and ``info``, or from the one above it.
+    """Read MARS from the folder with ``bbox_train``, ``bbox_test`` and ``info``, or from the one above it.
 
-    The frames of a tracklet are lines ``first`` to ``last`` of ``info/train_name.txt`` or ``test_name.txt``, as
-    ``info/tracks_train_info.mat`` and ``tracks_test_info.mat`` say; ``info/query_IDX.mat`` numbers the queries.
-    Identities and cameras are the tables' numbers. The gallery is every row of the test: the queries, the
-    distractors (identity 0) and the junk (identity -1, folder ``00-1``), which a ranking ignores.
+    The frames of a tracklet are lines ``first`` to ``last`` of ``info/train_name.txt`` or ``test_name.txt``,
+    according to ``info/tracks_train_info.mat`` and ``tracks_test_info.mat``, which also have identities and cameras;
+    ``info/query_IDX.mat`` has the row numbers of the queries. The gallery is the whole test: queries, distractors
+    (identity 0) and junk (identity -1, folder ``00-1``), which rankings ignore.
 
-    Checked: the rows of a table follow each other from the first line to the last; the names of a row have its
-    identity and camera; all files are there; queries are of people. Files that no line names are left out.
+    Checked: the rows of a table cover all lines in order; the names of a row have its identity and camera; all files
+    exist; queries are neither junk nor distractors. Files that no line names are ignored.
 
     Args:
         root: the folder.
-        complete: whether it is to be MARS as published, whose counts are then checked too.
+        complete: whether to require the published counts.
 
-    Raises: ValueError naming the file for what is missing or wrong; ImportError without scipy.
+    Raises: ValueError naming the file of what is missing or wrong; ImportError without scipy.
     Source: Zheng et al., MARS: A Video Benchmark for Large-Scale Person Re-identification, ECCV 2016; the
     evaluation code's tables.
     """
     base = data_root(root, holds="bbox_train", inside="MARS")
     train, test = _tracklets(base, "train"), _tracklets(base, "test")
-    nobody = next((tracklet for tracklet in train if tracklet.identity in (JUNK, DISTRACTOR)), None)
-    if nobody is not None:
-        raise ValueError(f"{nobody.where} is of identity {nobody.identity}, wanted people alone in the training")
+    stray = next((tracklet for tracklet in train if tracklet.identity in (JUNK, DISTRACTOR)), None)
+    if stray is not None:
+        raise ValueError(f"{stray.where} is of identity {stray.identity}, wanted none of it in the training")
     query = _queries(base / "info" / "query_IDX.mat", test)
     if complete:
         check_counts("MARS", base, found=_counts(train, test, query), published=_PUBLISHED)
@@ -78,7 +78,7 @@ def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:
             frame = on_disk[folder].get(name)
             if frame is None:
                 missing = base / f"bbox_{part}" / folder / name
-                raise ValueError(f"{missing} is missing, wanted as line {line} of {listing} names it")
+                raise ValueError(f"{missing} is missing, but line {line} of {listing} names it")
             frames.append(frame)
         tracklets.append(Tracklet(tuple(frames), identity, camera))
     return tuple(tracklets)
@@ -106,7 +106,7 @@ def _queries(path: Path, test: tuple[Tracklet, ...]) -> tuple[int, ...]:
         if not 0 <= row < len(test):
             raise ValueError(f"{path} numbers a query {row + 1}, wanted 1 to {len(test)}")
         if test[row].identity in (JUNK, DISTRACTOR):
-            raise ValueError(f"query {row + 1} of {path} is of identity {test[row].identity}, wanted a person's")
+            raise ValueError(f"query {row + 1} of {path} is of identity {test[row].identity}, wanted a person")
     return tuple(rows)
 
 

@@ -1,9 +1,9 @@
-"""PRID2011: 178 pedestrians, each seen once by both of two street cameras."""
+"""PRID2011: 178 pedestrians, with one tracklet in each of two street cameras."""
 
 from pathlib import Path
 
 from strfnet.data.readers.published import check_counts, data_root, read_json
-from strfnet.data.readers.two_cameras import cross_camera, people, pick_split
+from strfnet.data.readers.two_cameras import check_split, identity_folders, two_camera_data_set
 from strfnet.data.tracklet import DataSet
 
 _SPLITS = "splits_prid2011.json"
@@ -11,21 +11,21 @@ _PUBLISHED = {"splits": 10, "splits of 89 people to train and 89 to test": 10, "
 
 
 def read_prid(root: str | Path, *, split: int = 0, complete: bool = True) -> DataSet:
-    """One split of PRID2011 from the folder with ``prid_2011/multi_shot`` and ``splits_prid2011.json``.
+    """Read a split of PRID2011 from the folder with ``prid_2011/multi_shot`` and ``splits_prid2011.json``.
 
-    ``multi_shot/cam_a/person_0001/*.png`` and ``cam_b`` hold the frames, in the order of their numbers. The
-    split file is a list of 10 objects whose ``train`` and ``test`` name folders of people; only the 178 people
-    named there, long enough under both cameras, take part. Queries are camera A's tracklets of the test
-    people, the gallery camera B's. The protocol is the mean over all 10 splits.
+    ``multi_shot/cam_a/person_0001/*.png`` and ``cam_b`` hold the frames. The split file is a
+    list of 10 objects whose ``train`` and ``test`` name folders of identities. Only the 178 identities named there,
+    with long tracklets in both cameras, are used. Queries are the test tracklets of camera A, the gallery those of
+    camera B. Published results are means over all 10 splits.
 
-    Checked: both cameras have the named people, and a split names each of its people once.
+    Checked: both cameras have the named identities, and a split names each of them once.
 
     Args:
-        root: the folder; the split file may lie in ``prid_2011`` too.
+        root: the folder; the split file may be in ``prid_2011`` too.
         split: 0 to 9.
-        complete: whether it is to be the data set as published, whose counts are then checked too.
+        complete: whether to require the published counts.
 
-    Raises: ValueError naming the path for what is missing or wrong, or a split that is not there.
+    Raises: ValueError naming the path of what is missing or wrong, or a split that is out of range.
     Source: Hirzer et al., Person Re-identification by Descriptive and Discriminative Classification, SCIA 2011;
     the split file is torchreid's.
     """
@@ -34,20 +34,20 @@ def read_prid(root: str | Path, *, split: int = 0, complete: bool = True) -> Dat
     splits = read_json(file, "the 10 splits of PRID2011, a download of its own (torchreid's)")
     shape = 'a list of {"train": [names of folders], "test": [names of folders]}'
     if not isinstance(splits, list) or not all(_is_split(part) for part in splits):
-        raise ValueError(f"{file} is something else, wanted {shape}")
+        raise ValueError(f"{file} has another structure, wanted {shape}")
     if complete:
         check_counts("PRID2011", base, found=_counts(splits), published=_PUBLISHED)
-    pick_split("PRID2011", len(splits), split)
+    check_split("PRID2011", len(splits), split)
     train, test = sorted(splits[split]["train"]), sorted(splits[split]["test"])
     if len({*train, *test}) < len(train) + len(test):
-        raise ValueError(f"split {split} of {file} names somebody twice, wanted each person once")
+        raise ValueError(f"split {split} of {file} names an identity twice, wanted each once")
     cameras = base / "multi_shot" / "cam_a", base / "multi_shot" / "cam_b"
     for camera in cameras:
-        seen = people(camera)
+        seen = identity_folders(camera)
         missing = next((name for name in train + test if name not in seen), None)
         if missing is not None:
-            raise ValueError(f"{camera / missing} is missing, wanted as split {split} of {file} names it")
-    data = cross_camera("PRID2011", cameras, train=train, test=test)
+            raise ValueError(f"{camera / missing} is missing, but split {split} of {file} names it")
+    data = two_camera_data_set("PRID2011", cameras, train=train, test=test)
     return data if complete else data.named_after(base)
 
 
@@ -58,5 +58,5 @@ def _is_split(part: object) -> bool:
 
 def _counts(splits: list[dict[str, list[str]]]) -> dict[str, int]:
     sizes = [(len(part["train"]), len(part["test"])) for part in splits]
-    everybody = {name for part in splits for name in part["train"] + part["test"]}
-    return dict(zip(_PUBLISHED, (len(splits), sizes.count((89, 89)), len(everybody)), strict=True))
+    identities = {name for part in splits for name in part["train"] + part["test"]}
+    return dict(zip(_PUBLISHED, (len(splits), sizes.count((89, 89)), len(identities)), strict=True))

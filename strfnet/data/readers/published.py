@@ -1,4 +1,4 @@
-"""What comes with a published data set beside its frames: split files and counts, checked before they are used."""
+"""Files of published data sets other than frames, and their counts, checked before use."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 
 def data_root(root: str | Path, *, holds: str, inside: str) -> Path:
-    """The folder with ``holds`` in it: the root, or the folder ``inside`` it (once or twice), as archives unpack.
+    """The folder that has ``holds``: the root, or the folder ``inside`` it, once or twice, as archives unpack.
 
-    Raises: ValueError naming the root if it is missing, no folder, or neither holds that.
+    Raises: ValueError naming the root if it is missing, no folder, or none of these has it.
     """
     root = Path(root)
     if not root.is_dir():
@@ -27,9 +27,9 @@ def data_root(root: str | Path, *, holds: str, inside: str) -> Path:
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """The lines of a text file, without those at its end that are empty. ``what`` says what it is, and whence.
+    """The lines of a text file, without empty ones at its end. ``what`` describes the file, for messages.
 
-    Raises: ValueError naming the file if it is missing, empty or no text.
+    Raises: ValueError naming the file if it is missing, empty or not UTF-8.
     """
     try:
         lines = _present(path, what).read_text(encoding="utf-8-sig").split("\n")
@@ -43,7 +43,7 @@ def read_lines(path: Path, what: str) -> list[str]:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """What a JSON file holds. Raises: ValueError naming the file if it is missing or no JSON."""
+    """The content of a JSON file. Raises: ValueError naming the file if it is missing or not JSON."""
     _present(path, what)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -66,7 +66,7 @@ def read_matlab(path: Path, variable: str, what: str) -> NDArray[np.int64]:
 
 
 def read_hdf5(path: Path, dataset: str, what: str) -> NDArray[np.int64]:
-    """A table of whole numbers from a MATLAB 7.3 file, which is HDF5, as int64, rows and columns as HDF5 has them.
+    """A table of whole numbers from a MATLAB 7.3 file, which is HDF5, as int64, in the axis order of HDF5.
 
     Raises: ValueError naming the file if it is missing, damaged, or has no such table; ImportError without h5py.
     """
@@ -84,11 +84,11 @@ def read_hdf5(path: Path, dataset: str, what: str) -> NDArray[np.int64]:
 
 
 def check_counts(name: str, root: Path, *, found: Mapping[str, int], published: Mapping[str, int]) -> None:
-    """Raises: ValueError listing every count that is not the published one, found and wanted."""
+    """Raises: ValueError listing the counts that differ from the published ones."""
     wrong = [f"{found[what]} {what} (wanted {count})" for what, count in published.items() if found[what] != count]
     if wrong:
-        drawn = "complete=False reads a part of it, or other data in its layout"
-        raise ValueError(f"{root} is not {name} as published, it has {', '.join(wrong)}; {drawn}")
+        advice = "complete=False reads a part of it, or other data in its layout"
+        raise ValueError(f"{root} is not {name} as published, it has {', '.join(wrong)}; {advice}")
 
 
 def _present(path: Path, what: str) -> Path:
@@ -102,10 +102,10 @@ def _needs(path: Path, library: str) -> str:
 
 
 def _numbers(path: Path, variable: str, what: str, load: Callable[[], Mapping[str, Any]]) -> NDArray[np.int64]:
-    """The variable in what is loaded, widened to int64 before anybody computes with its narrow, unsigned numbers."""
+    """A loaded variable as int64, because arithmetic of narrow unsigned numbers overflows."""
     try:
         content = load()
-    except Exception as error:  # a damaged file raises whatever the parser stumbles over
+    except Exception as error:  # parsers raise any exception on damaged files
         raise ValueError(f"cannot read {path}, {what}: {error or type(error).__name__}") from error
     if variable not in content:
         raise ValueError(f"{path} holds no variable {variable!r}, wanted {what}")

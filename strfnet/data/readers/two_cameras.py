@@ -1,4 +1,4 @@
-"""Data sets in which two cameras saw every person once, and splits name the people for training and testing."""
+"""Data sets of one tracklet for each person and each of two cameras, with splits of the identities."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,37 +7,39 @@ from strfnet.data.readers.directory import folders_in, frames_in
 from strfnet.data.tracklet import DataSet, Tracklet
 
 
-def pick_split(name: str, splits: int, split: int) -> None:
-    """Raises: ValueError if there is no such split."""
+def check_split(name: str, splits: int, split: int) -> None:
+    """Raises: ValueError for a split that is out of range."""
     if not 0 <= split < splits:
-        raise ValueError(f"split is {split}, but {name} has {splits}: wanted 0 to {splits - 1}")
+        raise ValueError(f"split is {split}, but {name} has {splits} splits: wanted 0 to {splits - 1}")
 
 
-def people(camera: Path) -> dict[str, Path]:
-    """The folder of every person that a camera saw, by name, in order. Raises: ValueError if it holds others."""
+def identity_folders(camera: Path) -> dict[str, Path]:
+    """The sorted folders of the identities of a camera, by name. Raises: ValueError as `folders_in` does."""
     return {folder.name: folder for folder in sorted(folders_in(camera))}
 
 
-def cross_camera(name: str, cameras: tuple[Path, Path], *, train: Sequence[str], test: Sequence[str]) -> DataSet:
-    """Training on both cameras; the tracklets of the first one search those of the second.
+def two_camera_data_set(
+    name: str, cameras: tuple[Path, Path], *, train: Sequence[str], test: Sequence[str]
+) -> DataSet:
+    """A data set whose queries are of the first camera and whose gallery is of the second.
 
     Args:
         name: of the data set.
-        cameras: folders with one folder of frames for each person; their names become the cameras.
-        train: names of the people to train on.
-        test: and to test on.
+        cameras: folders with one folder of frames for each identity; their names become the cameras.
+        train: training identities.
+        test: test identities.
 
-    Raises: ValueError naming the path for a person without frames, or whatever ``frames_in`` refuses.
+    Raises: ValueError as ``frames_in`` does.
     """
     first, second = cameras
 
-    def seen(person: str, camera: Path) -> Tracklet:
+    def tracklet(person: str, camera: Path) -> Tracklet:
         return Tracklet(frames_in(camera / person), person, camera.name)
 
     return DataSet(
         name,
-        train=tuple(seen(person, camera) for person in train for camera in cameras),
-        test=tuple(seen(person, camera) for camera in (first, second) for person in test),
+        train=tuple(tracklet(person, camera) for person in train for camera in cameras),
+        test=tuple(tracklet(person, camera) for camera in (first, second) for person in test),
         query=tuple(range(len(test))),
         gallery=tuple(range(len(test), 2 * len(test))),
     )

@@ -19,10 +19,10 @@ from strfnet.cli.parser import main
 from strfnet.data.readers.folder import read_folder
 from strfnet.data.synthetic import write_walkers
 from strfnet.data.tracklet import Tracklet
-from strfnet.inference import shards as parts_room
+from strfnet.inference import shards as module
 from strfnet.inference.embedder import Embedder
 from strfnet.inference.embedding import describe, embed, save_embeddings
-from strfnet.inference.shards import Parts, digest_of
+from strfnet.inference.shards import Shards, digest_of
 from strfnet.models import Preprocessing, find_network
 from strfnet.training.sharing import join_processes
 
@@ -34,7 +34,7 @@ COMMAND = """
 import sys
 sys.path[:0] = {paths!r}
 import strfnet.inference.shards
-from test_parts import go
+from test_shards import go
 strfnet.inference.shards.SIZE = 2
 if __name__ == "__main__":
     sys.exit(go(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
@@ -43,8 +43,8 @@ if __name__ == "__main__":
 
 def go(where, at, call):
     """The command line, killed when it comes to the operation for the so-manieth time; "slow" waits instead."""
-    name, count = "put" if where == "slow" else where, 0
-    owner = parts_room if name in ("put", "sync_folder") else os
+    name, count = "save" if where == "slow" else where, 0
+    owner = {"save": Shards, "sync_folder": module}.get(name, os)
     operation = getattr(owner, name)
 
     def counted(*arguments, **named):
@@ -91,7 +91,7 @@ def walkers(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(parts_room, "SIZE", 2)
+    monkeypatch.setattr(module, "SIZE", 2)
 
 
 def embedder(**changes):
@@ -143,7 +143,7 @@ def unbroken(walkers, tmp_path_factory):
     """The file that one process makes without a stop."""
     out = tmp_path_factory.mktemp("unbroken") / "e.safetensors"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(parts_room, "SIZE", 2)
+        patched.setattr(module, "SIZE", 2)
         assert main(words(walkers, out)) == 0
     return out.read_bytes()
 
@@ -171,8 +171,8 @@ def test_a_listing_is_written_as_json_writes_it(tmp_path):
         {"identity": 7, "camera": None, "frames": 1, "path": "x"},
     ]
     assert describe(odd) == json.dumps(described)
-    parts = Parts(tmp_path / "out", odd, {}, CPU)
-    parts.put(0, torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    parts = Shards(tmp_path / "out", odd, {}, CPU)
+    parts.save(0, torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
     assert parts.join() == 3
     parts.close()
     save_embeddings(tmp_path / "once", torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), odd)
@@ -181,7 +181,7 @@ def test_a_listing_is_written_as_json_writes_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("where", "at", "kept"),
-    [("put", 1, 0), ("put", 3, 2), ("fsync", 2, 0), ("fsync", 7, 1), ("sync_folder", 1, 4), ("rename", 3, 2)],
+    [("save", 1, 0), ("save", 3, 2), ("fsync", 2, 0), ("fsync", 7, 1), ("sync_folder", 1, 4), ("rename", 3, 2)],
 )
 def test_a_killed_command_goes_on_and_ends_in_the_same_bytes(walkers, tmp_path, unbroken, capsys, where, at, kept):
     call = words(walkers, tmp_path / "e.safetensors")
@@ -214,13 +214,13 @@ def test_a_signal_leaves_at_once_with_the_code_of_training(walkers, tmp_path, un
 
 def test_two_processes_and_one_go_on_with_what_the_others_began(walkers, tmp_path, unbroken, capsys):
     call = words(walkers, tmp_path / "one_then_two")
-    assert killed("put", 2, call)
+    assert killed("save", 2, call)
     code, out, err = on_two_ranks("slow", 0, *call)
     assert code == 0, err
     assert out.count("a part is there") == 3 and out.count("7 embeddings of 64 numbers are in") == 1
     assert (tmp_path / "one_then_two").read_bytes() == unbroken
     call = words(walkers, tmp_path / "two_then_one")
-    code, _, _ = on_two_ranks("put", 2, *call)
+    code, _, _ = on_two_ranks("save", 2, *call)
     assert code == 1
     assert go("slow", 0, call) == 0
     assert capsys.readouterr().out.count("a part is there") < 4
@@ -229,9 +229,9 @@ def test_two_processes_and_one_go_on_with_what_the_others_began(walkers, tmp_pat
 
 def begun(tmp_path, tracklets, **facts):
     """Two parts of three, and no process at work."""
-    parts = Parts(tmp_path / "out", tracklets, facts, CPU)
+    parts = Shards(tmp_path / "out", tracklets, facts, CPU)
     for number in (0, 2):
-        parts.put(number, torch.full((len(parts.tracklets(number)), 3), float(number)))
+        parts.save(number, torch.full((len(parts.tracklets(number)), 3), float(number)))
     parts.close()
     return parts
 
@@ -243,13 +243,13 @@ def drawn(count=5):
 def test_what_is_missing_is_dealt_to_the_processes_in_turn(tmp_path, monkeypatch):
     tracklets = drawn(13)
     begun(tmp_path, tracklets)  # parts 0 and 2 of 0 to 6
-    monkeypatch.setattr(parts_room, "processes", lambda: 2)
+    monkeypatch.setattr(module, "world_size", lambda: 2)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
-    first = Parts(tmp_path / "out", tracklets, {}, CPU)
+    first = Shards(tmp_path / "out", tracklets, {}, CPU)
     assert (first.mine, first.before) == ([1, 4, 6], 4)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
-    monkeypatch.setattr(parts_room, "gather_bytes", lambda content, device: [b"[1, 3, 4, 5, 6]", content])
-    second = Parts(tmp_path / "out", tracklets, {}, CPU)
+    monkeypatch.setattr(module, "gather_bytes", lambda content, device: [b"[1, 3, 4, 5, 6]", content])
+    second = Shards(tmp_path / "out", tracklets, {}, CPU)
     assert (second.mine, second.before) == ([3, 5], 4)
     second.close()
     first.close()
@@ -262,24 +262,24 @@ def test_a_damaged_part_is_made_anew_and_told(tmp_path, capsys, file):
     content = bytearray(damaged.read_bytes())
     content[-3] ^= 4
     damaged.write_bytes(content)
-    again = Parts(tmp_path / "out", drawn(), {}, CPU)
+    again = Shards(tmp_path / "out", drawn(), {}, CPU)
     assert (again.mine, again.before) == ([1, 2], 2)
     err = capsys.readouterr().err
-    assert "00000002 is damaged" in err and err.endswith("; it is made anew\n") and err.count("\n") == 1
+    assert "00000002 is damaged" in err and err.endswith("; it is computed again\n") and err.count("\n") == 1
     again.close()
 
 
 def test_a_part_that_is_damaged_before_the_end_is_removed(tmp_path):
     tracklets = drawn()
     begun(tmp_path, tracklets)
-    parts = Parts(tmp_path / "out", tracklets, {}, CPU)
-    parts.put(1, torch.ones(2, 3))
+    parts = Shards(tmp_path / "out", tracklets, {}, CPU)
+    parts.save(1, torch.ones(2, 3))
     (parts.folder / "00000002" / "embeddings.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"00000002 is damaged.*it is removed, and the same command makes it anew"):
+    with pytest.raises(ValueError, match=r"00000002 is damaged.*it is removed, and .* computes it again"):
         parts.join()
     parts.close()
     assert not (tmp_path / "out").exists()
-    again = Parts(tmp_path / "out", tracklets, {}, CPU)
+    again = Shards(tmp_path / "out", tracklets, {}, CPU)
     assert again.mine == [2]
     again.close()
 
@@ -298,24 +298,24 @@ def test_a_beginning_of_something_else_is_refused_with_what_differs(tmp_path):
             "tracklets 5 listed as .* there, 5 listed as",
         ),
     ):
-        with pytest.raises(ValueError, match=rf"out\.parts holds a beginning of other embeddings \({differ}.*afresh"):
-            Parts(tmp_path / "out", tracklets, facts, CPU)
+        with pytest.raises(ValueError, match=rf"shards of other embeddings \({differ}.*from the beginning"):
+            Shards(tmp_path / "out", tracklets, facts, CPU)
     assert before == {path: path.read_bytes() for path in (tmp_path / "out.parts").rglob("*") if path.is_file()}
 
 
 def test_parts_of_another_size_are_refused(tmp_path, monkeypatch):
     begun(tmp_path, drawn())
-    monkeypatch.setattr(parts_room, "SIZE", 3)
+    monkeypatch.setattr(module, "SIZE", 3)
     with pytest.raises(ValueError, match="part 2 there, 3 now"):
-        Parts(tmp_path / "out", drawn(), {}, CPU)
+        Shards(tmp_path / "out", drawn(), {}, CPU)
 
 
 def test_all_that_embeddings_depend_on_is_recognised(walkers, tmp_path):
     tracklets = read_folder(walkers)
     shown = embedder()
     facts = shown._facts(CLIPS)
-    parts = Parts(tmp_path / "out", tracklets, facts, CPU)
-    parts.put(1, torch.zeros(2, 64))
+    parts = Shards(tmp_path / "out", tracklets, facts, CPU)
+    parts.save(1, torch.zeros(2, 64))
     parts.close()
     changes = {
         "seed": 4,
@@ -326,7 +326,7 @@ def test_all_that_embeddings_depend_on_is_recognised(walkers, tmp_path):
         "interpolation": "bicubic",
     }
     for name, value in changes.items():
-        with pytest.raises(ValueError, match="beginning of other embeddings"):
+        with pytest.raises(ValueError, match="shards of other embeddings"):
             embedder(**{name: value}).embed_into(tmp_path / "out", tracklets, CLIPS)
     for clips in (("all_frames", 3), ("evenly", 2)):
         with pytest.raises(ValueError, match="clips all_frames:2 there"):
@@ -352,8 +352,8 @@ def test_weights_are_told_apart_by_values_names_and_buffers():
 
 def test_a_second_command_for_the_same_file_is_refused(tmp_path):
     holder = (
-        "import sys; from pathlib import Path; from strfnet.system.files import claim;"
-        f"claim(Path({str(tmp_path / 'out.parts' / '.lock')!r})); print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from strfnet.system.files import lock;"
+        f"lock(Path({str(tmp_path / 'out.parts' / '.lock')!r})); print('held', flush=True); sys.stdin.read()"
     )
     (tmp_path / "out.parts").mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -361,14 +361,14 @@ def test_a_second_command_for_the_same_file_is_refused(tmp_path):
     with subprocess.Popen([sys.executable, "-c", holder], env=environment, **pipes) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match=r"another process works in .*out\.parts"):
-            Parts(tmp_path / "out", drawn(), {}, CPU)
+            Shards(tmp_path / "out", drawn(), {}, CPU)
         process.stdin.close()
 
 
 def test_more_tracklets_than_a_file_can_list_are_refused_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts_room, "_LONGEST_HEADER", 300)
+    monkeypatch.setattr(module, "_LONGEST_HEADER", 300)
     with pytest.raises(ValueError, match=r"listing 5 tracklets takes \d+ bytes of 300: embed .* into several files"):
-        Parts(tmp_path / "out", drawn(), {}, CPU)
+        Shards(tmp_path / "out", drawn(), {}, CPU)
     assert list(tmp_path.iterdir()) == []
 
 
