@@ -12,10 +12,11 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/installed  ## a ResNet-50 with STRF ranks tracklets; a small network is shown; one is trained with and without STRF
+demo: $(VENV)/demo  ## rank a gallery, train with and without STRF, count costs, write a report; DATA=DIR ranks your tracklets
 	$(BIN)/python examples/rank_tracklets.py $(if $(DATA),--data $(DATA))
-	$(BIN)/strfnet show --report --model strf_c2d_resnet8 --weights walkers --out demo/report.html
 	$(BIN)/python examples/train_walkers.py
+	$(BIN)/python benchmarks/flops.py --network c2d_resnet50 --network strf_c2d_resnet50 --network strf_p3dc_resnet50
+	$(BIN)/strfnet show --report --model strf_c2d_resnet8 --weights walkers --out demo/report.html
 
 test: lint types  ## run the linters, the type checker and the quick tests
 	$(PYTEST) -m "not slow"
@@ -40,6 +41,12 @@ bench-quick: $(VENV)/installed  ## count the published networks' costs and time 
 
 docs: $(VENV)/installed  ## build the documentation in build/docs
 	$(BIN)/sphinx-build -W --keep-going --quiet -b html docs build/docs
+
+$(VENV)/demo: pyproject.toml
+	@echo "installing strfnet and PyTorch into $(VENV); the first time this downloads PyTorch"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --quiet install --no-compile --root-user-action=ignore --no-warn-script-location --editable ".[train,viz]"
+	@touch $@
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

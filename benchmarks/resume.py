@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from strfnet import create_model
-from strfnet.data.synthetic.walkers import draw_camera, draw_walker, render
+from strfnet.data.synthetic import draw_camera, draw_walker, render
 from strfnet.data.tracklet import Tracklet
 from strfnet.losses.objective import Objective, ReIDLoss, strf_loss
 from strfnet.training.log import read_log

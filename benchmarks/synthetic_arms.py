@@ -1,4 +1,4 @@
-"""The networks that the synthetic tasks compare, and in which order they are run."""
+"""Networks of the synthetic comparison, and the order of its runs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from strfnet.models.resnet import map_channels, resnet_maps
 HOSTS: dict[str, Temporal] = {"c2d": "c2d", "i3d": "i3d", "p3da": "p3d_a", "p3db": "p3d_b", "p3dc": "p3d_c"}
 NVANS = ("nvan", "nvan_spatial", "nvan_temporal", "ste_nvan")
 
-# What of STRF an arm changes; "none" is the host without it.
+# Arguments of STRF that an arm changes; "none" is the host without STRF.
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "strf": {},
     "spatial": {"units": ("coarse", "fine")},
@@ -34,13 +34,13 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "fine 5x5": {},
     "fine dilated": {},
 }
-# Kernel, padding and dilation of the fine unit's convolution, where an arm has others than 3, 1 and 1.
+# Kernel size, padding and dilation of the fine unit's convolution in the arms that change them (default: 3, 1, 1).
 FINE_KERNELS = {"fine 5x5": (5, 2, 1), "fine dilated": (3, 2, 2)}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One network trained once. ``seed`` is of initial weights and batches, ``data`` of everything drawn."""
+    """One training run. ``seed`` sets initial weights and batches, ``data`` sets the tracklets."""
 
     task: str
     host: str
@@ -55,7 +55,7 @@ class Run:
 
 
 def build(host: str, arm: str, classes: int) -> ReIDNetwork:
-    """A network of resnet8's size. Arms of a host share the initial weights that they have in common."""
+    """Returns a network on resnet8. Arms of one host share the initial weights of the layers they have in common."""
     if host in NVANS or arm in ("none", "strf"):
         form = host if arm == "none" else f"strf_{host}"
         return strfnet.create_model(f"{form}_resnet8", num_classes=classes)
@@ -74,7 +74,7 @@ def build(host: str, arm: str, classes: int) -> ReIDNetwork:
 
 
 def planned(seeds: int = 5) -> Iterator[Run]:
-    """All runs, the most important first. Odd seeds see the drawings of data seed 1, even ones those of 0."""
+    """Yields all runs, the most important first. Odd seeds use data seed 1, even seeds data seed 0."""
     for runs in _stages():
         for seed in range(seeds):
             yield from (Run(task, host, arm, seed, seed % 2, steps) for task, host, arm, steps in runs)

@@ -1,11 +1,12 @@
-"""STRF and NVAN on drawn walkers: small networks, trained and tested alike, with and without what is compared.
+"""Paired comparison of STRF and NVAN with their hosts on synthetic walkers: small networks, one recipe, five seeds.
 
-python benchmarks/synthetic_reid.py --jobs 2               # all that is not in the results yet; hours
+python benchmarks/synthetic_reid.py --jobs 2               # every run that the results lack; hours
 python benchmarks/synthetic_reid.py --only task=gait,host=c2d,arm=none/strf --seeds 2
-python benchmarks/synthetic_reid.py --list                 # what is planned and what is done
-python benchmarks/synthetic_reid.py --table                # the results as tables, into docs/synthetic.md
+python benchmarks/synthetic_reid.py --list                 # planned and finished runs
+python benchmarks/synthetic_reid.py --table                # differences in mAP, one row per comparison
+python benchmarks/synthetic_reid.py --table full           # every metric and every seed
 
-Every finished run is one line of the results file, so a run broken off goes on where it was.
+Each finished run is one line of the results file, so an interrupted benchmark continues where it stopped.
 """
 
 import argparse
@@ -27,18 +28,17 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "data" / "synthetic_reid.jsonl"
-PAGE = ROOT / "docs" / "synthetic.md"
 
 
 def read(results: Path) -> list[dict[str, Any]]:
-    """The finished runs; a last line that was broken off is cut away."""
+    """Returns the finished runs and removes an incomplete last line from the file."""
     if not results.exists():
         return []
     text = results.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        results.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    complete = text[: text.rfind("\n") + 1]
+    if complete != text:
+        results.write_text(complete)
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 def key(row: dict[str, Any]) -> str:
@@ -46,8 +46,8 @@ def key(row: dict[str, Any]) -> str:
 
 
 def perform(runs: Sequence[Run], results: Path, *, jobs: int) -> None:
-    """Draw what the runs need, then run them, ``jobs`` at a time, and add a line for each."""
-    drawn = list(dict.fromkeys((run.task, run.data) for run in runs))
+    """Renders the tasks, performs the runs in ``jobs`` processes, and appends a line for each."""
+    tasks = list(dict.fromkeys((run.task, run.data) for run in runs))
     results.parent.mkdir(parents=True, exist_ok=True)
     spawning = multiprocessing.get_context("spawn")
     with (
@@ -55,45 +55,49 @@ def perform(runs: Sequence[Run], results: Path, *, jobs: int) -> None:
         ProcessPoolExecutor(jobs, spawning, torch.set_num_threads, (1,)) as pool,
         results.open("a") as file,
     ):
-        here = Path(folder)
-        drawing = [pool.submit(synthetic_training.draw, task, data, here) for task, data in drawn]
-        for done in tqdm(as_completed(drawing), "drawing", len(drawing), unit="set"):
+        tracklets = Path(folder)
+        rendering = [pool.submit(synthetic_training.draw, task, data, tracklets) for task, data in tasks]
+        for done in tqdm(as_completed(rendering), "rendering", len(rendering), unit="set"):
             done.result()
-        running = [pool.submit(synthetic_training.perform, run, here) for run in runs]
+        running = [pool.submit(synthetic_training.perform, run, tracklets) for run in runs]
         bar = tqdm(as_completed(running), "training", len(running), unit="run")
         for done in bar:
             row = done.result()
             file.write(json.dumps(row) + "\n")
             file.flush()
-            figures = " ".join(f"{test} {mean:.1f}/{first:.1f}" for test, (mean, first) in row["scores"].items())
-            bar.write(f"{key(row)}: {figures}; {row['cpu_seconds']} CPU s")
+            metrics = " ".join(f"{test} {mean:.1f}/{first:.1f}" for test, (mean, first) in row["scores"].items())
+            bar.write(f"{key(row)}: {metrics}; {row['cpu_seconds']} CPU s")
 
 
 def selected(runs: Iterable[Run], only: str) -> list[Run]:
-    """Those that fit ``name=value/value,name=value``. Raises: ValueError for a name that no run has."""
+    """Returns the runs that match ``name=value/value,name=value``. Raises: ValueError if a name is unknown."""
     wanted = dict(part.split("=", 1) for part in only.split(",") if part)
     unknown = set(wanted) - {field.name for field in fields(Run)}
     if unknown:
         names = ", ".join(field.name for field in fields(Run))
-        raise ValueError(f"--only names {', '.join(sorted(unknown))}, wanted some of {names}")
+        raise ValueError(f"--only contains {', '.join(sorted(unknown))}, wanted some of {names}")
     return [run for run in runs if all(str(getattr(run, n)) in v.split("/") for n, v in wanted.items())]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes, of one thread each")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of every comparison")
-    parser.add_argument("--only", default="", metavar="NAME=VALUE/VALUE,..", help="runs of this kind alone")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="lines of JSON")
-    parser.add_argument("--list", action="store_true", help="print what is planned and run nothing")
-    parser.add_argument("--table", action="store_true", help="print the tables, write them to --page, run nothing")
-    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="the page with the tables")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes of one thread each (default: 1)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds per comparison (default: 5)")
+    parser.add_argument("--only", default="", metavar="NAME=VALUE/VALUE,..", help="perform these runs only")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="JSON lines to read and extend")
+    parser.add_argument("--list", action="store_true", help="print planned and finished runs, perform none")
+    parser.add_argument(
+        "--table", nargs="?", const="short", choices=("short", "full"), help="print results, run none"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file for the table (default: stdout)")
     given = parser.parse_args()
     rows = read(given.results)
     if given.table:
-        tables = synthetic_tables.tables(rows)
-        synthetic_tables.put(tables, given.page)
-        print(tables)
+        text = synthetic_tables.tables(rows) if given.table == "full" else synthetic_tables.summary(rows)
+        if given.out is None:
+            print(text)
+        else:
+            given.out.write_text(f"{text}\n")
         return 0
     done = {key(row) for row in rows}
     try:
@@ -104,7 +108,7 @@ def main() -> int:
         print(*(f"{'done' if run.key in done else 'to do':7}{run.key}" for run in runs), sep="\n")
         return 0
     open_runs = [run for run in runs if run.key not in done]
-    print(f"{len(runs)} runs, {len(runs) - len(open_runs)} of them in {given.results} already")
+    print(f"{len(runs)} runs, {len(runs) - len(open_runs)} of them finished in {given.results}")
     if open_runs:
         perform(open_runs, given.results, jobs=given.jobs)
     return 0

@@ -1,4 +1,4 @@
-"""One layer alone: STRF and a striped non-local block on a clip of features."""
+"""Applies one STRF unit and one striped non-local block to the features of a clip."""
 
 import torch
 
@@ -7,7 +7,7 @@ from strfnet import STRF, NonLocalBlock
 clip = torch.randn(2, 256, 8, 16, 8)  # b, c, t, h, w
 
 unit = STRF(256)
-print("new, it changes nothing:", torch.equal(unit(clip), clip))
+print("a new unit is the identity:", torch.equal(unit(clip), clip))
 print("parameters:", sum(parameter.numel() for parameter in unit.parameters()))
 for name, mask in unit.masks(clip).items():
     print(f"mask of the {name} unit:", tuple(mask.shape), f"{mask.min():.2f} to {mask.max():.2f}")

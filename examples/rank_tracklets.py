@@ -1,7 +1,7 @@
-"""A ResNet-50 made to take clips with STRF ranks tracklets, and says what it costs.
+"""Ranks tracklets with a trained network, and prints its mAP and rank-1 accuracy beside chance.
 
-python examples/rank_tracklets.py                # walking figures are drawn first
-python examples/rank_tracklets.py --data DIR     # DIR/<identity>/<camera>/<tracklet>/*.jpg
+python examples/rank_tracklets.py                # synthetic walkers, the shipped weights
+python examples/rank_tracklets.py --data DIR     # DIR/<identity>/<camera>/<tracklet>/*.jpg, a ResNet-50 with STRF
 """
 
 import argparse
@@ -10,95 +10,102 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet50
 
-import strfnet
-from strfnet.data.readers.folder import read_folder
-from strfnet.data.synthetic.walkers import write_walkers
-from strfnet.data.tracklet import Tracklet
-from strfnet.evaluation.distances import cosine_distances
-from strfnet.inference.embedding import embed, save_embeddings
-from strfnet.models.resnet import cached_weights
+from strfnet.data import Tracklet, read_folder
+from strfnet.data.synthetic import draw_set
+from strfnet.evaluation import cosine_distances, rank_embeddings
+from strfnet.inference import embed, save_embeddings
+from strfnet.models import create_model, find_network
 
-SHOWN = 10  # queries, and ranks of each
+SHOWN = 5  # queries, and ranks of each
 
 
 def main() -> None:
-    arguments = parse()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of tracklets (default: synthetic walkers)")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the embeddings (default: demo)")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        print("rendering 40 synthetic walkers from 4 cameras; none of them was in the training", flush=True)
+        tracklets = list(draw_set(train=1, test=40, cameras=4, distractors=0, junk=0, seed=2).test)
+        found = find_network("strf_c2d_resnet8", weights="walkers")
+    else:
+        tracklets = read_folder(arguments.data)
+        found = find_network("strf_p3dc_resnet50")  # with the ImageNet weights that torch.hub has downloaded, if any
+    size = found.preprocessing.size
+
+    def embedded(network: nn.Module) -> Tensor:
+        return embed(network, tracklets, frames=8, size=size, batch=8, progress=True)
+
+    print(f"embedding {len(tracklets)} tracklets with {found.name} ({found.weights})", flush=True)
+    embeddings = embedded(found.network)
+    scores = {found.name: ranked(embeddings, tracklets)}
+    if found.trained:
+        print("embedding them with the untrained network", flush=True)
+        torch.manual_seed(0)
+        scores = {"untrained": ranked(embedded(create_model(found.name, num_classes=None)), tracklets), **scores}
+
+    print_gallery(embeddings, tracklets)
+    print(f"\nretrieval from other cameras, {len(tracklets)} tracklets")
+    print(f"{'':20}{'mAP %':>8}{'R1 %':>8}")
+    for name, (precision, first) in {"random order": chance(tracklets), **scores}.items():
+        print(f"{name:20}{100 * precision:8.1f}{100 * first:8.1f}")
+    if not found.trained:
+        print(f"This network has {found.weights}: it was not trained for re-identification.")
+
     arguments.out.mkdir(parents=True, exist_ok=True)
-    data = arguments.data or drawn_walkers(arguments.out / "walkers")
-    tracklets = read_folder(data)
-    print(f"{len(tracklets)} tracklets of {len({item.identity for item in tracklets})} identities in {data}")
-
-    image_network = torchvision_resnet50()
-    network = strfnet.inflate(image_network, last_stride=1)  # STRF on P3D-C, as in the paper
-
-    size = tuple(arguments.size)
-    embeddings = embed(network, tracklets, frames=arguments.frames, size=size, batch=4, progress=True)
-    print_rankings(tracklets, cosine_distances(embeddings, embeddings))
-    print_costs(image_network, network, (1, 3, arguments.frames, *size))
-
     file = arguments.out / "embeddings.safetensors"
     save_embeddings(file, embeddings, tracklets)
-    print(f"\nframes      {data}\nembeddings  {file}  ({len(embeddings)} x {embeddings.shape[1]})")
+    print(f"\nembeddings {file} ({len(embeddings)} x {embeddings.shape[1]})")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Rank tracklets with a ResNet-50 inflated with STRF.")
-    parser.add_argument("--data", type=Path, help="<identity>/<camera>/<tracklet>/*.jpg; drawn if not given")
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for what is written")
-    parser.add_argument("--frames", type=int, default=8, help="of each clip")
-    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("H", "W"), help="in pixels")
-    return parser.parse_args()
+def ranked(embeddings: Tensor, tracklets: list[Tracklet]) -> tuple[float, float]:
+    """Returns mAP and rank-1 accuracy; every tracklet is a query, and finds its identity from other cameras."""
+    identities = [item.identity for item in tracklets]
+    cameras = [item.camera for item in tracklets] if several_cameras(tracklets) else None
+    ranking = rank_embeddings(
+        embeddings,
+        embeddings,
+        identities,
+        identities,
+        query_cameras=cameras,
+        gallery_cameras=cameras,
+        self_match=range(len(tracklets)),
+    )
+    return ranking.mean_average_precision, float(ranking.cmc[0])
 
 
-def drawn_walkers(folder: Path) -> Path:
-    if not folder.exists():
-        print(f"no --data given: drawing walking figures into {folder}")
-        write_walkers(folder, identities=6, cameras=2, tracklets=1, frames=16)
-    return folder
+def several_cameras(tracklets: list[Tracklet]) -> bool:
+    return len({item.camera for item in tracklets}) > 1
 
 
-def torchvision_resnet50() -> nn.Module:
-    """An image network without its classifier, so that it answers with 2048 features; nothing is downloaded."""
-    weights = cached_weights("resnet50")
-    print(f"ResNet-50 with {f'{weights}, found at hand' if weights else 'random weights: none are at hand'}")
-    torch.manual_seed(0)
-    network = resnet50(weights=weights)
-    network.fc = nn.Identity()
-    return network.to(memory_format=torch.channels_last)  # the order its layers are fastest in
+def chance(tracklets: list[Tracklet]) -> tuple[float, float]:
+    """Returns the mean metrics of twenty sets of random embeddings."""
+    generator = torch.Generator().manual_seed(0)
+    trials = [ranked(torch.randn(len(tracklets), 64, generator=generator), tracklets) for _ in range(20)]
+    precision, first = torch.tensor(trials).mean(dim=0).tolist()
+    return precision, first
 
 
-def print_rankings(tracklets: list[Tracklet], distances: Tensor) -> None:
-    """The gallery of each query of the first camera: all that another camera saw."""
-    cameras = [item.camera for item in tracklets]
-    several = len(set(cameras)) > 1
-    queries = [q for q in range(len(tracklets)) if not several or cameras[q] == cameras[0]]
-    for q in queries[:SHOWN]:
-        gallery = [g for g in range(len(tracklets)) if (cameras[g] != cameras[q] if several else g != q)]
-        ranked = sorted(gallery, key=lambda g: float(distances[q, g]))
-        print(f"\nquery {named(tracklets[q])}")
-        for rank, g in enumerate(ranked[:SHOWN], start=1):
-            mark = "right" if tracklets[g].identity == tracklets[q].identity else "wrong"
-            print(f"{rank:5}  {mark}  {distances[q, g]:.4f}  {named(tracklets[g])}")
-    print(f"\n{min(SHOWN, len(queries))} of {len(queries)} queries shown, with cosine distances.")
-    print("This network has never been trained to tell people apart: the rankings show that everything")
-    print("runs, and say nothing about the accuracy of STRF.")
+def print_gallery(embeddings: Tensor, tracklets: list[Tracklet]) -> None:
+    """Prints the nearest tracklets of a few queries."""
+    width = max(len(name(item)) for item in tracklets) + 2
+    distances, several = cosine_distances(embeddings, embeddings), several_cameras(tracklets)
+    print(f"\n{'query':{width}}  nearest tracklets of other cameras (+ same identity, - another) and distances")
+    for query in range(0, len(tracklets), max(1, len(tracklets) // SHOWN))[:SHOWN]:
+        asked = tracklets[query]
+        others = [
+            row for row, item in enumerate(tracklets) if row != query and (not several or item.camera != asked.camera)
+        ]
+        line = f"{name(asked):{width}}"
+        for row in sorted(others, key=lambda row: float(distances[query, row]))[:SHOWN]:
+            mark = "+" if tracklets[row].identity == asked.identity else "-"
+            line += f"  {mark} {name(tracklets[row]):{width}}{distances[query, row]:.3f}"
+        print(line)
 
 
-def named(tracklet: Tracklet) -> str:
-    return f"{tracklet.identity}" + (f"  {tracklet.camera}" if tracklet.camera is not None else "")
-
-
-def print_costs(image_network: nn.Module, network: nn.Module, clip_shape: tuple[int, ...]) -> None:
-    frames_alone = strfnet.inflate(image_network, temporal="c2d", unit=None, last_stride=1)
-    before, after = (strfnet.profile(each, clip_shape) for each in (frames_alone, network))
-    print(f"\n{after.table(depth=1)}\n")
-    print(f"{'':24}{'parameters':>12}{'GMAC':>10}")
-    print(f"{'ResNet-50, each frame':24}{before.parameters:12,}{before.gmacs:10.3f}")
-    print(f"{'STRF on P3D-C':24}{after.parameters:12,}{after.gmacs:10.3f}")
-    more = after.parameters - before.parameters, after.gmacs - before.gmacs
-    print(f"{'difference':24}{more[0]:+12,}{more[1]:+10.3f}  ({after.macs / before.macs - 1:+.1%} GMAC)")
+def name(tracklet: Tracklet) -> str:
+    return f"{tracklet.identity}" if tracklet.camera is None else f"{tracklet.identity}/{tracklet.camera}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from strfnet.data.synthetic.walkers import draw_camera, draw_walker, render
+from strfnet.data.synthetic import draw_camera, draw_walker, render
 
 HEIGHT = 32
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from strategies import normal
 
-from strfnet.data.synthetic.walker_set import draw_set
+from strfnet.data.synthetic import draw_set
 from strfnet.evaluation.evaluation import evaluate
 from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.training.log import Log, read_log

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 import strfnet
 from strfnet.cli import main
-from strfnet.data.synthetic.walkers import write_walkers
+from strfnet.data.synthetic import write_walkers
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image:DeprecationWarning")
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ import yaml
 
 import strfnet
 from strfnet.cli.parser import main
-from strfnet.data.synthetic.walker_set import draw_set
+from strfnet.data.synthetic import draw_set
 from strfnet.evaluation.evaluation import evaluate
 from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.inference import Embedder

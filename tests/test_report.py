@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from strategies import normal
 
-from strfnet.data.synthetic.walker_set import draw_set
+from strfnet.data.synthetic import draw_set
 from strfnet.evaluation.evaluation import evaluate, table
 from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.visualization.page import Page, png

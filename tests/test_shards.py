@@ -17,7 +17,7 @@ from torch import nn
 
 from strfnet.cli.parser import main
 from strfnet.data.readers.folder import read_folder
-from strfnet.data.synthetic.walkers import write_walkers
+from strfnet.data.synthetic import write_walkers
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference import shards as module
 from strfnet.inference.embedder import Embedder

@@ -3,7 +3,7 @@
 import torch
 
 from strfnet import create_model
-from strfnet.data.synthetic.walkers import draw_camera, draw_walker, render
+from strfnet.data.synthetic import draw_camera, draw_walker, render
 from strfnet.data.tracklet import Tracklet
 from strfnet.losses.objective import nvan_loss, strf_loss
 from strfnet.training.recipe import Recipe

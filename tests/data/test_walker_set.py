@@ -6,7 +6,7 @@ from scipy.io import loadmat
 
 from strfnet.data.frames import read_frame
 from strfnet.data.readers.mars import read_mars
-from strfnet.data.synthetic.walker_set import draw_set, write_mars
+from strfnet.data.synthetic import draw_gait_set, draw_set, write_mars
 from strfnet.data.tracklet import DataSet, Tracklet
 
 SMALL = {"train": 3, "test": 2, "cameras": 2, "tracklets": 2, "distractors": 3, "junk": 1, "frames": 3}
@@ -100,7 +100,7 @@ def test_rows_in_any_order_and_tracklets_of_any_length_are_put_in_that_of_mars(t
 
 def test_a_set_is_not_written_over_anything_and_leaves_no_half(tmp_path, drawn):
     (tmp_path / "note.txt").touch()
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         write_mars(tmp_path, drawn)
     broken = replace(drawn.test[-1], frames=(np.zeros((4, 4, 9), np.uint8),))
     with pytest.raises(Exception, match=r"."):
@@ -113,16 +113,16 @@ def test_a_set_is_not_written_over_anything_and_leaves_no_half(tmp_path, drawn):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"identity": "anna"}, "identity of a tracklet is 'anna', wanted a number from -1 to 9999"),
+        ({"identity": "anna"}, "identity of a tracklet is 'anna', wanted an integer from -1 to 9999"),
         ({"identity": 10_000}, "identity of a tracklet is 10000"),
-        ({"camera": None}, "camera of a tracklet is None, wanted a number from 1 to 9"),
+        ({"camera": None}, "camera of a tracklet is None, wanted an integer from 1 to 9"),
         ({"camera": 0}, "camera of a tracklet is 0"),
     ],
 )
 def test_what_the_layout_cannot_say_is_refused(tmp_path, drawn, change, said):
     with pytest.raises(ValueError, match=said):
         write_mars(tmp_path / "set", replace(drawn, train=(replace(drawn.train[0], **change),)))
-    with pytest.raises(ValueError, match="lies on disk, wanted frames in memory"):
+    with pytest.raises(ValueError, match="are files, wanted arrays in memory"):
         write_mars(tmp_path / "set", replace(drawn, train=(replace(drawn.train[0], frames=(tmp_path / "a.jpg",)),)))
     assert not list(tmp_path.iterdir())
 
@@ -131,3 +131,19 @@ def test_what_the_layout_cannot_say_is_refused(tmp_path, drawn, change, said):
 def test_sets_that_cannot_be_drawn_are_refused(wrong):
     with pytest.raises(ValueError, match=f"got .*{next(iter(wrong))}={next(iter(wrong.values()))}.* wanted at least"):
         draw_set(**SMALL | wrong)
+
+
+def test_a_gait_set_is_a_pure_function_whose_queries_are_of_camera_1():
+    data = draw_gait_set(train=2, test=1, cameras=2, tracklets=4)
+    assert labels(data.train) == [(who, camera) for who in (1, 2, 3, 4) for camera in (1, 2) for _ in range(4)]
+    assert labels(data.test) == [(1001, 1), (1001, 2), (1002, 1), (1002, 2)]
+    assert (data.query, data.gallery) == ((0, 2), (1, 3))
+    again, other = (draw_gait_set(train=2, test=1, cameras=2, tracklets=4, seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(pixels(data.test), pixels(again.test))
+    assert abs(pixels(data.test)[0].astype(float) - pixels(other.test)[0]).mean() > 5
+
+
+@pytest.mark.parametrize("wrong", [{"train": 1}, {"test": 0}, {"cameras": 1}, {"tracklets": 3}])
+def test_gait_sets_that_are_too_small_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"got .*{next(iter(wrong))}={next(iter(wrong.values()))}.* wanted at least"):
+        draw_gait_set(**wrong)

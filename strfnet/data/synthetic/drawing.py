@@ -1,4 +1,4 @@
-"""A canvas on which soft-edged shapes are painted, one plane for each colour channel."""
+"""A canvas for soft-edged shapes, one plane per colour channel."""
 
 import colorsys
 
@@ -6,17 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
-Colour = tuple[float, float, float]  # hue, saturation, value, each 0 .. 1
+Colour = tuple[float, float, float]  # hue, saturation, value, each in 0 .. 1
 
 
 class Canvas:
-    """The frames of a tracklet and the places of their pixels.
+    """The frames of a tracklet and the coordinates of their pixels.
 
     Args:
-        image: (3, t, h, w) float32, red, green and blue in planes; painted on in place.
-        pixels_per_unit: how many pixels one unit of ``x`` and ``y`` covers.
+        image: (3, t, h, w) float32, planes of red, green and blue; painted in place.
+        pixels_per_unit: pixels per unit of ``x`` and ``y``.
 
-    Attributes: ``y`` (t, h, 1) and ``x`` (t, 1, w), the middles of the pixels in units, from the upper left corner.
+    Attributes: ``y`` (t, h, 1) and ``x`` (t, 1, w), the pixel centres in units from the upper left corner.
     """
 
     def __init__(self, image: Array, pixels_per_unit: float) -> None:
@@ -27,42 +27,42 @@ class Canvas:
         self.sharpness = 2.5 * pixels_per_unit
 
     def cover(self, distance: Array) -> Array:
-        """How much of a pixel lies within a shape, from the distance to its edge (inside: positive)."""
+        """Returns the share of each pixel inside a shape, given the distance to its edge (positive inside)."""
         return 1 / (1 + np.exp(-(self.sharpness * distance).clip(-30, 30)))
 
     def paint(self, distance: Array, colour: Array) -> None:
-        """Lay a colour, (3, 1, 1, 1) or any part of (3, t, h, w), over the inside of a shape (t, h, w)."""
+        """Paints a colour, broadcastable to (3, t, h, w), over the inside of a shape, (t, h, w)."""
         self.image += self.cover(distance) * (colour - self.image)
 
 
 def box(u: Array, v: Array, half_width: float, half_height: float) -> Array:
-    """The distance to the edge of a box around (0, 0), positive inside."""
+    """Returns the distance to the edge of a box around (0, 0), positive inside."""
     return np.minimum(half_width - abs(u), half_height - abs(v))
 
 
 def limb(u: Array, v: Array, top: float, bottom: float, start: float, swing: Array, half: float) -> Array:
-    """The same for a bar that hangs from ``start`` and whose lower end is swung aside."""
+    """Returns the distance to the edge of a bar from ``start`` at the top to ``start + swing`` at the bottom."""
     middle = start + swing * (v - top) / (bottom - top)
     return np.minimum(half - abs(u - middle), np.minimum(v - top, bottom - v))
 
 
 def planes(rgb: Array) -> Array:
-    """A colour (3,) as float32 (3, 1, 1, 1), to be laid over planes."""
+    """Returns a colour (3,) as float32 (3, 1, 1, 1)."""
     return np.asarray(rgb, dtype=np.float32).reshape(3, 1, 1, 1)
 
 
 def pigment(colour: Colour) -> Array:
-    """Hue, saturation and value as planes of red, green and blue."""
+    """Returns planes of red, green and blue for hue, saturation and value."""
     return planes(np.array(colorsys.hsv_to_rgb(*colour)))
 
 
 def cloud(cells: Array, height: int) -> Array:
-    """Values of a grid of cells (rows, columns, 3) spread linearly over (3, 1, height, height // 2) pixels."""
+    """Returns a grid of cells (rows, columns, 3), interpolated linearly to (3, 1, height, height // 2) pixels."""
     rows, columns = _between(cells.shape[0], height), _between(cells.shape[1], height // 2)
     return (rows @ np.moveaxis(cells, -1, 0) @ columns.T)[:, None]
 
 
 def _between(cells: int, pixels: int) -> Array:
-    """Weights (pixels, cells) of linear interpolation between cells' centres; flat beyond the outer ones."""
+    """Returns weights (pixels, cells) of linear interpolation, constant beyond the outer cell centres."""
     at = (np.arange(pixels) + 0.5) * cells / pixels - 0.5
     return (1 - abs(at.clip(0, cells - 1)[:, None] - np.arange(cells))).clip(0).astype(np.float32)

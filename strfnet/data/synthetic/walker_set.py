@@ -1,16 +1,35 @@
-"""A data set of drawn walkers, in memory, and any such set written to disk in the layout of MARS."""
+"""Data sets of synthetic walkers in memory."""
 
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
-from strfnet.data.synthetic.walkers import Nuisances, draw_camera, draw_walker, new_folder, render, write_jpegs
+from strfnet.data.synthetic.rendering import render
+from strfnet.data.synthetic.walkers import (
+    Coarse,
+    Dynamic,
+    Fine,
+    Nuisances,
+    Static,
+    Walker,
+    draw_camera,
+    draw_walker,
+)
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 
-_ORDINARY = Nuisances()
-_MISSED = Nuisances(block=True, jitter=6, shift=20)  # what a tracker brings home that has lost its walker
+# The appearance of all walkers where appearance must not identify them.
+UNIFORM = Walker(
+    Static((0.15, 0.59, 0.89), (0.17, 0.59, 1 - 0.6 * 0.89), 0.18, 2.18, 0.47, (0.13, 0.54, 0.75)),
+    Dynamic(0.15, math.pi / 2),
+    Coarse(4.45, 0.36, 4.33, 1.70),
+    Fine(-0.48, 0.61, 0.80, 0.77, 0.87),
+)
+_USUAL = Nuisances()
+_LOST = Nuisances(block=True, jitter=6, shift=20)  # a tracker that has lost its walker
+_CALM = Nuisances(occlusion=0.1, jitter=0.3, shift=1)
 
 
 def draw_set(
@@ -25,32 +44,31 @@ def draw_set(
     seed: int = 0,
     height: int = 64,
 ) -> DataSet:
-    """Walkers to train on and others to test on, with what makes MARS hard beside them; a pure function.
+    """Returns walkers who differ in everything, with the junk and distractors of MARS; a pure function.
 
-    Identities count from 1, those of training first; cameras count from 1. The test's rows are junk (identity
-    -1: badly centred walkers behind a block), distractors (identity 0: walkers whom nobody asks for) and the
-    walkers, who differ in everything. Queries are each walker's first tracklet under each camera; the gallery
-    is every row.
+    Identities count from 1, those of training first; cameras count from 1. The test's rows are junk (identity -1:
+    badly centred walkers behind a block), distractors (identity 0: walkers without a query) and the test walkers.
+    Queries are each walker's first tracklet from each camera; the gallery is the whole test.
 
     Args:
-        train: how many identities to train on.
-        test: how many to test on.
-        cameras: how many; each of them sees everybody.
-        tracklets: how many of each identity under each camera.
-        distractors: how many tracklets of nobody who is asked for.
-        junk: how many that cannot be judged.
-        frames: how many of each tracklet.
-        seed: of everything that is drawn.
-        height: of the frames in pixels, twice their width.
+        train: number of training identities.
+        test: number of test identities.
+        cameras: number of cameras; every camera records every walker.
+        tracklets: tracklets per identity and camera.
+        distractors: number of tracklets of identity 0.
+        junk: number of tracklets of identity -1.
+        frames: frames per tracklet.
+        seed: seed of walkers, cameras and nuisances.
+        height: frame height in pixels; the width is half of it.
 
-    Raises: ValueError for a number that is too small.
+    Raises: ValueError if a count is too small.
     """
     if min(train, test, tracklets) < 1 or cameras < 2 or min(distractors, junk) < 0:
         given = f"{train=}, {test=}, {cameras=}, {tracklets=}, {distractors=}, {junk=}"
         raise ValueError(f"got {given}, wanted at least 1, 1, 2, 1, 0, 0")
     views = [draw_camera(seed, camera) for camera in range(1, cameras + 1)]
 
-    def see(walker: int, camera: int, number: int, identity: int, nuisances: Nuisances = _ORDINARY) -> Tracklet:
+    def see(walker: int, camera: int, number: int, identity: int, nuisances: Nuisances = _USUAL) -> Tracklet:
         clip = render(
             draw_walker(seed, walker),
             views[camera - 1],
@@ -61,75 +79,56 @@ def draw_set(
         )
         return Tracklet(tuple(clip), identity, camera)
 
-    def people(first: int, count: int) -> list[Tracklet]:
+    def walkers(first: int, count: int) -> list[Tracklet]:
         order = np.ndindex(count, cameras, tracklets)
         return [see(first + who, camera + 1, number, first + who) for who, camera, number in order]
 
     strangers = train + test + 1
-    lost = [see(strangers + n, n % cameras + 1, 0, JUNK, _MISSED) for n in range(junk)]
-    nobody = [see(strangers + junk + n, n % cameras + 1, 0, DISTRACTOR) for n in range(distractors)]
-    rows = (*lost, *nobody, *people(train + 1, test))
+    lost = [see(strangers + n, n % cameras + 1, 0, JUNK, _LOST) for n in range(junk)]
+    others = [see(strangers + junk + n, n % cameras + 1, 0, DISTRACTOR) for n in range(distractors)]
+    rows = (*lost, *others, *walkers(train + 1, test))
     query = range(junk + distractors, len(rows), tracklets)
-    return DataSet("drawn walkers", tuple(people(1, train)), rows, tuple(query), tuple(range(len(rows))))
+    return DataSet("synthetic walkers", tuple(walkers(1, train)), rows, tuple(query), tuple(range(len(rows))))
 
 
-def write_mars(root: str | Path, data: DataSet) -> None:
-    """A data set in memory, as files that `strfnet.data.readers.mars.read_mars` reads (with ``complete=False``).
+def draw_gait_set(
+    *, train: int = 7, test: int = 6, cameras: int = 4, tracklets: int = 20, seed: int = 0, height: int = 64
+) -> DataSet:
+    """Returns walkers of one appearance who differ in gait alone, so that only the order of frames identifies them.
 
-    Frames become JPEGs ``bbox_train/0065/0065C1T0002F016.jpg`` (identity, camera, tracklet of that identity and
-    camera, frame; ``00-1`` for junk), and ``info`` gets the lists of names and, through scipy, MATLAB's tables. In
-    each part tracklets are put in order of their identities, as MARS has them. What a reader finds as the gallery
-    is every row of the test. The folder appears when all is written.
+    An identity is a frequency from 0.05 to 0.45 cycles per frame and a lag of the arms of plus or minus 90 degrees.
+    The test's frequencies lie between those of training. Queries are the tracklets of camera 1, the gallery those of
+    the other cameras. Tracklets have 16 frames.
 
-    Raises: ValueError if ``root`` is there already and not empty; for frames that are files, an identity that is
-    no number from -1 to 9999, or a camera that is none from 1 to 9; ImportError without scipy.
+    Args:
+        train: number of training frequencies; there are twice as many identities.
+        test: number of test frequencies; there are twice as many identities.
+        cameras: number of cameras; every camera records every walker.
+        tracklets: tracklets per training identity and camera; a test identity has a quarter of them.
+        seed: seed of cameras and nuisances.
+        height: frame height in pixels; the width is half of it.
+
+    Raises: ValueError if a count is too small.
     """
-    try:
-        from scipy.io import savemat
-    except ImportError as error:
-        raise ImportError('writing MARS\'s tables needs scipy: pip install "strfnet[matlab]"') from error
+    if train < 2 or test < 1 or cameras < 2 or tracklets < 4:
+        raise ValueError(f"got {train=}, {test=}, {cameras=}, {tracklets=}, wanted at least 2, 1, 2, 4")
+    views = [draw_camera(seed, camera) for camera in range(1, cameras + 1)]
 
-    for tracklet in (*data.train, *data.test):
-        _check(tracklet)
-    with new_folder(root) as folder:
-        info = folder / "info"
-        info.mkdir()
-        for part, tracklets in (("train", _in_order(data.train)), ("test", _in_order(data.test))):
-            names, table = _write_part(folder / f"bbox_{part}", [tracklet for _, tracklet in tracklets])
-            (info / f"{part}_name.txt").write_text("".join(f"{name}\n" for name in names))
-            savemat(info / f"tracks_{part}_info.mat", {f"track_{part}_info": np.array(table, dtype=np.int32)})
-        numbers = {row: number for number, (row, _) in enumerate(_in_order(data.test), start=1)}
-        query = np.array([[numbers[row] for row in data.query]], dtype=np.uint16)
-        savemat(info / "query_IDX.mat", {"query_IDX": query})
+    def walk(frequencies: Iterable[float], first: int, count: int) -> Iterator[Tracklet]:
+        gaits = product(map(float, frequencies), (-math.pi / 2, math.pi / 2))
+        for (identity, gait), camera, number in product(enumerate(gaits, first), range(1, cameras + 1), range(count)):
+            clip = render(
+                replace(UNIFORM, dynamic=Dynamic(*gait)),
+                views[camera - 1],
+                seed=(8, seed, identity, camera, number),
+                height=height,
+                nuisances=_CALM,
+            )
+            yield Tracklet(tuple(clip), identity, camera)
 
-
-def _in_order(tracklets: Sequence[Tracklet]) -> list[tuple[int, Tracklet]]:
-    """Rows and tracklets, by identity."""
-    return sorted(enumerate(tracklets), key=lambda item: int(item[1].identity))
-
-
-def _write_part(folder: Path, tracklets: Sequence[Tracklet]) -> tuple[list[str], list[tuple[int, ...]]]:
-    """The names of all frames, and a row (first name, last name, identity, camera) for each tracklet."""
-    names: list[str] = []
-    table: list[tuple[int, ...]] = []
-    seen = Counter[tuple[object, object]]()
-    for tracklet in tracklets:
-        seen[tracklet.identity, tracklet.camera] += 1
-        person = "00-1" if tracklet.identity == JUNK else f"{tracklet.identity:04d}"
-        start = f"{person}C{tracklet.camera}T{seen[tracklet.identity, tracklet.camera]:04d}"
-        own = [f"{start}F{number:03d}.jpg" for number in range(1, len(tracklet.frames) + 1)]
-        write_jpegs([folder / person / name for name in own], tracklet.frames)  # type: ignore[arg-type]
-        table.append((len(names) + 1, len(names) + len(own), int(tracklet.identity), int(tracklet.camera or 0)))
-        names += own
-    return names, table
-
-
-def _check(tracklet: Tracklet) -> None:
-    if not all(isinstance(frame, np.ndarray) for frame in tracklet.frames):
-        raise ValueError(f"the tracklet at {tracklet.where} lies on disk, wanted frames in memory")
-    for name, value, lowest, highest in (
-        ("identity", tracklet.identity, -1, 9999),
-        ("camera", tracklet.camera, 1, 9),
-    ):
-        if not isinstance(value, int) or not lowest <= value <= highest:
-            raise ValueError(f"{name} of a tracklet is {value!r}, wanted a number from {lowest} to {highest}")
+    step = 0.4 / (train - 1)
+    rows = tuple(walk(np.linspace(0.05 + step / 2, 0.45 - step / 2, test), 1001, tracklets // 4))
+    query, gallery = (
+        tuple(r for r, item in enumerate(rows) if (item.camera == 1) is asked) for asked in (True, False)
+    )
+    return DataSet("synthetic gaits", tuple(walk(np.linspace(0.05, 0.45, train), 1, tracklets)), rows, query, gallery)
