@@ -11,13 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from strfnet.profiler.report import KINDS, Counts, Profile, Row, Uncounted
+from strfnet.system.compat import (
+    OpOverload,
+    OpOverloadPacket,
+    TorchDispatchMode,
+    hooks_of,
+    overload_names,
+    storage_id,
+    tensors_of,
+    tree_leaves,
+)
 
 aten = torch.ops.aten
 
@@ -57,7 +64,6 @@ MORE_PRODUCTS: dict[OpOverloadPacket, Callable[..., int]] = {
     aten.vdot: lambda left, right: prod(left.shape),
     aten.addbmm: lambda added, left, right, **scales: prod(left.shape) * right.shape[-1],
 }
-HOOKS = re.compile(r"_(forward|backward|state_dict|load_state_dict)_(pre_|post_)?hooks")
 
 
 def profile(model: nn.Module, clip_shape: Sequence[int]) -> Profile:
@@ -115,13 +121,12 @@ def meta_copy(model: nn.Module) -> nn.Module:
         raise TypeError(f"model is {model!r}; a network (an instance of torch.nn.Module) is wanted")
     memo: dict[int, object] = {}  # what deepcopy takes for copies already made
     for path, module in model.named_modules():
-        for name, value in [*vars(module).items(), *module._parameters.items(), *module._buffers.items()]:
+        for name, value in {**vars(module), **tensors_of(module)}.items():
             if is_lazy(value):
                 raise ValueError(f"model: {name} in {path or 'model'!r} has no shape yet; call the model once first")
             if isinstance(value, Tensor):
                 memo[id(value)] = on_meta(value)
-            elif HOOKS.match(name):
-                memo[id(value)] = type(value)()
+        memo |= {id(hooks): type(hooks)() for hooks in hooks_of(module).values()}
     try:
         network = deepcopy(model, memo)
     except Exception as error:
@@ -152,7 +157,7 @@ class OperationCounter(TorchDispatchMode):
         self.counted: Counter[tuple[str, str]] = Counter()
         self.uncounted: Counter[tuple[str, str]] = Counter()
         self.running = [""]
-        self.weights = {storage_of(tensor) for tensor in [*network.parameters(), *network.buffers()]}
+        self.weights = {storage_id(tensor) for tensor in [*network.parameters(), *network.buffers()]}
         for path, module in network.named_modules():
             module.register_forward_pre_hook(lambda *_, path=path: self.running.append(path))
             module.register_forward_hook(lambda *_, path=path: self.leave(path))
@@ -176,7 +181,7 @@ class OperationCounter(TorchDispatchMode):
         if rule is None:
             self.uncounted[str(func), path] += 1
         elif rule == "product":
-            packet = known._overloadpacket
+            packet = known.overloadpacket
             self.counted[path, self.kind_of_product(packet, args)] += macs_of(packet, args, kwargs, out)
         elif rule != "moved":
             self.counted[path, "elementwise"] += elements(out if rule == "written" else (args, kwargs))
@@ -187,22 +192,23 @@ class OperationCounter(TorchDispatchMode):
         if "conv" in str(packet):
             return "convolution"
         # A frozen nn.Linear on permuted tokens is a bmm, with the weight expanded over the batch.
-        weighted = packet in BATCHED_PRODUCTS and any(storage_of(side) in self.weights for side in args[-2:])
+        weighted = packet in BATCHED_PRODUCTS and any(storage_id(side) in self.weights for side in args[-2:])
         return "linear" if weighted or packet in SINGLE_PRODUCTS else "products"
 
 
 def functional_form(func: OpOverload) -> OpOverload:
     """The operator of which ``func`` is the in-place form, else ``func``: it is the one with formula and tags."""
-    packet = getattr(torch.ops.aten, func._opname.rstrip("_"), None) if func.namespace == "aten" else None
-    return getattr(packet, func._overloadname, func)
+    name, overload = overload_names(func)
+    packet = getattr(torch.ops.aten, name.rstrip("_"), None) if func.namespace == "aten" else None
+    return getattr(packet, overload, func)
 
 
 def rule_for(func: OpOverload) -> str | None:
     """What is counted of an operator: "product", "written", "read", nothing as it is "moved"; None: unknown."""
-    packet = func._overloadpacket
+    packet = func.overloadpacket
     if packet in flop_registry or packet in MORE_PRODUCTS:
         return "product"
-    name = func._opname.rstrip("_") if func.namespace == "aten" else ""
+    name = overload_names(func)[0].rstrip("_") if func.namespace == "aten" else ""
     if func.is_view or torch.Tag.inplace_view in func.tags or is_moved(name):
         return "moved"
     if torch.Tag.pointwise in func.tags or is_written(name):
@@ -215,11 +221,6 @@ def macs_of(packet: OpOverloadPacket, args: Any, kwargs: Any, out: Any) -> int:
     if packet in flop_registry:
         return -(-flop_registry[packet](*args, **kwargs, out_val=out) // 2)
     return MORE_PRODUCTS[packet](*args, **kwargs)
-
-
-def storage_of(tensor: Tensor) -> int:
-    """What a tensor shares with its views alone, on the meta device too."""
-    return tensor.untyped_storage()._cdata
 
 
 def elements(values: object) -> int:

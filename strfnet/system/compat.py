@@ -1,0 +1,121 @@
+"""PyTorch's private names, each with its reason and the version it is there since; all were run with PyTorch 2.14.
+
+No other file of the package uses a private name of torch. Where torch has a public way, that way is used instead:
+``add_module`` and ``set_submodule`` set a child, ``named_children`` lists them, ``delattr`` removes one,
+``nn.Conv2d.forward`` convolves with the padding mode, ``register_load_state_dict_pre_hook`` changes what is loaded,
+``torch.cpu.get_capabilities`` names instruction sets.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload as OpOverload  # what a dispatch mode sees; the classes have no public name; 1.12
+from torch._ops import OpOverloadPacket as OpOverloadPacket
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # no public module has it; 2.0
+from torch.utils._pytree import tree_leaves as tree_leaves  # torch.utils.pytree is not public yet; 2.2
+from torch.utils._pytree import tree_map_only as tree_map_only
+
+BatchNorm = _BatchNorm  # the only base class that batch norms of 1, 2 and 3 dimensions and SyncBatchNorm share; 0.4
+COMPILED_PREFIX = "_orig_mod"  # the child in which torch.compile keeps the network, so a prefix of its keys; 2.0
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+class AnyBatchNorm(_BatchNorm):
+    """A batch norm of (n, c, ...) with any number of further dimensions. ``_check_input_dim`` is abstract; 0.4."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"input must be (n, c, ...), got {tuple(input.shape)}")
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The dictionary of a module's children. ``named_children`` leaves out None and the second of two equal; 0.1."""
+    return module._modules
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """A module's own parameters and buffers. ``named_parameters`` fails on lazy ones; 0.1."""
+    return {**module._parameters, **module._buffers}
+
+
+def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
+    """The dictionaries in which a module keeps its hooks, by attribute. There is no public list of hooks; 2.0."""
+    return {name: getattr(module, name) for name in _HOOKS}
+
+
+def clear_hooks(network: nn.Module) -> None:
+    """Remove the forward and backward hooks of all modules, in place; hooks of state dicts stay. 2.0."""
+    for module in network.modules():
+        for name in _HOOKS[:4]:
+            getattr(module, name).clear()
+
+
+def is_compiled_wrapper(module: nn.Module) -> bool:
+    """Whether ``torch.compile`` made the module. Its class is in ``torch._dynamo``, slow to import; 2.0."""
+    return COMPILED_PREFIX in module._modules
+
+
+def uncompile(network: nn.Module) -> None:
+    """Undo ``module.compile()`` of all modules, in place. A deepcopy made before 2.2 keeps the original's code."""
+    for module in network.modules():
+        module._compiled_call_impl = None
+
+
+def implicit_padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int]:
+    """The padding of a convolution as ``F.pad`` takes it, "same" and modes other than zeros included; 1.5."""
+    return conv._reversed_padding_repeated_twice
+
+
+def overload_names(operator: OpOverload) -> tuple[str, str]:
+    """The name and the overload of an operator, such as ("add_", "Tensor"). ``name()`` omits "default"; 1.12."""
+    return operator._opname, operator._overloadname
+
+
+def storage_id(tensor: Tensor) -> int:
+    """A number that tensors of one storage share, on the meta device too, where ``data_ptr`` is 0; 2.0."""
+    return tensor.untyped_storage()._cdata
+
+
+def lookup_inductor() -> Callable[..., Any]:
+    """Inductor as a backend, to be wrapped by one of our own. ``torch.compiler`` only lists backends; 2.0."""
+    from torch._dynamo import lookup_backend
+
+    return lookup_backend("inductor")
+
+
+def frozen_weights() -> AbstractContextManager[None]:
+    """While it lasts, Inductor takes weights for constants, which it may rearrange. No public option does; 2.0."""
+    from torch._inductor import config
+
+    return config.patch(freezing=True)
+
+
+def compile_package(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a program as machine code. AOTInductor has no public Python module; 2.6."""
+    from torch._inductor import aoti_compile_and_package
+
+    aoti_compile_and_package(
+        program, package_path=str(path), inductor_configs={"aot_inductor.metadata": dict(metadata)}
+    )
+
+
+def load_package(path: Path) -> Any:
+    """The callable that `compile_package` wrote; ``.loader.get_metadata()`` has its metadata; 2.6."""
+    from torch._inductor import aoti_load_package
+
+    return aoti_load_package(str(path))
