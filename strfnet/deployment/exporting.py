@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,10 +22,12 @@ from torch.export import Dim, ExportedProgram
 from strfnet.deployment import exported
 from strfnet.deployment.fusion import fold_norms
 from strfnet.layers.clip import AXES
+from strfnet.system.compat import require_torch
 from strfnet.system.files import write_whole
 from strfnet.version import __version__
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # and how the names of such files end
+OLDEST_TORCH = "2.8"  # below, export is strict about Python code by default, and ONNX files cannot be written
 OPSET = 18  # of ONNX: the oldest that PyTorch writes itself; runtimes from the spring of 2023 on read it
 TOLERANCE = 1e-4  # how far an answer may be from the network's own, as a share of its largest value
 BATCH, FRAMES = 2, 6  # of the clip by which a network is traced; both stay open in the file
@@ -112,7 +115,7 @@ def export(
 
     Raises: ValueError for an unknown format or an ending of another, a size that the network does not take, what
     cannot be exported (naming the reason), and answers that are further from the network's than 1e-4 of the largest
-    value; ImportError where the extra ``onnx`` is missing. Nothing is left behind.
+    value; ImportError where the extra ``onnx`` is missing; RuntimeError below PyTorch 2.8. Nothing is left behind.
     """
     path = Path(path)
     check_target(path, format)
@@ -144,9 +147,10 @@ def export(
 def check_target(path: Path, format: str) -> None:
     """Refuse what cannot become such a file, before any work.
 
-    Raises: ValueError for an unknown format, an ending of another, or no folder; ImportError where the extra
-    ``onnx`` is missing.
+    Raises: RuntimeError below PyTorch 2.8; ValueError for an unknown format, an ending of another, or no folder;
+    ImportError where the extra ``onnx`` is missing.
     """
+    require_torch(OLDEST_TORCH, "export")
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, wanted one of {', '.join(FORMATS)}")
     if path.suffix != FORMATS[format]:
@@ -271,8 +275,8 @@ def _checked(
 def _asked(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[float], Any]:
     """Answers to each clip, seconds of each, and the file's description, by a process that knows the file alone."""
     np.savez(file.parent / "given.npz", *(clip.numpy() for clip in clips))
-    # -P: the package's folder, where that program lies, is no place to import from.
-    program = [sys.executable, "-P", exported.__file__, format, str(file), str(file.parent)]
+    # A copy: Python imports from the folder of its program, and that of the package is no place to import from.
+    program = [sys.executable, shutil.copy(exported.__file__, file.parent), format, str(file), str(file.parent)]
     done = subprocess.run([*program, str(torch.get_num_threads())], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

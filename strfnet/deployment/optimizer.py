@@ -14,11 +14,13 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from strfnet.deployment.fusion import fold_norms
 from strfnet.deployment.winograd import with_winograd
 from strfnet.layers.clip import AXES, check_clip
+from strfnet.system.compat import compile_separately, require_torch
 
 # How far an answer may be from the network's own, as a share of its largest value.
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.05, torch.float16: 0.02}
 # Calls are timed in three rounds, long ones in fewer: when so many seconds have passed no more is begun.
 ROUNDS, LONGEST = 3, 1.0
+OLDEST_TORCH = "2.8"  # in which compiled networks were compared with their originals
 
 
 def optimize(
@@ -44,9 +46,10 @@ def optimize(
             this machine, as bfloat16 is on processors without its instructions, is given up for the network's.
         compiled: False stays with folded norms, which suits clips of ever other shapes.
 
-    Raises: ValueError if ``clip_shape`` is none, or if an answer is further from the network's own than
-    rounding explains: 1e-4 of the largest value in float32, 0.05 in bfloat16.
+    Raises: RuntimeError below PyTorch 2.8. ValueError if ``clip_shape`` is none, or if an answer is further from
+    the network's own than rounding explains: 1e-4 of the largest value in float32, 0.05 in bfloat16.
     """
+    require_torch(OLDEST_TORCH, "optimize")
     like = next(network.parameters())
     dtype = like.dtype if dtype is None else dtype
     if dtype not in TOLERANCES:
@@ -153,11 +156,7 @@ class Deployed(nn.Module):
                 return graph.forward
             return lookup_backend("inductor")(graph, inputs)
 
-        # Isolated, as networks of one class share their code, and PyTorch compiles no code more than eight times.
-        compiled: Any = torch.compile(  # type: ignore[call-overload]  # its overloads lack the last argument
-            self.folded, backend=freeze, dynamic=False, isolate_recompiles=True
-        )
-        self._compiled = compiled.__call__
+        self._compiled = compile_separately(self.folded, freeze)
         try:
             with config.patch(freezing=True):
                 self.run("compiled", clip)

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
+from strfnet.system.compat import is_exporting
 
 PAIRINGS = ("softmax", "dot")
 POOLS: dict[str, tuple[Callable[..., Tensor], ...]] = {
@@ -151,7 +152,7 @@ class NonLocalBlock(nn.Module):
         """(b, t, n, d) to (b, windows, frames n, d), with zeros for the frames that the last window lacks."""
         b, t, n, d = tokens.shape
         if self.window is None:
-            if torch.compiler.is_exporting():  # by way of one axis: so it can be proved for merged frames too
+            if is_exporting():  # by way of one axis: so it can be proved for merged frames too
                 return tokens.flatten().view(b, 1, t * n, d)
             return tokens.flatten(1, 2)[:, None]
         count = (t + self.window - 1) // self.window
@@ -230,7 +231,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> 
     Shape: (b, windows, queries, d), (b, windows, keys, d) twice and (1, windows, 1, keys) to the first.
     """
     in_chunks = query.device.type == "cpu" and query.dtype == torch.bfloat16 and MULTIPLIES_BFLOAT16
-    if not in_chunks or torch.is_grad_enabled() or torch.compiler.is_exporting():
+    if not in_chunks or torch.is_grad_enabled() or is_exporting():
         return F.scaled_dot_product_attention(query, key, value, exists, scale=1.0)
     gathered = []
     for chunk in query.split(CHUNK, dim=2):

@@ -6,6 +6,7 @@ No other file of the package uses a private name of torch. Where torch has a pub
 ``torch.cpu.get_capabilities`` names instruction sets.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -119,3 +120,32 @@ def load_package(path: Path) -> Any:
     from torch._inductor import aoti_load_package
 
     return aoti_load_package(str(path))
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` runs the network. In 2.6, which lacks the public function, compiling counts too."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+
+
+def require_torch(version: str, what: str) -> None:
+    """Raises: RuntimeError naming ``version``, such as "2.8", if the installed PyTorch is older."""
+    needed, found = ([int(part) for part in text.split(".")[:2]] for text in (version, torch.__version__))
+    if found < needed:
+        raise RuntimeError(f"{what} needs PyTorch {version} or newer, found {torch.__version__}")
+
+
+def compile_separately(network: nn.Module, backend: Callable[..., Any]) -> Callable[[Tensor], Any]:
+    """The network compiled for one input shape, apart from other networks of its class.
+
+    PyTorch compiles one code object at most eight times, and networks of one class share theirs.
+    ``torch.compile(isolate_recompiles=True)`` separates them since 2.12 or so; before, a copy of a code object does.
+    """
+    options: dict[str, Any] = {"backend": backend, "dynamic": False}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        return torch.compile(network, **options, isolate_recompiles=True).__call__
+
+    def call(clip: Tensor) -> Any:
+        return network(clip)
+
+    call.__code__ = call.__code__.replace()
+    return torch.compile(call, **options)
