@@ -2,8 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
+# What `make test-versions` runs, and the Python from which it makes environments.
+VERSIONS ?= oldest 2.8 2.11 newest
+OLD_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test docs check clean
+.PHONY: demo test test-versions docs check clean
 
 demo: $(VENV)/installed  ## a ResNet-50 with STRF ranks tracklets; a small network is shown; one is trained with and without STRF
 	$(BIN)/python examples/rank_tracklets.py $(if $(DATA),--data $(DATA))
@@ -16,6 +19,9 @@ test: $(VENV)/installed  ## linters, types, then the whole suite
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
 
+test-versions: $(VENV)/installed  ## run the core tests under several PyTorch versions: VERSIONS="oldest 2.8 2.11 newest", OLD_PYTHON=python3.10
+	$(BIN)/python tests/versions.py --only $(VERSIONS) --python $(OLD_PYTHON)
+
 docs: $(VENV)/installed  ## the pages as a site in build/docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
@@ -25,4 +31,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venvs build dist *.egg-info
