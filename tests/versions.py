@@ -63,7 +63,7 @@ def environment(name: str, python: str) -> str:
     constraints.write_text("".join(f"{package}=={version}\n" for package, version in fixed))
     extras = EXTRAS if name == "oldest" else EXTRAS + ",onnx"
     install = [made, "-m", "pip", "--quiet", "install", "-c", constraints, "--editable", f"{ROOT}[{extras}]"]
-    subprocess.run([*install, "scikit-learn", "pytorch-metric-learning"], check=True)
+    subprocess.run([*install, "scikit-learn>=1.4", "pytorch-metric-learning>=2.5"], check=True)
     stamp.touch()
     return made
 
