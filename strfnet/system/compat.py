@@ -138,14 +138,15 @@ def compile_separately(network: nn.Module, backend: Callable[..., Any]) -> Calla
     """The network compiled for one input shape, apart from other networks of its class.
 
     PyTorch compiles one code object at most eight times, and networks of one class share theirs.
-    ``torch.compile(isolate_recompiles=True)`` separates them since 2.12 or so; before, a copy of a code object does.
+    ``torch.compile(isolate_recompiles=True)`` separates them in versions newer than 2.11; a copy of a code object
+    does so in 2.11 and older.
     """
-    options: dict[str, Any] = {"backend": backend, "dynamic": False}
-    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
-        return torch.compile(network, **options, isolate_recompiles=True).__call__
+    compiler: Any = torch.compile  # its overloads lack the last argument
+    if "isolate_recompiles" in inspect.signature(compiler).parameters:
+        return compiler(network, backend=backend, dynamic=False, isolate_recompiles=True).__call__
 
     def call(clip: Tensor) -> Any:
         return network(clip)
 
     call.__code__ = call.__code__.replace()
-    return torch.compile(call, **options)
+    return compiler(call, backend=backend, dynamic=False)
