@@ -20,7 +20,7 @@ from strfnet.system.compat import compile_separately, require_torch
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.05, torch.float16: 0.02}
 # Calls are timed in three rounds, long ones in fewer: when so many seconds have passed no more is begun.
 ROUNDS, LONGEST = 3, 1.0
-OLDEST_TORCH = "2.8"  # in which compiled networks were compared with their originals
+OLDEST_TORCH = "2.8"
 
 
 def optimize(
