@@ -4,10 +4,13 @@ BIN := $(VENV)/bin
 DATA ?=
 # Processes of the test suite; each keeps to one thread.
 JOBS ?= 2
+# What `make test-versions` runs, and the Python of its environments.
+VERSIONS ?= oldest 2.8 2.11 newest
+OLD_PYTHON ?= $(PYTHON)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help demo test test-slow types lint format bench-quick docs clean
+.PHONY: help demo test test-slow test-versions types lint format bench-quick docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +26,9 @@ test: lint types  ## run the linters, the type checker and the quick tests
 
 test-slow: $(VENV)/installed  ## run the long sweeps, and every property on ten times as many drawn examples
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=thorough
+
+test-versions: $(VENV)/installed  ## run the core tests under several versions of PyTorch, e.g. VERSIONS=oldest OLD_PYTHON=python3.10
+	$(BIN)/python tests/versions.py --only $(VERSIONS) --python $(OLD_PYTHON)
 
 lint: $(VENV)/installed  ## check style and formatting
 	$(BIN)/ruff check --quiet .

@@ -217,7 +217,8 @@ def test_an_object_in_the_place_of_a_number_is_refused(tmp_path):
         assert type(found) is type(number) and found == number
 
 
-def test_numbers_of_numpy_1_are_read_too(tmp_path):
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"], ids=["NumPy 1", "NumPy 2"])
+def test_numbers_of_either_numpy_are_read(module, tmp_path):
     torch.save({"state_dict": {"a": torch.ones(2)}, "rank1": np.float64(0.5)}, tmp_path / "file.pth",
                _use_new_zipfile_serialization=False)  # fmt: skip
     content = (tmp_path / "file.pth").read_bytes()

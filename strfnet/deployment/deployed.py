@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip
-from strfnet.system.compat import CheckedConversion, frozen_weights, lookup_inductor, tree_map_only
+from strfnet.system.compat import (
+    CheckedConversion,
+    compile_separately,
+    frozen_weights,
+    lookup_inductor,
+    tree_map_only,
+)
 
 Form = Literal["fused", "compiled"]
 
@@ -111,7 +117,6 @@ class Deployed(CheckedConversion):
         """Compiles the network for clips such as this one. Returns the reason, in a line, if that fails."""
         seen = frozen = False
         inductor = lookup_inductor()
-        compiler: Any = torch.compile  # its overloads lack the last argument
 
         def freeze(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
             nonlocal seen
@@ -121,9 +126,7 @@ class Deployed(CheckedConversion):
                 return graph.forward
             return inductor(graph, inputs)
 
-        # Isolated, because networks of a class share their code, and PyTorch compiles no code more than eight times.
-        compiled = compiler(self.fused, backend=freeze, dynamic=False, isolate_recompiles=True)
-        self._compiled = compiled.__call__
+        self._compiled = compile_separately(self.fused, freeze)
         try:
             with frozen_weights():
                 self.run("compiled", clip)

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,12 +22,13 @@ from torch.export import Dim, ExportedProgram
 from strfnet.deployment import exported
 from strfnet.deployment.fusion import fuse
 from strfnet.layers.clip import AXES
-from strfnet.system.compat import compile_package
+from strfnet.system.compat import compile_package, require_torch
 from strfnet.system.files import write_atomically
 from strfnet.version import __version__
 
 Format = Literal["onnx", "pt2", "package"]
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # with the suffix of such files
+OLDEST_TORCH = "2.8"  # below, export is strict about Python code by default, and ONNX files cannot be written
 OPSET = 18  # of ONNX: the oldest that PyTorch writes; runtimes since spring 2023 read it
 TOLERANCE = 1e-4  # the largest difference from the network's output, as a share of the largest value
 BATCH, FRAMES = 2, 6  # of the clip with which a network is traced; both are dynamic in the file
@@ -144,6 +146,7 @@ def check_target(path: Path, format: str) -> None:
     Raises: ValueError for an unknown format, a wrong suffix, or a missing folder; ImportError if the extra ``onnx``
     is missing.
     """
+    require_torch(OLDEST_TORCH, "export")
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, wanted one of {', '.join(FORMATS)}")
     if path.suffix != FORMATS[format]:
@@ -268,7 +271,7 @@ def _run(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor]
     """Runs the file in a separate process. Returns the output and the seconds of each clip, and the metadata."""
     np.savez(file.parent / "clips.npz", *(clip.numpy() for clip in clips))
     # -P keeps the folder of that program, a part of this package, out of the import path.
-    program = [sys.executable, "-P", exported.__file__, format, str(file), str(file.parent)]
+    program = [sys.executable, shutil.copy(exported.__file__, file.parent), format, str(file), str(file.parent)]
     done = subprocess.run([*program, str(torch.get_num_threads())], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

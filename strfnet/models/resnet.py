@@ -21,7 +21,8 @@ def resnet_maps(depth: str, *, weights: Any = None, stem_relu: bool = True) -> n
     Shape: (n, 3, h, w) to (n, 512 or 2048, h / 32, w / 32); resnet8 to (n, 64, h / 8, w / 8).
     Raises: ValueError for weights of a resnet8, which torchvision does not have.
     """
-    from torchvision.models import get_model
+    with torch.device("cpu"):  # PyTorch 2.8 and older cannot import torchvision while the meta device is the default
+        from torchvision.models import get_model
 
     if depth == "resnet8":
         if weights is not None:

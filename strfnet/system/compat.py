@@ -6,6 +6,7 @@ No other file of the package uses a private name of torch. Where torch has a pub
 ``torch.cpu.get_capabilities`` names instruction sets.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -154,3 +155,28 @@ def load_package(path: Path) -> Any:
     from torch._inductor import aoti_load_package
 
     return aoti_load_package(str(path))
+
+
+def require_torch(version: str, what: str) -> None:
+    """Raises: RuntimeError naming ``version``, such as "2.8", if the installed PyTorch is older."""
+    needed, found = ([int(part) for part in text.split(".")[:2]] for text in (version, torch.__version__))
+    if found < needed:
+        raise RuntimeError(f"{what} needs PyTorch {version} or newer, found {torch.__version__}")
+
+
+def compile_separately(network: nn.Module, backend: Callable[..., Any]) -> Callable[[Tensor], Any]:
+    """The network compiled for one input shape, apart from other networks of its class.
+
+    PyTorch compiles one code object at most eight times, and networks of one class share theirs.
+    ``torch.compile(isolate_recompiles=True)`` separates them in versions newer than 2.11; a copy of a code object
+    does so in 2.11 and older.
+    """
+    compiler: Any = torch.compile  # its overloads lack the last argument
+    if "isolate_recompiles" in inspect.signature(compiler).parameters:
+        return compiler(network, backend=backend, dynamic=False, isolate_recompiles=True).__call__
+
+    def call(clip: Tensor) -> Any:
+        return network(clip)
+
+    call.__code__ = call.__code__.replace()
+    return compiler(call, backend=backend, dynamic=False)

@@ -1,0 +1,111 @@
+"""What a user calls first, each in a process that has imported nothing yet."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+import strfnet
+from strfnet.data.synthetic.walker_set import draw_set, write_mars
+from strfnet.deployment import export, optimize
+from strfnet.system.compat import require_torch
+
+ROOT = Path(__file__).parents[1]
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+WALKERS = ROOT / "strfnet/weights/pretrained/strf_c2d_resnet8_walkers.safetensors"
+TRAINING = """
+model: c2d_resnet8
+format: mars
+complete: false
+height: 32
+width: 16
+frames: 2
+batch: 4
+identities: 2
+tracklets: 2
+epochs: 1
+milestones: []
+protocol: nvan
+workers: 0
+device: cpu
+"""
+
+
+def fresh(*arguments):
+    """Runs Python with these arguments in a new process."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fresh")
+    write_mars(folder / "data", draw_set(train=4, test=3, cameras=2, frames=4, height=32))
+    (folder / "training.yaml").write_text(f"{TRAINING}data: {folder}/data\n")
+    torch.save(resnet18().state_dict(), folder / "resnet18.pth")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["strf_c2d_resnet8", "strf_p3dc_resnet18"])
+@pytest.mark.parametrize("asked", ["import strfnet", "from strfnet import create_model"])
+def test_a_network_is_created_on_the_meta_device(name, asked):
+    create = "create_model" if "from" in asked else "strfnet.create_model"
+    script = f"import torch\n{asked}\nwith torch.device('meta'):\n    network = {create}({name!r})\n"
+    done = fresh("-c", script + "print({tensor.device.type for tensor in network.parameters()})")
+    assert (done.returncode, done.stdout) == (0, "{'meta'}\n"), done.stderr
+
+
+def test_a_network_is_loaded():
+    script = f"import strfnet\nprint(next(strfnet.load({str(WALKERS)!r}).parameters()).device)"
+    done = fresh("-c", script)
+    assert (done.returncode, done.stdout) == (0, "cpu\n"), done.stderr
+
+
+ON_DATA = "--model strf_c2d_resnet8 --height 32 --width 16 --device cpu --workers 0 --data {0}/data --format mars"
+COMMANDS = {
+    "models": "models",
+    "profile": "profile strf_c2d_resnet8 --clip 1 3 2 32 16",
+    "convert": "convert {0}/resnet18.pth {0}/converted.safetensors",
+    "train": "train --config {0}/training.yaml --out {0}/run",
+    "evaluate": f"evaluate {ON_DATA} --complete false --protocol nvan",
+    "embed": f"embed {ON_DATA} --complete false --clips all_frames:2 --out {{0}}/vectors.safetensors",
+    "show": f"show {ON_DATA} --complete false --ranks --out {{0}}/ranks.png",
+    "export": "export --model resnet8_fpl --height 32 --width 16 --format pt2 --out {0}/network.pt2",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_the_first_call(command, files):
+    done = fresh("-m", "strfnet.cli", *COMMANDS[command].format(files).split())
+    if command == "export" and TORCH < (2, 8):
+        assert done.returncode == 1 and "export needs PyTorch 2.8 or newer" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_an_older_pytorch_is_refused_with_its_version_and_the_one_wanted(monkeypatch, tmp_path):
+    network = strfnet.create_model("c2d_resnet8")
+    monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
+    message = "needs PyTorch 2.8 or newer, found 2.7.1"
+    with pytest.raises(RuntimeError, match=f"optimize {message}"):
+        optimize(network, (1, 3, 2, 32, 16))
+    with pytest.raises(RuntimeError, match=f"export {message}"):
+        export(network, tmp_path / "network.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted", "sound"),
+    [("2.8.0", "2.8", True), ("2.10.0a0+git1", "2.8", True), ("2.7.1", "2.10", False), ("3.0.0", "2.14", True)],
+)
+def test_versions_are_compared_as_numbers(installed, wanted, sound, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", installed)
+    if sound:
+        require_torch(wanted, "this")
+    else:
+        with pytest.raises(RuntimeError, match=f"this needs PyTorch {wanted}"):
+            require_torch(wanted, "this")

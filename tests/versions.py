@@ -1,0 +1,116 @@
+"""Runs the core of the suite under several versions of PyTorch and prints the table versions x parts.
+
+    python tests/versions.py                      # the oldest, 2.8, 2.11 and the newest
+    python tests/versions.py --only oldest newest
+
+The newest is the environment that runs this file. The others are made in .venvs/, about 6 GB each; the oldest has the
+lowest version of every dependency that pyproject.toml allows. Where wheels without CUDA can be downloaded,
+PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu makes them ten times smaller. Exits with 1 if a test fails.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parents[1]
+VERSIONS = {"oldest": ("2.6.0", "0.21.0"), "2.8": ("2.8.0", "0.23.0"), "2.11": ("2.11.0", "0.26.0"), "newest": None}
+# Parts of the suite and the paths of their tests.
+CORE = {
+    "layers": ["tests/layers"],
+    "losses": ["tests/losses"],
+    "profiler": ["tests/profiler"],
+    "inflation": ["tests/test_inflation.py", "tests/test_splicing.py", "tests/test_folding.py", "tests/test_clip.py"],
+    "models": ["tests/models/test_networks.py", "tests/models/test_published_keys.py", "tests/test_checkpoints.py"],
+    "data": ["tests/data"],
+    "evaluation": ["tests/test_evaluation.py", "tests/test_ranking.py", "tests/test_distances.py"],
+    "training resume": ["tests/training/test_resume.py"],
+    "fresh processes": ["tests/test_fresh_processes.py"],
+}
+# Parts that raise in PyTorch below 2.8; tests/test_fresh_processes.py holds that they do.
+SINCE_2_8 = {
+    "optimize": ["tests/test_deployment.py", "tests/test_winograd.py"],
+    "export": ["tests/test_exporting.py"],
+    "compiled whole": ["tests/models/test_deployment.py"],
+}
+INSTALLED = """import json, platform, torch, torchvision, numpy
+print(json.dumps({"Python": platform.python_version(), "PyTorch": torch.__version__,
+    "torchvision": torchvision.__version__, "NumPy": numpy.__version__}))"""
+EXTRAS = "test,train,matlab,viz,timm"
+
+
+def environment(name: str, python: str) -> str:
+    """The path of the Python that has the version called ``name``; its environment is made if need be."""
+    if VERSIONS[name] is None:
+        return sys.executable
+    folder = ROOT / ".venvs" / name
+    made, stamp = str(folder / "bin/python"), folder / "installed"
+    project = ROOT / "pyproject.toml"
+    if stamp.exists() and stamp.stat().st_mtime > project.stat().st_mtime:
+        return made
+    torch, torchvision = VERSIONS[name]
+    stated = project.read_text().partition("\ndependencies")[2]
+    lowest = re.findall(r'"([a-z][\w-]*)(?:\[\w+\])?>=([\d.]+)"', stated) if name == "oldest" else []
+    fixed = [("torch", torch), ("torchvision", torchvision), *(pair for pair in lowest if "torch" not in pair[0])]
+    constraints = folder / "constraints.txt"
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    constraints.write_text("".join(f"{package}=={version}\n" for package, version in fixed))
+    extras = EXTRAS if name == "oldest" else EXTRAS + ",onnx"
+    install = [made, "-m", "pip", "--quiet", "install", "-c", constraints, "--editable", f"{ROOT}[{extras}]"]
+    subprocess.run([*install, "scikit-learn>=1.4", "pytorch-metric-learning>=2.5"], check=True)
+    stamp.touch()
+    return made
+
+
+def run(name: str, python: str, jobs: str) -> dict[str, str]:
+    """Runs the parts and returns what became of each, by its name."""
+    parts = CORE if name == "oldest" else CORE | SINCE_2_8
+    refused = dict.fromkeys(SINCE_2_8, "raises, needs 2.8") if name == "oldest" else {}
+    with TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [python, "-m", "pytest", "-n", jobs, "-m", "not slow", "--tb=short", f"--junitxml={report}"]
+        settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        paths = [path for paths in parts.values() for path in paths]
+        code = subprocess.run([*command, *paths], cwd=ROOT, env=settings).returncode
+        if code > 1:
+            return refused | dict.fromkeys(parts, f"failed: pytest exits with {code}")
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    counts: dict[str, Counter[str]] = {part: Counter() for part in parts}
+    for case in cases:
+        module = (case.get("classname") or case.get("name", "")).replace(".", "/")
+        part = next(
+            part for part, paths in parts.items() if module.startswith(tuple(p.removesuffix(".py") for p in paths))
+        )
+        outcomes = {child.tag for child in case}
+        counts[part]["failed" if outcomes & {"failure", "error"} else "skipped" if outcomes else "passed"] += 1
+    cells = {part: ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts[part].items())) for part in parts}
+    return refused | {
+        part: cell if "passed" in cell else f"failed: {cell or 'no test'}" for part, cell in cells.items()
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=VERSIONS, default=list(VERSIONS), help="versions to run")
+    parser.add_argument("--python", default=sys.executable, help="Python from which environments are made")
+    parser.add_argument("--jobs", default="2", help="processes of the suite")
+    arguments = parser.parse_args()
+    columns = {}
+    for name in arguments.only:
+        python = environment(name, arguments.python)
+        found = subprocess.run([python, "-c", INSTALLED], check=True, capture_output=True, text=True).stdout
+        columns[name] = json.loads(found) | run(name, python, arguments.jobs)
+    print("| | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
+    for row in columns[arguments.only[0]]:
+        print(f"| {row} | " + " | ".join(column[row] for column in columns.values()) + " |")
+    return any("failed" in cell for column in columns.values() for cell in column.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
