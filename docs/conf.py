@@ -41,7 +41,7 @@ TYPE_VARIABLES = r"strfnet\.[\w.]+\.Network"
 nitpick_ignore_regex = [("py:.*", rf"(?!strfnet\.).*|{TYPE_VARIABLES}")]
 
 SECTIONS = ("Args", "Attributes", "Shape", "Returns", "Raises", "Source", "Sources")
-NAMED = re.compile(r" {4}([\w., ]+): (.*)")
+NAMED = re.compile(r" {4}(\w[\w., ]*): (.*)")
 
 
 def sections_as_fields(app: Any, what: str, name: str, value: object, options: object, lines: list[str]) -> None:

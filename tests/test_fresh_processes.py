@@ -10,7 +10,7 @@ import torch
 from torchvision.models import resnet18
 
 import strfnet
-from strfnet.data.synthetic.walker_set import draw_set, write_mars
+from strfnet.data.synthetic import draw_set, write_mars
 from strfnet.deployment import export, optimize
 from strfnet.system.compat import require_torch
 

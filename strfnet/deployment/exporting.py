@@ -270,7 +270,7 @@ def _checked(
 def _run(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[float], Any]:
     """Runs the file in a separate process. Returns the output and the seconds of each clip, and the metadata."""
     np.savez(file.parent / "clips.npz", *(clip.numpy() for clip in clips))
-    # -P keeps the folder of that program, a part of this package, out of the import path.
+    # Copied there, because Python imports from the folder of a program, which would be a part of this package.
     program = [sys.executable, shutil.copy(exported.__file__, file.parent), format, str(file), str(file.parent)]
     done = subprocess.run([*program, str(torch.get_num_threads())], capture_output=True, text=True)
     if done.returncode:
