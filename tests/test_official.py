@@ -286,7 +286,7 @@ def test_an_image_file_is_written_only_of_what_it_can_hold(tmp_path):
         save_official(network, tmp_path / "no.pth")
     save_official(network, tmp_path / "yes.pth", family=AP3D)
     assert torch.equal(load_official(tmp_path / "yes.pth").head.neck.running_mean, torch.ones(512))
-    with pytest.raises(ValueError, match="p3dc_resnet18 holds more than an image network"):
+    with pytest.raises(ValueError, match="p3dc_resnet18 holds more than an image ResNet"):
         save_official(load_official(tmp_path / "image.pth", "p3dc_resnet18"), tmp_path / "no.pth", family="image")
     with pytest.raises(ValueError, match=re.escape("family must be one of STE-NVAN, AP3D, image, got 'ap3d'")):
         save_official(network, tmp_path / "no.pth", family="ap3d")

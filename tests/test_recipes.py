@@ -19,7 +19,8 @@ OVERLAYS = ["on_duke", "on_ilids"]
 
 def recipe(*names):
     words = [word for name in names for word in ("--config", str(FOLDER / f"{name}.yaml"))]
-    return parse(["train", *words, "--out", "run"])[1].recipe
+    data = [] if names[0] == "walkers" else ["--data", "DATA"]
+    return parse(["train", *words, *data, "--out", "run"])[1].recipe
 
 
 def others(one, *names):

@@ -131,5 +131,5 @@ def test_the_example_shows_a_leg_and_a_block(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()
     for line, what in zip(said[2::3], ("leg", "block"), strict=True):
         file = tmp_path / "out" / f"masks_{what}.png"
-        assert line == f"picture     {file}" and file.read_bytes().startswith(b"\x89PNG")
+        assert line == f"figure {file}" and file.read_bytes().startswith(b"\x89PNG")
     assert said[0].startswith("leg, backbone.layer2.0.conv2.after.0: static 0.")

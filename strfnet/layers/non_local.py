@@ -84,8 +84,7 @@ class NonLocalBlock(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.project(x)  # (b, t, n, d) each
-        out = self.out(self.gather(query, key, value))
+        out = self.out(self.gather(*self.project(x)))  # no name holds the projections, so their memory is free again
         if self.norm is not None:
             out = self.norm(out.flatten(0, 2)).view_as(out)
         return x + self.restore(out, x)

@@ -51,4 +51,4 @@ def test_the_memory_of_the_block_stays_within_its_goals(load):
     memory = load("memory")
     short = memory.measured_afresh("strfnet", 8)
     assert short <= 0.25 * memory.measured_afresh("explicit", 8)
-    assert memory.measured_afresh("strfnet", 16) <= 2 * short  # a growth exponent of 1
+    assert memory.measured_afresh("strfnet", 32) <= 4 * short  # a growth exponent of 1
