@@ -79,4 +79,4 @@ def _main(kind: str, path: str, folder: str, threads: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main(*sys.argv[-4:])

@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -270,9 +269,11 @@ def _checked(
 def _run(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[float], Any]:
     """Runs the file in a separate process. Returns the output and the seconds of each clip, and the metadata."""
     np.savez(file.parent / "clips.npz", *(clip.numpy() for clip in clips))
-    # Copied there, because Python imports from the folder of a program, which would be a part of this package.
-    program = [sys.executable, shutil.copy(exported.__file__, file.parent), format, str(file), str(file.parent)]
-    done = subprocess.run([*program, str(torch.get_num_threads())], capture_output=True, text=True)
+    # Not `python exported.py`, which would import from that file's folder, a part of this package.
+    start = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+    program = [sys.executable, "-c", start, exported.__file__, format, str(file), str(file.parent)]
+    threads = str(torch.get_num_threads())
+    done = subprocess.run([*program, threads], capture_output=True, text=True, cwd=file.parent)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ValueError(f"the {format} file does not run in a separate process: {last}; it is not kept")
