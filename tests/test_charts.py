@@ -29,7 +29,7 @@ def test_every_curve_is_its_cmc_and_names_its_rule(evaluations):
         assert line.get_ydata().tolist() == (100 * told.cmc[:7]).tolist()
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     for label, told, rule in zip(labels, evaluations, ("trapezoids", "rectangles"), strict=True):
-        assert label.startswith(f"{told.protocol.name} on drawn walkers: R1 {100 * told.cmc[0]:.1f}, ")
+        assert label.startswith(f"{told.protocol.name} on synthetic walkers: R1 {100 * told.cmc[0]:.1f}, ")
         assert label.endswith(f"mAP {100 * told.mean_average_precision:.1f} (AP by {rule}); evenly 4")
     assert png(figure).startswith(b"\x89PNG")
 
