@@ -24,7 +24,7 @@ from strfnet.deployment import (
 )
 from strfnet.deployment import in_place as in_place_passes
 from strfnet.deployment.fusion import CONVOLUTIONS, fuse_norm, inference_copy
-from strfnet.models.registry import FORMS
+from strfnet.models.registry import ARCHITECTURES
 
 SHAPE = (2, 3, 4, 64, 32)
 PASSES = (merge_shortcuts, fuse_batch_norms, merge_projections, norms_in_place, add_in_place, use_winograd)
@@ -67,7 +67,7 @@ def test_a_convolution_with_its_norm_fused_computes_both(kind, groups, biased, a
     agree(frames_of(network(clip)), expected)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ARCHITECTURES)
 def test_a_fused_network_computes_the_same_and_has_no_norm_left_behind_a_convolution(form):
     network = woken(form.format("resnet8")).double()
     state = copy.deepcopy(network.state_dict())

@@ -8,21 +8,6 @@ from torch import nn
 
 PACKAGE = Path(__file__).parents[1] / "strfnet"
 HOME = PACKAGE / "system/compat.py"
-# Files that have not been converted yet.
-EXCEPTIONS = {
-    "inflation/inflation.py",
-    "inflation/splicing.py",
-    "inference/stream.py",
-    "inference/incremental.py",
-    "layers/temporal.py",
-    "layers/non_local.py",
-    "weights/published.py",
-    "deployment/exported.py",
-    "deployment/fusion.py",
-    "deployment/optimizer.py",
-    "deployment/winograd.py",
-    "deployment/exporting.py",
-}
 MODULES = nn.Module(), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)
 OF_MODULES = {name for module in MODULES for name in dir(module) if name[0] == "_" and name[:2] != "__"}
 OTHERS = {"_orig_mod", "_opname", "_overloadname", "_overloadpacket", "_cdata"}
@@ -62,8 +47,6 @@ def test_private_names_of_torch_are_in_one_file(path):
     found = sorted(set(private_names(path.read_text())))
     if path == HOME:
         assert "_BatchNorm" in found and "_modules" in found
-    elif str(path.relative_to(PACKAGE)) in EXCEPTIONS:
-        assert found, "converted: take it out of EXCEPTIONS"
     else:
         assert not found
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip
-from strfnet.system.compat import frozen_weights, lookup_inductor, tree_map_only
+from strfnet.system.compat import CheckedConversion, frozen_weights, lookup_inductor, tree_map_only
 
 Form = Literal["fused", "compiled"]
 
@@ -37,7 +37,7 @@ class Trial:
         return f"{self.name}: {'kept' if self.kept else 'dropped'}, {self.reason}"
 
 
-class Deployed(nn.Module):
+class Deployed(CheckedConversion):
     """The network that `optimize` returns. It is called as the original is, always in inference mode.
 
     Clips of another shape than ``clip_shape``, and calls under other settings than it was compiled under (such as
@@ -76,12 +76,11 @@ class Deployed(nn.Module):
         """Raises: ValueError, because compiled weights are frozen."""
         raise ValueError("a deployed network's weights are frozen; load them into the network and optimize that")
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Deployed":
-        if (wanted := fn(torch.empty(0, dtype=self.dtype)).dtype) != self.dtype:
+    def check_conversion(self, function: Callable[[Tensor], Tensor]) -> None:
+        if (wanted := function(torch.empty(0, dtype=self.dtype)).dtype) != self.dtype:
             raise ValueError(
                 f"a network deployed in {self.dtype} cannot change to {wanted}; optimize it with dtype={wanted}"
             )
-        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the state for copies and pickles, without compiled code."""

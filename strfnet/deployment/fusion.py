@@ -76,9 +76,7 @@ def fuse_batch_norms(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
 
 def merge_projections(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
     """Turns the projections of non-local blocks on pixels into 1x1 convolutions, the norm fused into the last."""
-    found = [
-        module for module in network.modules() if own_class(module) is NonLocalBlock and _has_projections(module)
-    ]
+    found = [module for module in network.modules() if isinstance(module, NonLocalBlock) and _is_mergeable(module)]
     for block in found:
         if block.norm is not None:
             fuse_norm(block.out, block.norm)

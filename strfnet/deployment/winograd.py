@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from strfnet.deployment.fusion import CONVOLUTIONS
 from strfnet.inflation.extension import Extension, extend, own_class
+from strfnet.system.compat import CustomConvolution
 
 POINTS = (0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)
 TILE, SEEN = 4, 6  # pixels along a side of a tile of outputs, and of its inputs
@@ -60,13 +61,13 @@ def transform(conv: Any) -> None:
     extend(conv, Winograd)
 
 
-class Winograd(Extension):
+class Winograd(Extension, CustomConvolution):
     """A convolution whose ``weight`` holds its kernel at the 36 points, (36, i, o)."""
 
     input_transform: Tensor
     output_transform: Tensor
 
-    def _conv_forward(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve_frames(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         at_a_time = max(1, AT_A_TIME // (frames.shape[2] * frames.shape[3]))
         with torch.autocast(frames.device.type, enabled=False):  # products in half precision would be far off
             parts = [self._convolved(part, weight, bias) for part in frames.to(weight.dtype).split(at_a_time)]

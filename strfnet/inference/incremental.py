@@ -18,6 +18,7 @@ from strfnet.inflation.splicing import Followed, Replacement
 from strfnet.layers.ap3d import AP3DA, AP3DC
 from strfnet.layers.clip import flatten_time, unflatten_time
 from strfnet.layers.temporal import P3DA, P3DC, TemporalConv
+from strfnet.system.compat import BatchNorm, children_of
 
 # The shortcut of these passes ``downsample``, if there is one, and is added behind the last norm. Named, as these
 # libraries are not imported here.
@@ -26,7 +27,7 @@ RESIDUAL = {
     for library in ("torchvision", "timm")
     for block in ("BasicBlock", "Bottleneck")
 }
-CALLED_ONCE = (nn.Conv2d, nn.modules.batchnorm._BatchNorm, Replacement)  # of what such a block has
+CALLED_ONCE = (nn.Conv2d, BatchNorm, Replacement)  # of what such a block has
 SPACE_FIRST = (P3DA, P3DC, AP3DA, AP3DC)
 
 
@@ -163,10 +164,10 @@ def delay(module: nn.Module, progress: Progress, path: str) -> nn.Module:
             return _incremental(module.unit, progress, f"{path}.unit")
         return _incremental(module, progress, path)
     over_time = []
-    for name, child in list(module._modules.items()):
+    for name, child in list(children_of(module).items()):
         before = len(progress.fields)
         if child is not None:
-            module._modules[name] = delay(child, progress, f"{path}.{name}")
+            module.add_module(name, delay(child, progress, f"{path}.{name}"))
         if len(progress.fields) > before:
             over_time.append((name, child))
     if over_time and not isinstance(module, nn.Sequential):

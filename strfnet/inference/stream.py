@@ -24,6 +24,7 @@ from strfnet.inflation.extension import retract
 from strfnet.inflation.inflation import Inflated
 from strfnet.layers.clip import check_clip, flatten_time
 from strfnet.models.network import ReIDNetwork
+from strfnet.system.compat import BatchNorm
 
 LONGEST_PASS = 16  # frames of each tracklet that wait, or that are computed at a time
 
@@ -145,7 +146,7 @@ class _Exact:
         if not isinstance(network.backbone, Inflated):
             raise refusal(network.backbone, "backbone", "was not made by strfnet.inflate")
         for path, module in network.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            if isinstance(module, BatchNorm) and module.running_mean is None:
                 raise refusal(module, path, "takes its statistics from all frames, having no running ones")
         shared = _sharing_weights(network)
         self.head = shared.head

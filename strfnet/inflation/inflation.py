@@ -15,6 +15,7 @@ from strfnet.layers.clip import check_clip
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC, TemporalConv
+from strfnet.system.compat import children_of, is_compiled_wrapper
 
 TemporalBuilder = Callable[[nn.Conv2d], nn.Module]
 Temporal = Literal["c2d", "i3d", "p3d_a", "p3d_b", "p3d_c", "ap3d_i3d", "ap3d_p3d_a", "ap3d_p3d_b", "ap3d_p3d_c"]
@@ -139,7 +140,7 @@ def _added_state(network: nn.Module) -> dict[str, Tensor]:
     """Returns the part of the state dict that inflation and splicing have added."""
     added = []
     for path, module in network.named_modules():
-        children = set(module._modules) & {"after", "temporal", "appearance"}
+        children = children_of(module).keys() & {"after", "temporal", "appearance"}
         if isinstance(module, TemporalConv) or "after" in children:
             added += [f"{path}.{child}." for child in children]
         if isinstance(module, Replacement):
@@ -172,7 +173,7 @@ def _check_inflatable(network: nn.Module) -> None:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     for path, module in network.named_modules():
         where = f"{path or 'network'} ({type(module).__name__})"
-        if isinstance(module, wrappers) or "_orig_mod" in module._modules:  # the latter is torch.compile's
+        if isinstance(module, wrappers) or is_compiled_wrapper(module):
             raise ValueError(f"{where} wraps another network; inflate that one, then wrap or compile the result")
         if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
             raise ValueError(
@@ -200,7 +201,7 @@ def _stage(network: nn.Module, stage: int) -> nn.Sequential:
 
 def _conv_path(network: nn.Module, place: str) -> str:
     module = module_at(network, place)
-    if "conv2" in module._modules:
+    if "conv2" in children_of(module):
         place, module = f"{place}.conv2", module.get_submodule("conv2")
     if not isinstance(module, nn.Conv2d):
         raise ValueError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from strfnet.inflation.extension import Extension, extend, retract
 from strfnet.inflation.running_clips import OnFrames, RunningClips, share
+from strfnet.system.compat import BatchNorm, children_of
 
 UnitBuilder = Callable[[int], nn.Module]
 Network = TypeVar("Network", bound=nn.Module)
@@ -109,7 +110,7 @@ def resolve(network: nn.Module, path: str, *, instead: bool = False) -> tuple[st
         raise ValueError(f"{path} is scripted and cannot be changed; splice before scripting")
     if isinstance(module, nn.ModuleList | nn.ModuleDict) or (isinstance(module, nn.Sequential) and not instead):
         raise ValueError(f"{path} is a {type(module).__name__}, which is never called itself; name a module in it")
-    if not instead and "after" in module._modules and not isinstance(module, Followed):
+    if not instead and "after" in children_of(module) and not isinstance(module, Followed):
         raise ValueError(f"{path} already has a child named 'after', where units would go")
     return path, module
 
@@ -129,7 +130,7 @@ def module_at(network: nn.Module, path: str) -> nn.Module:
 def set_module(network: nn.Module, path: str, module: nn.Module) -> None:
     """Sets the module at ``path``, in place."""
     parent, _, name = path.rpartition(".")
-    network.get_submodule(parent)._modules[name] = module
+    network.get_submodule(parent).add_module(name, module)
 
 
 def _built(unit: nn.Module | UnitBuilder, host: nn.Module, path: str) -> nn.Module:
@@ -146,6 +147,6 @@ def _channels(host: nn.Module, path: str) -> int:
     for module in reversed(list(host.modules())):
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             return module.out_channels
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BatchNorm):
             return module.num_features
     raise ValueError(f"{path} holds no convolution or batch norm to read channels from; give a module, not a builder")

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
+from strfnet.system.compat import ConvertedState, children_of, implicit_padding
 
 
 def inflate_weight(weight: Tensor, frames: int, *, how: str = "center") -> Tensor:
@@ -68,13 +69,13 @@ class TemporalConv(nn.Conv2d):
 
     def spatial(self, clip: Tensor) -> Tensor:
         """Computes the 2-D convolution on every frame."""
-        return unflatten_time(self._conv_forward(flatten_time(clip), self.weight, self.bias), clip.shape[2])
+        return unflatten_time(nn.Conv2d.forward(self, flatten_time(clip)), clip.shape[2])
 
     def image_conv(self) -> nn.Conv2d:
         """Returns the plain 2-D convolution that this one was made from, with the present weights."""
         conv = nn.Conv2d.__new__(nn.Conv2d)
         vars(conv).update(vars(copy.deepcopy(self)))
-        conv._modules.clear()
+        children_of(conv).clear()
         return conv
 
 
@@ -92,7 +93,7 @@ class C2D(TemporalConv):
         return self.spatial(clip)
 
 
-class I3D(TemporalConv):
+class I3D(ConvertedState, TemporalConv):
     """A true 3-D convolution whose middle slice starts as the 2-D kernel, the others as zero.
 
     Its ``weight`` is (o, i, 3, h, w); a 2-D weight in a checkpoint is inflated when it is loaded.
@@ -117,7 +118,7 @@ class I3D(TemporalConv):
         rows_and_columns = self.padding
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            frames = F.pad(flatten_time(clip), self._reversed_padding_repeated_twice, mode=mode)
+            frames = F.pad(flatten_time(clip), implicit_padding(self), mode=mode)
             clip, rows_and_columns = unflatten_time(frames, clip.shape[2]), (0, 0)
         stride, pad, dilation = (step, *self.stride), (padding, *rows_and_columns), (1, *self.dilation)
         return F.conv3d(clip, self.weight, self.bias, stride, pad, dilation, self.groups)
@@ -127,11 +128,10 @@ class I3D(TemporalConv):
         conv.weight = nn.Parameter(self.weight.detach()[:, :, 1].clone(), requires_grad=self.weight.requires_grad)
         return conv
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def convert_state(self, state_dict: dict[str, Any], prefix: str) -> None:
         weight = state_dict.get(f"{prefix}weight")
         if weight is not None and weight.ndim == 4:
             state_dict[f"{prefix}weight"] = inflate_weight(weight, 3)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class P3D(TemporalConv):

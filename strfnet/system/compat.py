@@ -43,6 +43,41 @@ class AnyBatchNorm(_BatchNorm):
             raise ValueError(f"input must be (n, c, ...), got {tuple(input.shape)}")
 
 
+class CustomConvolution(nn.Module):
+    """Mixin for ``nn.Conv2d`` whose convolution is `convolve_frames`. ``_conv_forward`` computes it there; 1.5."""
+
+    def convolve_frames(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise TypeError(f"{type(self).__name__} has no convolve_frames")
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self.convolve_frames(input, weight, bias)
+
+
+class ConvertedState(nn.Module):
+    """A module that converts its entries of a state dict before they are loaded.
+
+    A load pre-hook would be lost when hooks are cleared. ``_load_from_state_dict`` loads one module; 0.4.
+    """
+
+    def convert_state(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Converts the entries that start with ``prefix``, in place."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.convert_state(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class CheckedConversion(nn.Module):
+    """A module that checks changes of device and type. ``to``, ``half`` and the like all call ``_apply``; 0.1."""
+
+    def check_conversion(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Raises an error if ``function``, which is about to be applied to every tensor, is not allowed."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.check_conversion(fn)
+        return super()._apply(fn, recurse)
+
+
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """The dictionary of a module's children. ``named_children`` leaves out None and the second of two equal; 0.1."""
     return module._modules

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.temporal import I3D, TemporalConv, inflate_weight
+from strfnet.system.compat import COMPILED_PREFIX
 from strfnet.weights.file import Weights, check_finite, listed, misfits, read_weights
 
 STE_NVAN, AP3D, IMAGE = "STE-NVAN", "AP3D", "image"
@@ -69,7 +70,7 @@ class Official:
 def recognise(weights: Weights, source: object) -> Official:
     """Returns the family of a file by its parameter names. Raises: ValueError if it is unknown."""
     names = list(weights.tensors)
-    wrapped = re.match(r"(module\.|_orig_mod\.)+", names[0])
+    wrapped = re.match(rf"(module\.|{COMPILED_PREFIX}\.)+", names[0])
     prefix = wrapped[0] if wrapped and all(name.startswith(wrapped[0]) for name in names) else ""
     tensors = {name.removeprefix(prefix): tensor for name, tensor in weights.tensors.items()}
     stem = tensors.get("conv1.weight")
