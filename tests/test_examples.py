@@ -43,7 +43,11 @@ def test_shipped_weights_rank_new_walkers_far_above_chance(run, tmp_path):
     assert scores["strf_c2d_resnet8"][0] > 60 > scores["untrained"][0]
     assert abs(scores["random order"][1] - 100 * 2 / 30) < 3  # 2 of 30 candidates match
     first = lines[next(row for row, line in enumerate(lines) if line.startswith("query")) + 1]
-    assert re.match(r"2/1 +[+-] \d+/2 +0\.\d+", first) and len(re.findall(r"[+-] \d+/2", first)) == 5
+    found = re.findall(r"([+-]) (\d+)/2 +(0\.\d+)", first)
+    assert (
+        first.startswith("2/1 ") and len(found) == 5 and [row[2] for row in found] == sorted(row[2] for row in found)
+    )
+    assert all((mark == "+") == (identity == "2") for mark, identity, _ in found) and found[0][0] == "+"
     with safe_open(tmp_path / "embeddings.safetensors", "pt") as file:
         assert file.get_tensor("embeddings").shape == (32, 64)
 
@@ -83,6 +87,7 @@ def test_short_examples_end_in_their_result(run, example, last):
 
 def test_masks_are_drawn_into_files(run, tmp_path):
     lines = run("show_masks", "--out", tmp_path)
+    assert lines[0].startswith("leg, backbone.layer2.0.conv2.after.0: static 0.")
     for scene in ("leg", "block"):
         file = tmp_path / f"masks_{scene}.png"
         assert f"figure {file}" in lines and file.read_bytes().startswith(b"\x89PNG")

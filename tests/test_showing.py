@@ -1,8 +1,6 @@
 """`strfnet show` from the command line: files written, calls refused, and what a report is made of."""
 
 import io
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -123,13 +121,3 @@ def test_a_run_shows_its_curve(figures, tmp_path):
     with Image.open(io.BytesIO(shown.draw("curve"))) as image:
         assert image.format == "PNG"
     assert "<h2>Training</h2>" in shown.report()
-
-
-def test_the_example_shows_a_leg_and_a_block(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["show_masks.py", "--out", str(tmp_path / "out")])
-    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "show_masks.py"), run_name="__main__")
-    said = capsys.readouterr().out.splitlines()
-    for line, what in zip(said[2::3], ("leg", "block"), strict=True):
-        file = tmp_path / "out" / f"masks_{what}.png"
-        assert line == f"figure {file}" and file.read_bytes().startswith(b"\x89PNG")
-    assert said[0].startswith("leg, backbone.layer2.0.conv2.after.0: static 0.")
