@@ -89,7 +89,8 @@ def test_non_local_networks_run_in_dynamic_int8(name):
 
 
 def test_non_local_networks_run_in_torchao_int8():
-    torchao = pytest.importorskip("torchao.quantization")
+    from torchao import quantization as torchao
+
     network = woken("nvan_resnet8")
     quantized = copy.deepcopy(network)
     torchao.quantize_(quantized, torchao.Int8WeightOnlyConfig())
