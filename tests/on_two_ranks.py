@@ -20,7 +20,7 @@ from strfnet.training.trainer import train
 
 # In batches of 9 clips, one rank has 4 and the other 5.
 RAGGED = {"batch": 9, "identities": 3, "tracklets": 3, "batches": "every_identity", "sync_batchnorm": True}
-LONG = {"epochs": 8, "steps_per_epoch": 1, "milestones": (4,), "evaluate_every": 4}
+LONG = {"epochs": 20, "steps_per_epoch": 1, "milestones": (10,), "evaluate_every": 10}
 EQUAL = {
     "strf": {**RAGGED, **LONG},
     "nvan": {

@@ -106,12 +106,6 @@ def is_compiled_wrapper(module: nn.Module) -> bool:
     return COMPILED_PREFIX in module._modules
 
 
-def uncompile(network: nn.Module) -> None:
-    """Undo ``module.compile()`` of all modules, in place. A deepcopy made before 2.2 keeps the original's code."""
-    for module in network.modules():
-        module._compiled_call_impl = None
-
-
 def implicit_padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int]:
     """The padding of a convolution as ``F.pad`` takes it, "same" and modes other than zeros included; 1.5."""
     return conv._reversed_padding_repeated_twice
