@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from published_names import published_state
 from torch import Tensor, nn
 
-from strfnet.heads.head import ReIDOutput
 from strfnet.inflation.extension import own_class
 from strfnet.inflation.splicing import Followed
+from strfnet.layers.head import ReIDOutput
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import strfnet
-from strfnet.heads.head import Head
 from strfnet.inference.stream import Stream
 from strfnet.layers.clip import channels_last
+from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import map_channels, resnet_maps
 

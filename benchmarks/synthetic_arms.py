@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 import strfnet
-from strfnet.heads.head import Head
 from strfnet.inflation.inflation import Temporal
 from strfnet.layers.clip import channels_last
 from strfnet.layers.ffm import FFM
+from strfnet.layers.head import Head
 from strfnet.layers.strf import STRF
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import map_channels, resnet_maps

@@ -6,7 +6,7 @@ Names are imported when they are first used, so that importing the package costs
 from typing import TYPE_CHECKING
 
 from strfnet.system.lazy import lazy_names
-from strfnet.version import __version__ as __version__
+from strfnet.system.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from strfnet.deployment.optimizer import optimize

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_runs import network_for, objective_for, tiny_recipe, walkers
 
-from strfnet.heads.head import Head, ReIDOutput
+from strfnet.layers.head import Head, ReIDOutput
 from strfnet.training.distributed import gather_bytes, gather_rows, join, share_buffers, synchronize_batchnorm
 from strfnet.training.trainer import train
 

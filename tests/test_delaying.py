@@ -10,8 +10,8 @@ from strategies import normal, wake
 from torch import nn
 
 import strfnet
-from strfnet.heads.head import Head
 from strfnet.inference.stream import Stream
+from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import resnet_maps
 

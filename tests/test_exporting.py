@@ -13,7 +13,7 @@ from torch import nn
 import strfnet
 from strfnet.cli import parser as cli
 from strfnet.deployment.exporting import export
-from strfnet.heads.head import ReIDOutput
+from strfnet.layers.head import ReIDOutput
 from strfnet.layers.reduction import TemporalReduction
 
 

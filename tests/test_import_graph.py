@@ -20,16 +20,13 @@ ROWS = (
     {"data"},
     {"weights"},
     {"inflation"},
-    {"heads", "losses", "profiler"},
+    {"losses", "profiler"},
     {"layers"},
     {"system"},
-    {"version"},
 )
 ROW = {package: number for number, row in enumerate(ROWS) for package in row}
 LIBRARIES = {
-    "version": set(),
     "layers": {"torch", "einops"},
-    "heads": {"torch", "einops"},
     "losses": {"torch", "einops"},
     "profiler": {"torch", "einops"},
     "inflation": {"torch", "einops"},
@@ -84,7 +81,7 @@ def test_a_package_imports_only_its_libraries(path):
 
 def test_the_root_holds_packages_alone():
     names = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert names == {"__init__.py", "version.py", "py.typed", *set(ROW) - {"version"}}
+    assert names == {"__init__.py", "py.typed", *ROW}
 
 
 PROBE = """

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from strategies import normal, wake
 
 import strfnet
-from strfnet.heads.head import Head
 from strfnet.inference import stream as streaming
 from strfnet.inference.stream import Stream
+from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import ARCHITECTURES
 

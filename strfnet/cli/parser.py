@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from strfnet.version import __version__
+from strfnet.system.version import __version__
 
 FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141  # exit codes; the last two as shells count signals
 

@@ -17,8 +17,8 @@ from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols
 from strfnet.inference import Embedder
 from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
 from strfnet.models import LoadedNetwork
+from strfnet.system.version import __version__
 from strfnet.training import read_log
-from strfnet.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

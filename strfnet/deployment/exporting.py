@@ -23,7 +23,7 @@ from strfnet.deployment.fusion import fuse
 from strfnet.layers.clip import AXES
 from strfnet.system.compat import compile_package, require_torch
 from strfnet.system.files import write_atomically
-from strfnet.version import __version__
+from strfnet.system.version import __version__
 
 Format = Literal["onnx", "pt2", "package"]
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # with the suffix of such files

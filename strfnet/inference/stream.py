@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from strfnet.data.sampling import restricted_first
 from strfnet.deployment.deployed import Deployed
-from strfnet.heads.head import Head
 from strfnet.inference.incremental import Progress, Span, delay
 from strfnet.inference.receptive_field import refusal
 from strfnet.inflation.extension import retract
 from strfnet.inflation.inflation import Inflated
 from strfnet.layers.clip import check_clip, flatten_time
+from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork
 from strfnet.system.compat import BatchNorm
 

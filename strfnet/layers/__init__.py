@@ -1,4 +1,4 @@
-"""Layers on clips; they need torch and einops alone."""
+"""Layers on clips, and the heads that pool their maps; they need torch and einops alone."""
 
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI, AppearancePreserving
     from strfnet.layers.fam import FAM
     from strfnet.layers.ffm import FFM
+    from strfnet.layers.head import Head, ReIDOutput
     from strfnet.layers.non_local import NonLocalBlock
     from strfnet.layers.reduction import TemporalReduction
     from strfnet.layers.strf import STRF

@@ -15,7 +15,7 @@ from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import create_model
 from strfnet.models.resnet import DEPTHS
 from strfnet.system.files import write_atomically
-from strfnet.version import __version__
+from strfnet.system.version import __version__
 from strfnet.weights.file import check_finite, check_fit, listed, misfits, read_weights, write_file
 from strfnet.weights.published import (
     AP3D,

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from strfnet.heads.head import Head, ReIDOutput
+from strfnet.layers.head import Head, ReIDOutput
 
 
 class ReIDNetwork(nn.Module):

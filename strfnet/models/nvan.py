@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from strfnet.heads.head import Head, Pooling
 from strfnet.inflation.inflation import inflate
 from strfnet.inflation.splicing import splice
+from strfnet.layers.head import Head, Pooling
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.models.network import ReIDNetwork

@@ -54,7 +54,7 @@ def create_model(
             else must fit. "walkers" names the weights shipped with strfnet for "strf_c2d_resnet8", trained on
             synthetic walkers for examples and figures, and of no use on people.
 
-    Shape: the network takes (b, 3, t, h, w) and returns a `strfnet.heads.head.ReIDOutput`.
+    Shape: the network takes (b, 3, t, h, w) and returns a `strfnet.layers.head.ReIDOutput`.
     Raises: ValueError for an unknown name, with the nearest ones; for a file that cannot be read or does not fit.
     """
     if weights is not None and pretrained is not None:

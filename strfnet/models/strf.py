@@ -6,9 +6,9 @@ Source: the placement, head and baselines of AP3D (Gu et al., ECCV 2020), on whi
 from functools import partial
 from typing import Any
 
-from strfnet.heads.head import Head
 from strfnet.inflation.inflation import Temporal, inflate
 from strfnet.inflation.splicing import splice
+from strfnet.layers.head import Head
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.models.network import ReIDNetwork

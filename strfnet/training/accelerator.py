@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from strfnet.heads.head import ReIDOutput
+from strfnet.layers.head import ReIDOutput
 from strfnet.system.modes import modes_kept
 from strfnet.training.distributed import synchronize_batchnorm
 from strfnet.training.optimization import make_optimizer

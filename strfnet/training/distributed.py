@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from strfnet.heads.head import ReIDOutput
+from strfnet.layers.head import ReIDOutput
 from strfnet.system.compat import AnyBatchNorm, BatchNorm
 
 

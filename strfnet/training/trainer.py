@@ -19,7 +19,7 @@ from strfnet.data.identities import identity_batches
 from strfnet.data.loader import ClipBatch, TrainingClips, draws, load
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
-from strfnet.heads.head import ReIDOutput
+from strfnet.layers.head import ReIDOutput
 from strfnet.system.progress import ProgressLine
 from strfnet.system.signals import Stopped, StopRequest, stop_requests
 from strfnet.training.accelerator import Engine, deterministic_kernels, make_engine, state_kept

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from strfnet.data.tracklet import Tracklet
-from strfnet.heads import Head
+from strfnet.layers import Head
 
 RECIPE = {
     "model": "tiny",

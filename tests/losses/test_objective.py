@@ -5,7 +5,7 @@ import torch
 from strategies import wake
 
 import strfnet
-from strfnet.heads.head import ReIDOutput
+from strfnet.layers.head import ReIDOutput
 from strfnet.losses.objective import ReIDLoss, nvan_loss, strf_loss
 from strfnet.losses.triplet import BatchHardTriplet
 

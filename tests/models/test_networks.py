@@ -4,7 +4,7 @@ from strategies import wake
 from torch import nn
 
 import strfnet
-from strfnet.heads.head import ReIDOutput
+from strfnet.layers.head import ReIDOutput
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.strf import STRF

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from strategies import clips, wake
 
-from strfnet.heads.head import Head
+from strfnet.layers.head import Head
 
 
 @given(clip=clips(channels=3))
