@@ -47,11 +47,17 @@ def unflatten_time(frames: Tensor, t: int) -> Tensor:
     return frames.unflatten(0, (-1, t)).transpose(1, 2)
 
 
+def in_channels_last(clip: Tensor) -> Tensor:
+    """Returns the clip in channels-last order, which convolutions pass on to all later layers; a view if it is so."""
+    return clip.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap has no ``contiguous(memory_format=...)``
+
+
 def channels_last(network: nn.Module) -> nn.Module:
-    """Converts the kernels of ``network`` to channels-last order, in place.
+    """Converts the kernels of ``network`` to channels-last order, in place, for inference.
 
     Convolutions pass this memory order on to all later layers, whatever that of the clip is. The output differs from
-    that in contiguous order by rounding (about 1e-6).
+    that in contiguous order by rounding (about 1e-6). The tensors of the state dict are then not contiguous, which
+    savers such as ``safetensors.torch.save_file`` refuse.
     """
     orders = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in network.parameters():

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
-from strfnet.system.compat import ConvertedState, children_of, implicit_padding
+from strfnet.system.compat import ConvertedKernels, ConvertedState, children_of, implicit_padding
 
 
 def inflate_weight(weight: Tensor, frames: int, *, how: str = "center") -> Tensor:
@@ -93,7 +93,7 @@ class C2D(TemporalConv):
         return self.spatial(clip)
 
 
-class I3D(ConvertedState, TemporalConv):
+class I3D(ConvertedState, ConvertedKernels, TemporalConv):
     """A true 3-D convolution whose middle slice starts as the 2-D kernel, the others as zero.
 
     Its ``weight`` is (o, i, 3, h, w); a 2-D weight in a checkpoint is inflated when it is loaded.

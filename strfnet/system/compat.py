@@ -79,6 +79,25 @@ class CheckedConversion(nn.Module):
         return super()._apply(fn, recurse)
 
 
+class ConvertedKernels(nn.Module):
+    """A module whose 5-D kernels take ``to(memory_format=torch.channels_last)``, as the 4-D ones beside them do.
+
+    Frames and rows of a kernel are then one axis: the channels-last order of (o, i, t h, w) is that of (o, i, t, h, w).
+    ``to`` calls ``_apply``; 0.1.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def convert(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor)
+            except RuntimeError:
+                if tensor.ndim != 5:
+                    raise
+                return fn(tensor.flatten(2, 3)).unflatten(2, tensor.shape[2:4])
+
+        return super()._apply(convert, recurse)
+
+
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """The dictionary of a module's children. ``named_children`` leaves out None and the second of two equal; 0.1."""
     return module._modules
