@@ -123,17 +123,26 @@ class Inflated(Extension):
         """Returns maps as clips, and the mean of vectors over the frames of each clip."""
         check_clip(clip, _input_channels(self), weight=next(self.parameters(), None), name="clip")
         frames = self._running.run(super().forward, clip)
-        if not isinstance(frames, Tensor) or frames.ndim not in (2, 4):
-            got = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
-            raise ValueError(f"the 2-D network must return vectors (n, d) or maps (n, c, h, w), got {got}")
-        clips = frames.unflatten(0, (clip.shape[0], -1))
-        return clips.transpose(1, 2) if frames.ndim == 4 else clips.mean(dim=1)
+        return per_clip(frames, clip.shape[0])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         added = _added_state(self)
         if strict and not added.keys() & state_dict.keys():
             state_dict = {**state_dict, **added}
         return super().load_state_dict(state_dict, strict, assign)
+
+
+@torch.fx.wrap  # the symbols of torch.fx have no rank: a traced network calls this function when it runs
+def per_clip(frames: Tensor, b: int) -> Tensor:
+    """Returns maps of frames, (b t, c, h, w), as b clips, and the mean of vectors, (b t, d), over each clip.
+
+    Raises: ValueError for anything else.
+    """
+    if not isinstance(frames, Tensor) or frames.ndim not in (2, 4):
+        got = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
+        raise ValueError(f"the 2-D network must return vectors (n, d) or maps (n, c, h, w), got {got}")
+    clips = frames.unflatten(0, (b, -1))
+    return clips.transpose(1, 2) if frames.ndim == 4 else clips.mean(dim=1)
 
 
 def _added_state(network: nn.Module) -> dict[str, Tensor]:
