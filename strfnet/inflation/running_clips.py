@@ -113,7 +113,7 @@ class RunningClips:
             )
         raise ValueError(
             f"x must be a clip {AXES}, got 4 axes: {shape}; flattened frames are understood only while the inflated "
-            "network they belong to runs (call the network itself, or give this layer a clip); a copy of one layer, as "
+            "network they belong to runs (call the network itself, or give this layer a clip); a copy of a layer, as "
             "fuse_conv_bn_eval makes it, belongs to no network: strfnet.deployment.fuse fuses batch norms"
         )
 

@@ -16,8 +16,8 @@ def check_clip(x: Tensor, channels: int | None = None, *, weight: Tensor | None 
     """Checks that ``x`` is a clip of ``channels`` channels in the dtype and on the device of ``weight``.
 
     Raises: TypeError if ``x`` is not a floating-point tensor; ValueError for a wrong rank, an empty axis, wrong
-    channels (naming a swapped axis order where that explains it), dtype or device. The symbols with which ``torch.fx``
-    traces are not checked.
+    channels (naming a swapped axis order where that explains it), dtype or device. Symbols of ``torch.fx`` are not
+    checked.
     """
     if isinstance(x, Proxy):
         return
@@ -35,8 +35,8 @@ def check_clip(x: Tensor, channels: int | None = None, *, weight: Tensor | None 
         swapped = next((hint[axis] for axis in (2, 4) if x.shape[axis] == channels), "")
         raise ValueError(f"{name} must have {channels} channels in axis 1 of {AXES}, got {tuple(x.shape)}{swapped}")
     if isinstance(weight, Tensor):  # a dynamically quantised layer has a method of that name
-        # Weights on the meta device are offloaded: a hook of Accelerate loads them before their own layer runs. Between
-        # two GPUs, such hooks move the clip.
+        # Hooks of Accelerate load weights, meanwhile on the meta device, before their own layer runs, and move clips
+        # between GPUs.
         if x.device.type != weight.device.type and not weight.is_meta:
             raise ValueError(f"{name} is on {x.device} and the layer on {weight.device}; move one of them")
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):

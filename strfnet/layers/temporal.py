@@ -144,6 +144,10 @@ class P3D(TemporalConv):
         super().__init__(conv)
         self.temporal = temporal_conv(self, self.out_channels)
 
+    def reset_temporal(self) -> None:
+        """Initialises the temporal kernel, so that the layer is the 2-D convolution on every frame."""
+        nn.init.zeros_(self.temporal.weight)
+
     def neighbours(self, clip: Tensor) -> Tensor:
         """Returns the input frames of the temporal convolution: those of the clip."""
         return clip
@@ -168,6 +172,10 @@ class P3DA(P3D):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(conv)
+        self.reset_temporal()
+
+    def reset_temporal(self) -> None:
+        super().reset_temporal()
         with torch.no_grad():
             channels = torch.arange(self.out_channels)
             self.temporal.weight[channels, channels % self.temporal.weight.shape[1], 1] = 1
