@@ -155,7 +155,7 @@ def test_a_file_says_how_its_embeddings_are_used(tmp_path):
 
 def rounding(embedding, clip):
     """Cancels most digits: what float32 leaves differs from float64 by about 3e-4."""
-    return (embedding + 3e3) - 3e3
+    return (embedding + 2e4) - 2e4
 
 
 @pytest.mark.parametrize("factor", [1, 1.01])
@@ -163,7 +163,7 @@ def test_the_allowed_difference_follows_the_rounding_of_the_network(factor, tmp_
     wrong = lambda embedding, clip: embedding * factor if torch.compiler.is_exporting() else embedding  # noqa: E731
     network = wake(Own(lambda embedding, clip: wrong(rounding(embedding, clip), clip)))
     if factor != 1:
-        with pytest.raises(ValueError, match=r"differs .* by 1\.\de-02 .*not kept"):
+        with pytest.raises(ValueError, match=r"differs .* by (1\.\de-02|9\.\de-03) .*not kept"):
             export(network, tmp_path / "network.pt2", "pt2", size=(16, 12))
         return
     told = export(network, tmp_path / "network.pt2", "pt2", size=(16, 12))

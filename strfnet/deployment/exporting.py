@@ -237,7 +237,7 @@ def _description(network: nn.Module, size: tuple[int, int], least: int) -> dict[
 
 def _is_of_unit_length(network: nn.Module, clip: Tensor) -> bool:
     with torch.inference_mode():
-        lengths = network(clip).norm(dim=1)
+        lengths = network(clip).norm(dim=-1)
     return bool(((lengths - 1).abs() <= UNIT).all())
 
 
