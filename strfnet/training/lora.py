@@ -63,7 +63,7 @@ def _kernel_lora() -> Any:
                 self.unmerge()
             if self.disable_adapters or self.merged:
                 return self.base_layer(x)
-            weight = self.base_layer.weight
+            weight = cast(Tensor, self.base_layer.weight)
             for adapter in self.active_adapters:
                 if adapter in self.lora_A:
                     weight = weight + self.get_delta_weight(adapter)
