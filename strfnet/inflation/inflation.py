@@ -15,7 +15,7 @@ from strfnet.layers.clip import check_clip
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, TemporalConv
-from strfnet.system.compat import FilledAfterEmptying, children_of, is_compiled_wrapper
+from strfnet.system.compat import FilledAfterEmptying, children_of, initialise, is_compiled_wrapper
 
 TemporalBuilder = Callable[[nn.Conv2d], nn.Module]
 Temporal = Literal["c2d", "i3d", "p3d_a", "p3d_b", "p3d_c", "ap3d_i3d", "ap3d_p3d_a", "ap3d_p3d_b", "ap3d_p3d_c"]
@@ -139,10 +139,7 @@ class Inflated(FilledAfterEmptying, Extension):
         for module in self.modules():
             for name, child in module.named_children():
                 if name in ("after", "appearance") or isinstance(module, Replacement):
-                    for layer in reversed(list(child.modules())):  # a unit after the layers in it
-                        reset = getattr(layer, "reset_parameters", None)
-                        if reset is not None:
-                            reset()
+                    initialise(child)
             if isinstance(module, P3D):
                 module.reset_temporal()
 

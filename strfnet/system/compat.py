@@ -115,6 +115,14 @@ class FilledAfterEmptying(nn.Module):
         return result
 
 
+def initialise(module: nn.Module) -> None:
+    """Initialises all layers in ``module`` that have ``reset_parameters``, which no base class declares; 0.1."""
+    for layer in reversed(list(module.modules())):  # a unit after the layers in it
+        reset = getattr(layer, "reset_parameters", None)
+        if reset is not None:
+            reset()
+
+
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """The dictionary of a module's children. ``named_children`` leaves out None and the second of two equal; 0.1."""
     return module._modules

@@ -8,7 +8,7 @@ from torch import nn
 
 import strfnet
 
-NAMES = [name for name in strfnet.list_models() if name.endswith("resnet8")]
+NAMES = [name for name in strfnet.list_models() if "resnet8" in name]
 CLIP = normal(2, 3, 3, 64, 32, dtype=torch.float32)
 
 

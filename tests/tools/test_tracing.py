@@ -41,7 +41,7 @@ def test_torchvision_extracts_features_of_an_inflated_network(temporal, unit):
             torch.testing.assert_close(features[name], expected[path])
 
 
-@pytest.mark.parametrize("name", [name for name in strfnet.list_models() if name.endswith("resnet8")])
+@pytest.mark.parametrize("name", [name for name in strfnet.list_models() if "resnet8" in name])
 def test_a_named_network_is_traced_by_torchvision_s_tracer(name):
     network = wake(strfnet.create_model(name, num_classes=3)).eval()
     extractor = create_feature_extractor(network.backbone, ["layer3"], tracer_kwargs=LEAVES)
