@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from strfnet.evaluation.protocols import Distance
+from strfnet.system.names import check_choice
 
 
 def euclidean_distances(query: Tensor, gallery: Tensor) -> Tensor:
@@ -60,11 +61,11 @@ class StreamedDistances:
         self, query: Tensor, gallery: Tensor, *, distance: Distance = "cosine", byte_budget: int = 2**25
     ) -> None:
         _check_comparable(query, gallery)
-        if distance not in get_args(Distance):
-            raise ValueError(f"distance must be one of {', '.join(get_args(Distance))}, got {distance!r}")
+        check_choice("distance", distance, get_args(Distance))
         if byte_budget < 1:
             raise ValueError(f"byte_budget must be at least 1, got {byte_budget}")
         self.query, self.gallery, self.distance = query.detach(), gallery.detach(), distance
+        self.shape = len(query), len(gallery)
         # A tile of s x s takes 24 bytes an entry while it is computed, each of its two sides 8 d an entry.
         width = 16 * query.shape[1]
         self.side = max(1, int((math.sqrt(width**2 + 96 * byte_budget) - width) / 48))
