@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.temporal import I3D, TemporalConv, inflate_weight
 from strfnet.system.compat import COMPILED_PREFIX
-from strfnet.weights.file import Weights, check_finite, listed, misfits, read_weights
+from strfnet.weights.file import Weights, check_finite, check_fit, read_weights
 
 STE_NVAN, AP3D, IMAGE = "STE-NVAN", "AP3D", "image"
 # By family: the networks that the published code has, and what stands before its names in a file.
@@ -138,8 +138,7 @@ def own_state(network: Any, official: Official, *, classifier: bool = True) -> d
             {name: value for name, value in state.items() if not name.startswith(("classifier.", "fc."))}
             for state in (wanted, tensors)
         )
-    if wrong := misfits(tensors, wanted):
-        raise ValueError(f"{unfit}: {listed(wrong)}")
+    check_fit(tensors, wanted, unfit)
     check_finite(tensors, official.source)
     state = network.state_dict()
     names = (
@@ -171,8 +170,7 @@ def fill(network: Any, path: Path) -> None:
             {key: value for key, value in state.items() if fits or not key.startswith("head.classifier.")}
             for state in (weights.tensors, network.state_dict())
         )
-        if wrong := misfits(own, wanted):
-            raise ValueError(f"{path} does not fit {type(network).__name__}: {listed(wrong)}")
+        check_fit(own, wanted, f"{path} does not fit {type(network).__name__}")
         check_finite(own, path)
     if classifier is not None and classes is not None and not fits and not image:
         what = f"the classifier in {path} is for {classes} classes, wanted {classifier.out_features}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from strfnet.data.readers.directory import frames_among, frames_in
+from strfnet.data.readers.directory import check_file, frames_among, frames_in
 from strfnet.data.readers.folder import with_derived_queries, with_explicit_queries
 from strfnet.data.tracklet import DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
@@ -41,8 +41,7 @@ def read_listing(path: str | Path) -> DataSet:
     empty field, a path without frames, or a tracklet that is listed twice.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path} is {'no file' if path.exists() else 'missing'}, wanted a CSV listing of tracklets")
+    check_file(path, "a CSV listing of tracklets")
     lines = list(_lines(path))
     if not lines:
         raise ValueError(f"{path} lists no tracklets, wanted a line for each after the first")

@@ -4,7 +4,7 @@ import filecmp
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from strfnet.data.readers.directory import FRAME_SUFFIXES, entries, frames_among
+from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, entries, frames_among
 from strfnet.data.tracklet import DataSet, Tracklet
 
 _LAYOUT = "<identity>/<camera>/<tracklet>/*.jpg (or without <camera>, or <tracklet>/*.jpg alone)"
@@ -29,8 +29,7 @@ def read_folder(root: str | Path) -> list[Tracklet]:
     images are in the root, beside folders, too deep or at two depths; or if a link is broken.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root} is {'no folder' if root.exists() else 'missing'}, wanted {_LAYOUT} in it")
+    check_folder(root, f"{_LAYOUT} in it")
     files, folders = entries(root)
     tracklets = [tracklet for folder in folders for tracklet in _tracklets(folder, root)]
     if frames_among(files):

@@ -8,16 +8,7 @@ from itertools import product
 import numpy as np
 
 from strfnet.data.synthetic.rendering import render
-from strfnet.data.synthetic.walkers import (
-    Coarse,
-    Dynamic,
-    Fine,
-    Nuisances,
-    Static,
-    Walker,
-    draw_camera,
-    draw_walker,
-)
+from strfnet.data.synthetic.walkers import Coarse, Dynamic, Fine, Nuisances, Static, Walker, draw_camera, draw_walker
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 
 # The appearance of all walkers where appearance must not identify them.
