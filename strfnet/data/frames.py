@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from strfnet.data.choices import Interpolation
 from strfnet.data.tracklet import Frame
-from strfnet.system.names import check_choice
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,7 +38,8 @@ def read_clip(
         raise ValueError(f"indices are {list(indices)}, wanted one or more from 0 to {len(frames) - 1}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
-    check_choice("interpolation", interpolation, get_args(Interpolation))
+    if interpolation not in get_args(Interpolation):
+        raise ValueError(f"interpolation must be one of bilinear, bicubic, got {interpolation!r}")
     resized = {index: _resize(read_frame(frames[index]), size, interpolation) for index in set(indices)}
     clip = torch.stack([resized[index] for index in indices], dim=1)
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))

@@ -141,10 +141,13 @@ def load(
     """
     if workers < 0:
         raise ValueError(f"workers is {workers}, wanted 0 or more processes")
+    if workers and clips.augmentation is not None:
+        # Imported once here, because each worker of each epoch would need a second or two.
+        import torchvision.transforms.v2.functional  # noqa: F401
     return _Loader(
         _Batches(clips),
-        sampler=list(plan),
-        batch_size=None,  # an item of the data set is a batch
+        batch_sampler=list(plan),
+        collate_fn=_identity,
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker if workers else None,
@@ -154,12 +157,15 @@ def load(
 
 
 class _Batches(Dataset[Any]):
-    """Batches of clips by their draws. An error is returned as a value, because a worker would add its traceback."""
+    """Whole batches of clips. An error is returned as a value, because a worker would add its traceback."""
 
     def __init__(self, clips: TrainingClips) -> None:
         self.clips = clips
 
-    def __getitem__(self, batch: list[Draw]) -> ClipBatch | ValueError:
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitems__(self, batch: list[Draw]) -> ClipBatch | ValueError:
         try:
             clips, labels, rows = zip(*(self.clips[draw] for draw in batch), strict=True)
         except ValueError as error:
@@ -174,6 +180,10 @@ class _Loader(DataLoader[Any]):
             if isinstance(batch, ValueError):
                 raise batch
             yield batch
+
+
+def _identity(batch: Any) -> Any:
+    return batch
 
 
 def _start_worker(_: int) -> None:

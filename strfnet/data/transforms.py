@@ -8,7 +8,6 @@ from typing import get_args
 import torch
 from numpy.random import Generator
 from torch import Tensor
-from torch.nn import functional as F
 
 from strfnet.data.choices import Change
 from strfnet.data.frames import IMAGENET_MEAN
@@ -67,7 +66,7 @@ class Augmentation:
             raise ValueError(f"clip is {tuple(clip.shape)}, wanted (3, t, h, w)")
         changes: dict[str, Callable[[Tensor, Generator], Tensor]] = {
             "crop": _crop,
-            "flip": lambda frames, _: frames.flip(-1),
+            "flip": _flip,
             "erasing": partial(_erase, fill=self.fill),
         }
         for name in _CHANGES:
@@ -79,22 +78,29 @@ class Augmentation:
         return clip
 
 
+def _flip(clip: Tensor, rng: Generator) -> Tensor:
+    from torchvision.transforms.v2.functional import horizontal_flip
+
+    return horizontal_flip(clip)
+
+
 def _crop(clip: Tensor, rng: Generator) -> Tensor:
+    from torchvision.transforms.v2.functional import crop, resize
+
     h, w = clip.shape[-2:]
     height, width = round(h * 9 / 8), round(w * 9 / 8)
     top, left = (int(rng.integers(room + 1)) for room in (height - h, width - w))
-    larger = F.interpolate(clip, size=(height, width), mode="bilinear", antialias=True)
-    return larger[..., top : top + h, left : left + w]
+    return crop(resize(clip, [height, width]), top, left, h, w)
 
 
 def _erase(clip: Tensor, rng: Generator, *, fill: tuple[float, float, float]) -> Tensor:
+    from torchvision.transforms.v2.functional import erase
+
     h, w = clip.shape[-2:]
     for _ in range(100):
         area, aspect = rng.uniform(0.02, 0.4) * h * w, rng.uniform(0.3, 1 / 0.3)
         height, width = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
         if 1 <= height < h and 1 <= width < w:
             top, left = (int(rng.integers(room + 1)) for room in (h - height, w - width))
-            erased = clip.clone()
-            erased[..., top : top + height, left : left + width] = clip.new_tensor(fill).view(3, 1, 1, 1)
-            return erased
+            return erase(clip, top, left, height, width, clip.new_tensor(fill).view(3, 1, 1, 1))
     return clip
