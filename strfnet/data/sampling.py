@@ -112,8 +112,8 @@ def random_sorted(length: int, frames: int, rng: Generator) -> list[int]:
     return sorted(rng.choice(length, size=frames, replace=length < frames).tolist())
 
 
-def evenly(length: int, frames: int) -> list[int]:
-    """Every floor(n / t)-th frame from the first; a shorter tracklet repeats its last frame.
+def evenly(length: int, frames: int, rng: Generator | None = None) -> list[int]:
+    """Every floor(n / t)-th frame from the first; a shorter tracklet repeats its last frame. Nothing is drawn.
 
     17 frames give the same clip of 8 as 16 frames do. Source: torchreid, in training and evaluation.
     """
@@ -159,34 +159,22 @@ def all_frames(length: int, frames: int) -> list[list[int]]:
     return [list(range(start, min(start + frames, length))) for start in range(0, length, frames)]
 
 
-def _certain(pick: Callable[[int, int], list[int]], length: int, frames: int, rng: Generator) -> list[int]:
-    """A training sampler that draws nothing."""
-    return pick(length, frames)
-
-
 def _single(pick: Callable[[int, int], list[int]], length: int, frames: int) -> list[list[int]]:
     """An evaluation sampler of one clip."""
     return [pick(length, frames)]
 
 
-# Partial functions, which can be pickled for another process; closures cannot.
 TRAINING_SAMPLERS: dict[str, TrainingSampler] = {
-    "restricted_random": restricted_random,
-    "balanced_random": balanced_random,
-    "strided": strided,
-    "random_sorted": random_sorted,
-    "consecutive": consecutive,
-    "evenly": partial(_certain, evenly),
+    sampler.__name__: sampler
+    for sampler in (restricted_random, balanced_random, strided, random_sorted, consecutive, evenly)
 }
+# Partial functions can be pickled for another process; closures cannot.
 EVALUATION_SAMPLERS: dict[str, EvaluationSampler] = {
-    "restricted_first": partial(_single, restricted_first),
-    "restricted_all": restricted_all,
-    "balanced_first": partial(_single, balanced_first),
-    "strided_first": partial(_single, strided_first),
-    "evenly": partial(_single, evenly),
-    "middle": partial(_single, middle),
-    "dense": dense,
-    "all_frames": all_frames,
+    **{
+        one.__name__: partial(_single, one)
+        for one in (restricted_first, balanced_first, strided_first, evenly, middle)
+    },
+    **{several.__name__: several for several in (restricted_all, dense, all_frames)},
 }
 
 

@@ -124,20 +124,15 @@ def own_state(network: Any, official: Official, *, classifier: bool = True) -> d
     """
     unfit = f"{official.source} ({official.family}) does not fit {network.name}"
     try:
-        wanted, tensors = published_state(network, official.family), dict(official.tensors)
+        wanted, tensors = published_state(network, official.family), official.tensors
     except ValueError as error:
         raise ValueError(f"{unfit}: {error}") from error
     if official.family == IMAGE:
         # Files of before torch 0.4.1 do not have these counts, which nothing in our networks depends on.
-        tensors |= {
-            name: torch.zeros((), dtype=v.dtype) for name, v in _counts(wanted).items() if name not in tensors
-        }
-        tensors = {name: value for name, value in tensors.items() if name in wanted or not name.startswith("fc.")}
+        counts = {name: torch.zeros((), dtype=v.dtype) for name, v in wanted.items() if name.endswith("_tracked")}
+        tensors = counts | (tensors if "fc.weight" in wanted else _without(tensors, "fc."))
     if not classifier:
-        wanted, tensors = (
-            {name: value for name, value in state.items() if not name.startswith(("classifier.", "fc."))}
-            for state in (wanted, tensors)
-        )
+        wanted, tensors = (_without(state, "classifier.", "fc.") for state in (wanted, tensors))
     check_fit(tensors, wanted, unfit)
     check_finite(tensors, official.source)
     state = network.state_dict()
@@ -166,10 +161,9 @@ def fill(network: Any, path: Path) -> None:
     if official:
         own = own_state(network, official, classifier=fits)
     else:
-        own, wanted = (
-            {key: value for key, value in state.items() if fits or not key.startswith("head.classifier.")}
-            for state in (weights.tensors, network.state_dict())
-        )
+        own, wanted = weights.tensors, network.state_dict()
+        if not fits:
+            own, wanted = (_without(state, "head.classifier.") for state in (own, wanted))
         check_fit(own, wanted, f"{path} does not fit {type(network).__name__}")
         check_finite(own, path)
     if classifier is not None and classes is not None and not fits and not image:
@@ -263,10 +257,5 @@ def _own_kernel(value: Tensor, shape: torch.Size) -> Tensor:
     return inflate_weight(value, shape[2]) if (value.ndim, len(shape)) == (4, 5) else value.reshape(shape)
 
 
-def _counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if name.endswith("num_batches_tracked")}
-
-
-def published(network: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns values by parameter name, such as gradients, under published names."""
-    return {published_name(network, key): value for key, value in values.items()}
+def _without(state: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}
