@@ -68,16 +68,19 @@ def report_page(
 
 
 def _table(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The table in a scrolling box, and the rules of each protocol."""
+    """The table, whose rows become lists on a narrow screen, and the rules of each protocol."""
 
     def cells(kind: str, row: Sequence[str]) -> str:
-        numbers = ["" if column in TEXT_COLUMNS else ' class="number"' for column in COLUMNS]
-        return "".join(f"<{kind}{is_}>{escape(cell)}</{kind}>" for cell, is_ in zip(row, numbers, strict=True))
+        return "".join(
+            f'<{kind} class="{"text" if column in TEXT_COLUMNS else "number"}" data-column="{escape(column)}">'
+            f"{escape(cell)}</{kind}>"
+            for column, cell in zip(COLUMNS, row, strict=True)
+        )
 
     rows = [f"<tr>{cells('td', cells_of(evaluation))}</tr>" for evaluation in evaluations]
     percent = "In percent. The two rules of AP differ for the same ranking, so each has its column."
     head = f"<thead><tr>{cells('th', COLUMNS)}</tr></thead>"
-    table = f'<div class="wide" tabindex="0"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    table = f"<table>{head}<tbody>{''.join(rows)}</tbody></table>"
     return [table, *(f'<p class="rules">{escape(line)}</p>' for line in (percent, *notes_of(evaluations)))]
 
 
