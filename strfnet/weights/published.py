@@ -21,8 +21,8 @@ from strfnet.system.compat import COMPILED_PREFIX
 from strfnet.weights.file import Weights, check_finite, check_fit, read_weights
 
 STE_NVAN, AP3D, IMAGE = "STE-NVAN", "AP3D", "image"
-# By family: the networks that the published code has, and what stands before its names in a file.
-FORMS = {
+# By family: the networks of the published code, and the prefix of its names in a file.
+NETWORKS = {
     STE_NVAN: ("{}_fpl", "nvan_{}", "nvan_spatial_{}", "nvan_temporal_{}", "ste_nvan_{}"),
     AP3D: ("c2d_{}", "c2d_nl_{}", "i3d_{}", "p3da_{}", "p3db_{}", "p3dc_{}", "ap3d_{}", "ap3d_nl_{}"),
     IMAGE: ("c2d_{}",),
@@ -43,9 +43,9 @@ class Official:
 
     Args:
         family: STE_NVAN, AP3D or IMAGE.
-        tensors: by published name, without what wrappers put before it.
-        prefix: which is this, such as "module.".
-        source: where they are from, for errors.
+        tensors: by published name, without the prefix of wrappers.
+        prefix: the prefix of wrappers, such as "module.".
+        source: the file, for errors.
     """
 
     family: str
@@ -112,13 +112,13 @@ def published_state(network: Any, family: str) -> dict[str, Tensor]:
 def own_state(network: Any, official: Official, *, classifier: bool = True) -> dict[str, Tensor]:
     """Weights under our names and in our shapes, as ``network`` has them.
 
-    Of an image file there is none for units, temporal kernels and the neck. Its ``fc`` belongs to a classifier with a
-    bias, and is left out otherwise.
+    A file of a 2-D ResNet has no weights for units, temporal kernels and the BN neck. Its ``fc`` is the classifier's
+    if the classifier has a bias; otherwise it is left out.
 
     Args:
-        network: of `strfnet.create_model`; only its names and shapes matter.
+        network: one of `strfnet.create_model`; only its names and shapes are read.
         official: the weights.
-        classifier: whether that is wanted too.
+        classifier: whether to include the classifier.
 
     Raises: ValueError listing what is missing, left over or of another shape, or what is not finite.
     """
@@ -173,11 +173,11 @@ def fill(network: Any, path: Path) -> None:
 
 
 def published_name(network: Any, key: str) -> str:
-    """The name in the code of STE-NVAN (without "module.") or AP3D of what we call ``key``.
+    """Returns the name of a parameter in the code of STE-NVAN (without "module.") or AP3D.
 
     Args:
         network: one of `strfnet.create_model`, or a `NonLocalBlock`.
-        key: of its state dict.
+        key: name of the parameter in the network's state dict.
     """
     if isinstance(network, NonLocalBlock):
         return _non_local_name(network, key)
@@ -205,14 +205,14 @@ def published_name(network: Any, key: str) -> str:
 
 
 def _non_local_name(block: Any, key: str) -> str:
-    """Keys and values that are sub-sampled stand in a sequence before their pooling."""
+    """Returns the published name; sub-sampled keys and values are the first item of a sequence with their pooling."""
     part, _, field = key.partition(".")
     item = ".0" if block.subsample and part in ("key", "value") else ""
     return f"{NON_LOCAL[part]}{item}.{field}"
 
 
 def _temporal_name(block: nn.Module, key: str) -> str:
-    """The name of a residual block's parameter in AP3D, whose temporal convolutions have parts of their own."""
+    """Returns the name of a residual block's parameter in AP3D, whose temporal convolutions have named parts."""
     conv = block.conv2
     if not isinstance(conv, TemporalConv):
         return key
@@ -228,7 +228,7 @@ def _plain_name(name: str, tensor: Tensor) -> str:
 
 
 def _published_kernel(key: str, value: Tensor, family: str) -> Tensor:
-    """A kernel with the axes of length one that the published code gives it."""
+    """Returns a kernel with the axes of length one of the published code."""
     if key.startswith("head.") or value.ndim < 2:
         return value
     if value.ndim == 2:  # of the tokens in a unit
@@ -253,7 +253,7 @@ def _image_kernel(value: Tensor) -> Tensor:
 
 
 def _own_kernel(value: Tensor, shape: torch.Size) -> Tensor:
-    """A published kernel in our shape: without axes of length one, or, of an image, with an extent in time."""
+    """Returns a published kernel in our shape: without axes of length one, or inflated in time."""
     return inflate_weight(value, shape[2]) if (value.ndim, len(shape)) == (4, 5) else value.reshape(shape)
 
 

@@ -113,6 +113,8 @@ def test_weights_are_found_in_files_checkpoints_and_runs(tmp_path):
     for place in (tmp_path, checkpoint, str(checkpoint / WEIGHTS)):
         other = find_network(recipe.model, weights=place, num_classes=4).network
         torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
+        other = create_model(recipe.model, num_classes=4, pretrained=place)
+        torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
     with pytest.raises(
         ValueError, match=r"does not fit ReIDNetwork: .*head.classifier.weight is .*\(4, 64\), wanted"
     ):
