@@ -140,6 +140,8 @@ def _add_fields(parser: Parser, record: Any, group: Any = None) -> None:
         elif get_origin(hint) is tuple and Ellipsis not in get_args(hint):
             default = list(settings["default"])
             settings |= {"nargs": len(default), "type": get_args(hint)[0], "default": default}
+        elif get_origin(hint) is list:
+            settings |= {"nargs": "+", "type": get_args(hint)[0]}
         settings["metavar"] = one.metadata.get("metavar", settings["metavar"])
         if one.default is MISSING:
             del settings["default"]

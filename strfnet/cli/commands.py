@@ -44,6 +44,26 @@ def convert(call: options.Convert) -> None:
     print(convert(call.source, call.target, name=call.name))
 
 
+def crop(call: options.Crop) -> None:
+    from strfnet.data import crop_video, read_tracks
+
+    boxes = read_tracks(call.tracks, first_frame=call.first_frame, units=call.units)
+    tracks, frames = len({box.track for box in boxes}), len({box.frame for box in boxes})
+    print(f"{len(boxes)} boxes of {tracks} tracks in {frames} frames", file=sys.stderr)
+    written = crop_video(
+        call.video,
+        boxes,
+        call.out,
+        camera=call.camera,
+        cropping=call.cropping,
+        quality=call.quality,
+        progress=True,
+    )
+    print(
+        f"{len(written)} of {tracks} tracks are in {call.out / call.camera}, listed in {call.out / 'tracklets.csv'}"
+    )
+
+
 def train(call: options.Train) -> None:
     from strfnet.inference import Embedder
     from strfnet.losses import nvan_loss, strf_loss

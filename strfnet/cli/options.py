@@ -6,6 +6,8 @@ from typing import Literal
 
 from strfnet.data.readers.formats import FORMATS, Format
 from strfnet.data.sampling import EVALUATION_SAMPLERS
+from strfnet.data.tracks import Units
+from strfnet.data.video import Cropping
 from strfnet.evaluation.protocols import PROTOCOLS, ProtocolName
 from strfnet.system.names import check_name
 from strfnet.training.recipe import Recipe
@@ -265,6 +267,47 @@ class Show(_OnTracklets):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Crop:
+    """Cut the tracklets out of a video: one folder of JPEG files for each track, and a listing.
+
+    Args:
+        video: Video file.
+        tracks: Boxes of the tracks, in one or more files: MOT Challenge text, a folder of text files of ultralytics,
+            JSON lines, or CSV.
+        camera: Name of the camera.
+        out: Folder to write to. It may have tracklets of other cameras. The same command resumes.
+        first_frame: Number of the first frame in the files of tracks, 0 or 1. Default: as their format defines.
+        units: Units of the boxes in JSON lines and CSV. Default: pixels, unless all are within 0 .. 1.
+        padding: Margin on each side, as a fraction of the box's width and height.
+        min_height: Least height of a box in pixels.
+        min_width: Least width of a box in pixels.
+        min_length: Least frames of a track.
+        step: Keep every n-th frame of a track.
+        quality: Quality of the JPEG files.
+    """
+
+    video: Path = field(metadata={"metavar": "FILE"})
+    tracks: list[Path] = field(metadata={"metavar": "FILE"})
+    camera: str
+    out: Path = field(metadata={"metavar": "DIR"})
+    first_frame: int | None = None
+    units: Units | None = None
+    padding: float = 0.0
+    min_height: int = 16
+    min_width: int = 8
+    min_length: int = 1
+    step: int = 1
+    quality: int = 95
+
+    @property
+    def cropping(self) -> Cropping:
+        return Cropping(self.padding, self.min_height, self.min_width, self.min_length, self.step)
+
+    def __post_init__(self) -> None:
+        _ = self.cropping
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export:
     """Export a network to ONNX or to a PyTorch program, and check its output.
 
@@ -279,7 +322,8 @@ class Export:
 
 
 COMMANDS: dict[str, type] = {
-    record.__name__.lower(): record for record in (Models, Profile, Convert, Train, Evaluate, Embed, Show, Export)
+    record.__name__.lower(): record
+    for record in (Models, Profile, Convert, Crop, Train, Evaluate, Embed, Show, Export)
 }
 
 

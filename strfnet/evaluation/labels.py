@@ -9,7 +9,7 @@ from torch import Tensor
 
 from strfnet.data.tracklet import JUNK
 
-Identity = str | int
+Identity = str | int | None  # None is refused
 Camera = str | int | None
 
 
