@@ -1,6 +1,7 @@
 """Tracklets from video: pixels, times, what is left out, and crops that go on after a kill."""
 
 import csv
+import json
 import os
 import re
 
@@ -8,7 +9,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
+from strfnet.cli import main
 from strfnet.data.frames import read_frame
 from strfnet.data.tracks import Box
 from strfnet.data.video import Cropping, Video, crop_video, read_video
@@ -170,3 +174,41 @@ def test_a_stored_rotation_is_applied(video, monkeypatch):
     assert (turned.width, turned.height) == (WIDTH, HEIGHT)
     assert np.array_equal(next(turned.read(lambda _: True))[2], upright)
     assert torch.from_numpy(next(Video(video).read(lambda _: True))[2]).is_contiguous()
+
+
+def test_the_commands_crop_and_embed_a_video(video, tmp_path, capsys):
+    tracks = tmp_path / "mot.txt"
+    tracks.write_text(
+        "".join(
+            f"{b.frame + 1},{b.track},{b.left},{b.top},{b.right - b.left},{b.bottom - b.top},1,-1,-1,-1\n"
+            for b in BOXES
+        )
+    )
+    source = ["--video", str(video), "--tracks", str(tracks), "--camera", "c7"]
+    assert main(["crop", *source, "--out", str(tmp_path / "out"), "--quality", "100"]) == 0
+    said = capsys.readouterr()
+    assert "2 of 2 tracks" in said.out and "23 boxes of 2 tracks in 12 frames" in said.err
+    network = ["--model", "walkers", "--device", "cpu"]
+    assert main(["embed", *source, *network, "--out", str(tmp_path / "video.safetensors")]) == 0
+    assert (
+        main(["embed", "--data", str(tmp_path / "out"), *network, "--out", str(tmp_path / "crops.safetensors")]) == 0
+    )
+    of_video, of_crops = (load_file(tmp_path / f"{name}.safetensors")["embeddings"] for name in ("video", "crops"))
+    assert torch.cosine_similarity(of_video, of_crops).min() > 0.999  # JPEG
+    with safe_open(tmp_path / "video.safetensors", "pt") as file:
+        first, second = json.loads(file.metadata()["tracklets"])
+    assert first["path"] == "track 1 of camera c7" and second["details"]["first_time"] == "0.100"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--video", "v.mp4"], "tracks are None, wanted both"),
+        (["--data", "d", "--video", "v.mp4", "--tracks", "t.txt"], "wanted one of the two"),
+        (["--data", "d", "--camera", "c"], "wanted both or neither"),
+        (["--video", "v.mp4", "--tracks", "t.txt", "--step", "0"], "step is 0, wanted at least 1"),
+    ],
+)
+def test_a_video_without_tracks_is_a_wrong_call(words, said, capsys):
+    assert main(["embed", "--model", "walkers", "--out", "e.safetensors", *words]) == 2
+    assert said in capsys.readouterr().err
