@@ -78,6 +78,12 @@ class Labels:
         place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts - first, counts)
         return rows, order[place]
 
+    def are_matches(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which pairs of one identity count as matches: from two cameras, not the query itself, no junk."""
+        cameras = self.query_cameras[rows]
+        matches = (cameras != self.gallery_cameras[columns]) | (cameras < 0)
+        return matches & (self.self_match[rows] != columns) & (self.query[rows] != self.junk)
+
 
 def _listed(given: Sequence, name: str, count: int | None = None) -> list:
     """The labels as a list of Python's text and integers."""
