@@ -98,6 +98,7 @@ def test_the_equal_error_rate_is_where_both_errors_meet():
     assert apart.equal_error_rate == 0 and apart.true_positive_rate == 1 and apart.false_positive_rate == 0
     same = operating_point(query, query.expand(4, -1), [1], [1, 1, 2, 3])
     assert same.equal_error_rate == 0.5 and math.isnan(same.d_prime) and same.true_positive_rate == 0
+    assert same.threshold == -math.inf
 
 
 def test_junk_the_query_itself_and_its_camera_are_left_out():

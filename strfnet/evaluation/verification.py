@@ -29,7 +29,7 @@ class OperatingPoint:
 
     Attributes:
         threshold: the largest distance at which at most the wanted fraction of impostor pairs is accepted. For
-            "euclidean" it is a distance, not a square.
+            "euclidean" it is a distance, not a square. -inf if even equal embeddings must be refused.
         false_positive_rate: the fraction of impostor pairs accepted, at most the wanted one.
         true_positive_rate: the fraction of genuine pairs accepted.
         false_positive_interval: 95 % interval of that rate at this threshold, over resampled query identities.
@@ -145,9 +145,8 @@ def operating_point(
     roc = _corners(below / impostors, up_to / impostors, hits / len(genuine))
     spread_of_genuine = _Spread()
     spread_of_genuine.add(_root(genuine, distance))
-    threshold = np.nextafter(refused, np.float32(-math.inf))
     return OperatingPoint(
-        threshold=float(_root(np.maximum(threshold, 0), distance)),
+        threshold=float(_root(np.nextafter(refused, np.float32(0)), distance)) if refused else -math.inf,
         false_positive_rate=int(wrong.sum()) / impostors,
         true_positive_rate=int(accepted.sum()) / len(genuine),
         false_positive_interval=_interval(wrong, count, labels.query, seed),
