@@ -132,7 +132,9 @@ def export(call: options.Export) -> None:
 
     check_target(call.out, call.format)
     embedder, _ = _load(call.network, options.Inference(device="cpu"))
-    print(export(embedder.network, call.out, call.format, size=embedder.preprocessing.size))
+    clips = options.clip_sampler(call.clips)
+    size = embedder.preprocessing.size
+    print(export(embedder.network, call.out, call.format, size=size, clips=clips, distance=call.distance))
 
 
 def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":

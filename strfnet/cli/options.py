@@ -336,11 +336,18 @@ class Export:
     Args:
         out: File to write; it ends in .onnx for onnx, and in .pt2 for pt2 and package.
         format: onnx; pt2, a program for torch.export.load; package, machine code, which needs a C++ compiler.
+        clips: Clip sampler and its frames that the metadata names, as strfnet embed takes them.
+        distance: Distance of embeddings that the metadata names: cosine or euclidean.
     """
 
     out: Path = field(metadata={"metavar": "FILE"})
     format: Literal["onnx", "pt2", "package"] = "onnx"
+    clips: str = field(default="restricted_first:8", metadata={"metavar": "SAMPLER:N"})
+    distance: Literal["cosine", "euclidean"] = "cosine"
     network: Network
+
+    def __post_init__(self) -> None:
+        clip_sampler(self.clips)
 
 
 COMMANDS: dict[str, type] = {

@@ -79,6 +79,10 @@ class NonLocalBlock(nn.Module):
         self.value = nn.Linear(width, inner)
         self.out = nn.Linear(inner, channels)
         self.norm = nn.BatchNorm1d(channels) if norm else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Makes the block the identity; its other layers have a ``reset_parameters`` of their own."""
         last = self.out if self.norm is None else self.norm
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)

@@ -71,6 +71,10 @@ class STRF(nn.Module):
             }
         )
         self.expand = nn.Conv2d(inner, channels, 1, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Makes the unit the identity; its other layers have a ``reset_parameters`` of their own."""
         nn.init.zeros_(self.expand.weight)
 
     def forward(self, x: Tensor) -> Tensor:

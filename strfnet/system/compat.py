@@ -79,6 +79,50 @@ class CheckedConversion(nn.Module):
         return super()._apply(fn, recurse)
 
 
+class ConvertedKernels(nn.Module):
+    """A module whose 5-D kernels take ``to(memory_format=torch.channels_last)``, as the 4-D ones beside them do.
+
+    Frames and rows of a kernel are then one axis: (o, i, t, h, w) is in channels-last order if (o, i, t h, w) is.
+    ``to`` calls ``_apply``; 0.1.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def convert(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor)
+            except RuntimeError:
+                if tensor.ndim != 5:
+                    raise
+                return fn(tensor.flatten(2, 3)).unflatten(2, tensor.shape[2:4])
+
+        return super()._apply(convert, recurse)
+
+
+class FilledAfterEmptying(nn.Module):
+    """A module that initialises a part of itself when ``to_empty`` moves it off the meta device.
+
+    ``to_empty`` calls ``_apply``; 0.1.
+    """
+
+    def initialise_rest(self) -> None:
+        """Initialises the part, whose tensors hold arbitrary numbers."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        was_meta = any(parameter.is_meta for parameter in self.parameters())
+        result = super()._apply(fn, recurse)
+        if was_meta and not any(parameter.is_meta for parameter in self.parameters()):
+            self.initialise_rest()
+        return result
+
+
+def initialise(module: nn.Module) -> None:
+    """Initialises all layers in ``module`` that have ``reset_parameters``, which no base class declares; 0.1."""
+    for layer in reversed(list(module.modules())):  # a unit after the layers in it
+        reset = getattr(layer, "reset_parameters", None)
+        if reset is not None:
+            reset()
+
+
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """The dictionary of a module's children. ``named_children`` leaves out None and the second of two equal; 0.1."""
     return module._modules
