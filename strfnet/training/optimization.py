@@ -7,16 +7,22 @@ from torch import nn
 
 from strfnet.training.recipe import Recipe
 
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with fused optimizers since PyTorch 2.6
+
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimizer of all parameters that require a gradient. Raises: ValueError if none does."""
+    """The recipe's optimizer of all parameters that require a gradient, in one fused kernel where PyTorch has it.
+
+    The parameters are on the device on which they are trained. Raises: ValueError if none requires a gradient.
+    """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError(f"{type(network).__name__} has no parameter that requires a gradient, wanted at least one")
+    fused = all(parameter.is_floating_point() and parameter.device.type in FUSED for parameter in trained)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(trained, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, fused=fused)
     make = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return make(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return make(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
 
 
 def learning_rate(recipe: Recipe, at: float) -> float:
