@@ -82,16 +82,12 @@ def _all_distances(features: Tensor, distance: str, *, double: bool) -> Tensor:
     """Distances of all pairs (n, n), squared if Euclidean, because mining needs only their order.
 
     In float64, after subtraction of the mean, a matrix product is precise enough and much faster than differences.
-    Without ``double`` they are differences, which float32 needs.
+    Without ``double`` Euclidean ones are differences, which float32 needs.
     """
     if distance == "cosine":
         vectors = features.double() if double else features
         lengths = torch.linalg.vector_norm(vectors, dim=1).clamp(min=torch.finfo(vectors.dtype).tiny)
-        if double:
-            return (1 - _gram(vectors) / lengths[:, None] / lengths).clamp_(min=0).to(features.dtype)
-        units = vectors / lengths[:, None]
-        zero = (units == 0).all(dim=1).to(units.dtype)  # at distance 1 of all, where the differences give 1/2 or 0
-        return _differences(units) / 2 + (zero[:, None] + zero) / 2
+        return (1 - _gram(vectors) / lengths[:, None] / lengths).clamp_(min=0).to(features.dtype)
     if not double:
         return _differences(features)
     vectors = (features - features.mean(dim=0)).double()
