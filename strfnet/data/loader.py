@@ -64,10 +64,14 @@ def draws(batches: Sequence[Sequence[int]], epoch: int, *, rank: int = 0, world_
         raise ValueError(f"a batch has {fewest} rows for {world_size} processes, wanted at least one for each")
     slices, position = [], 0
     for batch in batches:
-        begin, end = (len(batch) * part // world_size for part in (rank, rank + 1))
-        slices.append([Draw(epoch, position + at, batch[at]) for at in range(begin, end)])
+        slices.append([Draw(epoch, position + at, batch[at]) for at in part_of(len(batch), rank, world_size)])
         position += len(batch)
     return slices
+
+
+def part_of(rows: int, rank: int, world_size: int) -> range:
+    """The rows of a batch that a process has."""
+    return range(rows * rank // world_size, rows * (rank + 1) // world_size)
 
 
 class TrainingClips(Dataset[tuple[Tensor, int, int]]):

@@ -68,6 +68,15 @@ class Engine:
         self.accelerator.unscale_gradients(self.scaled_optimizer)
         return torch.nn.utils.get_total_norm([cast(Tensor, parameter.grad) for parameter in self.trained])
 
+    def step(self, halted: Tensor) -> None:
+        """The optimizer's step, which changes nothing if the number ``halted`` is 1."""
+        if self.accelerator.scaler is None:  # the scaler finds what is not finite by itself
+            if self.optimizer.defaults["fused"]:
+                cast(Any, self.optimizer).found_inf = halted  # fused kernels read it on the device
+            elif halted.item():
+                return
+        self.scaled_optimizer.step()
+
 
 class _Wrapper(nn.Module):
     """Wraps the network, because Accelerate replaces ``forward`` of the module that it prepares.
