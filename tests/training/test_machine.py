@@ -14,7 +14,7 @@ from torch.backends import cudnn
 from torch.utils import deterministic
 
 from strfnet.training import trainer
-from strfnet.training.accelerator import deterministic_kernels, flushed_denormals
+from strfnet.training.accelerator import deterministic_kernels, flushed_denormals, make_engine
 from strfnet.training.log import read_log
 from strfnet.training.optimization import make_optimizer
 from strfnet.training.trainer import train
@@ -147,6 +147,13 @@ def test_an_optimizer_without_a_fused_kernel_skips_such_a_step_too(tmp_path, mon
     monkeypatch.setattr("strfnet.training.optimization.FUSED", ())
     assert not make_optimizer(tiny_recipe(), nn.Linear(1, 1)).defaults["fused"]
     test_no_step_changes_weights_after_one_that_is_not_finite(tmp_path)
+
+
+@pytest.mark.parametrize(("precision", "mixed"), [("fp32", "no"), ("bf16", "bf16")])
+def test_no_loss_is_scaled_unless_the_recipe_says_fp16(monkeypatch, precision, mixed):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    engine = make_engine(nn.Linear(1, 1), tiny_recipe(precision=precision))
+    assert engine.accelerator.mixed_precision == mixed and engine.accelerator.scaler is None
 
 
 FLUSHED = """
