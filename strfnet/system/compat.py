@@ -6,7 +6,9 @@ No other file of the package uses a private name of torch. Where torch has a pub
 ``torch.cpu.get_capabilities`` names instruction sets.
 """
 
+import ctypes
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -193,6 +195,16 @@ def load_package(path: Path) -> Any:
     from torch._inductor import aoti_load_package
 
     return aoti_load_package(str(path))
+
+
+def renew_threads() -> None:
+    """End the threads in which PyTorch computes on the CPU; new ones inherit the floating-point mode of this thread.
+
+    Does nothing without an OpenMP 5 library. No PyTorch function does it; ``omp_pause_resource_all`` is OpenMP's.
+    """
+    pause = getattr(ctypes.CDLL(None) if os.name == "posix" else None, "omp_pause_resource_all", None)
+    if pause is not None:
+        pause(2)  # omp_pause_hard
 
 
 def require_torch(version: str, what: str) -> None:
