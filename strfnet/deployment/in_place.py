@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.deployment.fusion import has_statistics
-from strfnet.inflation.extension import Extension, extend, own_class
-from strfnet.layers.non_local import NonLocalBlock
+from strfnet.inflation.extension import Extension, extend
+from strfnet.layers.attention import choose_attention
 from strfnet.layers.strf import STRF
-
-CHUNK = 512  # queries
 
 
 def norms_in_place(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
@@ -37,21 +35,8 @@ def add_in_place(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
 
 
 def chunk_attention(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
-    """Lets non-local blocks in bfloat16 attend in chunks of queries, on CPUs that multiply bfloat16 matrices.
-
-    There a product of matrices is faster than PyTorch's fused attention.
-    """
-    if not torch.cpu.get_capabilities().get("avx512_bf16"):
-        return 0
-    blocks = [
-        module
-        for module in network.modules()
-        if own_class(module) is NonLocalBlock
-        and all(weight.dtype == torch.bfloat16 and weight.is_cpu for weight in module.parameters())
-    ]
-    for block in blocks:
-        extend(block, ChunkedAttention)
-    return len(blocks)
+    """Lets layers attend in chunks of queries where the device is slow at fused attention (see `attention_form`)."""
+    return choose_attention(network)
 
 
 class NormInPlace(Extension):
@@ -73,16 +58,3 @@ class SumInPlace(Extension):
     def forward(self: Any, x: Tensor) -> Tensor:
         added: Tensor = self.factors(x)
         return added.add_(x)
-
-
-class ChunkedAttention(Extension):
-    """A non-local block whose queries attend in chunks."""
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
-        gathered = []
-        for chunk in query.split(CHUNK, dim=2):
-            affinity = chunk @ key.mT
-            if exists is not None:
-                affinity = affinity.masked_fill(~exists, float("-inf"))
-            gathered.append(affinity.softmax(dim=-1) @ value)
-        return torch.cat(gathered, dim=2)
