@@ -12,5 +12,6 @@ if TYPE_CHECKING:
     from strfnet.deployment.in_place import add_in_place, chunk_attention, norms_in_place
     from strfnet.deployment.optimizer import optimize
     from strfnet.deployment.winograd import use_winograd
+    from strfnet.system.compat import allow_tf32
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -9,18 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strfnet.deployment.fusion import has_statistics
 from strfnet.inflation.extension import Extension, extend
 from strfnet.layers.attention import choose_attention
 from strfnet.layers.strf import STRF
 
 
 def norms_in_place(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
-    """Lets each remaining ``nn.BatchNorm2d`` write its output over its input.
+    """Lets each remaining ``nn.BatchNorm2d`` on a CPU write its output over its input.
 
-    The output is wrong where another layer reads the norm's input as well, so check it, as `optimize` does.
+    The output is wrong where another layer reads the norm's input as well, so check it, as `optimize` does. On a GPU
+    this would be seven kernels instead of one.
     """
-    norms = [module for module in network.modules() if type(module) is nn.BatchNorm2d and has_statistics(module)]
+    norms = [
+        module
+        for module in network.modules()
+        if type(module) is nn.BatchNorm2d and module.running_mean is not None and module.running_mean.is_cpu
+    ]
     for norm in norms:
         extend(norm, NormInPlace)
     return len(norms)
