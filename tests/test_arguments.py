@@ -85,6 +85,8 @@ def test_a_flag_stands_with_or_without_a_value():
         (["evaluate", "--model", "x", "--protocol", "ap3"], "there is no protocol 'ap3', the nearest is 'ap3d'"),
         (["evaluate", "--model", "x", "--interpolation", "cubic"], "the nearest is 'bicubic'"),
         (["export", "--model", "x", "--out", "y", "--format", "pt"], "there is no format 'pt', the nearest is 'pt2'"),
+        (["train", "--out", "x", "--schedule", "step"], "there is no schedule 'step', the nearest is 'steps'"),
+        (["train", "--out", "x", "--per-frame", "[cropp]"], "there is no per_frame 'cropp', the nearest is 'crop'"),
         (["evaluate", "--config", "/nowhere/x.yaml"], "cannot read /nowhere/x.yaml"),
         (["show", "--model", "x", "--out", "y"], "wanted one or more of --masks, --attention,"),
         (["show", "--cmc", "--ranks", "--model", "x", "--out", "x.png"], "wanted a folder for ranks.png, cmc.png"),

@@ -133,11 +133,15 @@ def _add_fields(parser: Parser, record: Any, group: Any = None) -> None:
             continue
         settings: dict[str, Any] = {"help": texts[one.name], "type": hint, "default": one.default}
         kinds = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
-        choices = [choice for kind in kinds for choice in get_args(kind) if get_origin(kind) is Literal]
-        settings["metavar"] = f"{{{','.join(choices)}}}" if choices else METAVARS.get(kinds[0], "[A,B,...]")
+        parts = [part for kind in kinds for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+        choices = [choice for part in parts for choice in get_args(part)]
+        several = get_origin(hint) is tuple
+        settings["metavar"] = METAVARS.get(kinds[0], "[A,B,...]")
+        if choices and not several:
+            settings["metavar"] = f"{{{','.join(choices)}}}"
         if hint is bool:
             settings |= {"nargs": "?", "const": True, "metavar": "true|false"}
-        elif get_origin(hint) is tuple and Ellipsis not in get_args(hint):
+        elif several and Ellipsis not in get_args(hint):
             default = list(settings["default"])
             settings |= {"nargs": len(default), "type": get_args(hint)[0], "default": default}
         settings["metavar"] = one.metadata.get("metavar", settings["metavar"])
