@@ -93,12 +93,12 @@ class StreamedDistances:
 
     def pairs(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns the distances (k,) of the pairs (rows[k], columns[k])."""
-        found = [np.zeros(0, np.float32)]
+        found = np.empty(len(rows), np.float32)  # small arrays between large temporaries would fragment memory
         for part in _slices(len(rows), max(1, self.side // 2)):
             r, c = (torch.from_numpy(of[part]).to(self.query.device) for of in (rows, columns))
             products = torch.linalg.vecdot(self._converted(0, r), self._converted(1, c))
-            found.append(self._rounded(products, self._of_rows[0][r], self._of_rows[1][c]))
-        return np.concatenate(found)
+            found[part] = self._rounded(products, self._of_rows[0][r], self._of_rows[1][c])
+        return found
 
     def _converted(self, which: int, rows: slice | Tensor) -> Tensor:
         """Rows in float64, normalized for cosines and centered for differences."""

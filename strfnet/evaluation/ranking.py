@@ -109,9 +109,7 @@ def rank(
         raise ValueError(f"distances are {source.shape}, wanted {wanted}, and at least 1 of both")
 
     rows, columns = labels.same_identity()
-    cameras = labels.query_cameras[rows]
-    matches = (cameras != labels.gallery_cameras[columns]) | (cameras < 0)
-    matches &= (labels.self_match[rows] != columns) & (labels.query[rows] != labels.junk)
+    matches = labels.are_matches(rows, columns)
     if not matches.any():
         wanted = "a gallery item of its identity and another camera"
         raise ValueError(f"none of {source.shape[0]} queries has a match: {wanted}")
