@@ -78,6 +78,7 @@ class Inference:
         workers: Threads that read frames.
         device: Device, such as cpu or cuda:1. Default: a GPU if there is one.
         optimize: Optimize the network for full batches first, which takes up to a minute (see `strfnet.optimize`).
+        precision: fp32 without TF32, tf32 with it (CUDA), or bf16. Default: float32 under the flags of PyTorch.
     """
 
     interpolation: Literal["bilinear", "bicubic"] | None = None
@@ -85,6 +86,7 @@ class Inference:
     workers: int = 2
     device: str | None = None
     optimize: bool = False
+    precision: Literal["fp32", "tf32", "bf16"] | None = None
 
     def __post_init__(self) -> None:
         _check_positive(batch=self.batch)

@@ -13,5 +13,6 @@ if TYPE_CHECKING:
     from strfnet.deployment.optimizer import optimize
     from strfnet.deployment.verification import Check
     from strfnet.deployment.winograd import use_winograd
+    from strfnet.system.compat import allow_tf32
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

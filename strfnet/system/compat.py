@@ -9,8 +9,8 @@ No other file of the package uses a private name of torch. Where torch has a pub
 import ctypes
 import inspect
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +230,43 @@ def compile_separately(network: nn.Module, backend: Callable[..., Any]) -> Calla
 
     call.__code__ = call.__code__.replace()
     return compiler(call, backend=backend, dynamic=False)
+
+
+@contextmanager
+def allow_tf32(allowed: bool) -> Iterator[None]:
+    """Allows or forbids TF32 in float32 convolutions and matrix products on CUDA, while it lasts.
+
+    TF32 keeps 10 bits of a factor, so outputs differ by about 1e-3 of the largest value. PyTorch allows it in
+    convolutions and forbids it in matrix products unless told otherwise; here one switch sets both.
+    """
+    # ``fp32_precision`` is there since 2.9. Both kinds of flags are set, because PyTorch raises where they differ.
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    parts: list[Any] = [matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul] if hasattr(cudnn, "conv") else []
+    precisions = [part.fp32_precision for part in parts]
+    try:
+        flags = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:  # the caller uses the new flags alone, and PyTorch does not read both
+        flags = None
+    try:
+        if flags is None:
+            for part in parts[:3]:
+                part.fp32_precision = "tf32" if allowed else "ieee"
+        else:
+            torch.set_float32_matmul_precision("high" if allowed else "highest")
+            cudnn.allow_tf32 = allowed
+        yield
+    finally:
+        if flags is not None:
+            torch.set_float32_matmul_precision(flags[0])
+            cudnn.allow_tf32 = flags[1]
+        for part, precision in zip(parts, precisions, strict=True):
+            part.fp32_precision = precision
+
+
+def tf32_is_allowed() -> bool:
+    """Whether PyTorch's flags allow TF32 in float32 convolutions or matrix products on CUDA."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):
+        return any(part.fp32_precision not in ("ieee", "none") for part in (matmul, cudnn.conv))
+    return matmul.allow_tf32 or cudnn.allow_tf32

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.backends import cudnn
 from torch.utils import deterministic
 
+from strfnet.layers.attention import choose_attention
 from strfnet.layers.head import ReIDOutput
 from strfnet.system.compat import compile_separately, lookup_inductor, renew_threads
 from strfnet.system.modes import modes_kept
 from strfnet.training.distributed import synchronize_batchnorm
 from strfnet.training.optimization import make_optimizer
 from strfnet.training.recipe import Recipe
+from strfnet.training.sharing import warn_without_gpu
 from strfnet.training.state import random_states, restore_random_states
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -110,9 +112,13 @@ def make_engine(network: nn.Module, recipe: Recipe) -> Engine:
         raise ValueError(
             f"device must be {accelerator.device.type}, as in the earlier run of this process, got {recipe.device!r}"
         )
+    if recipe.device is None:
+        warn_without_gpu(accelerator.device)
     if recipe.sync_batchnorm:
         network = synchronize_batchnorm(network, accelerator.device)
     network = network.to(accelerator.device).train()
+    computed = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe.precision)
+    choose_attention(network, dtype=computed, training=True, deterministic=recipe.deterministic)
     optimizer = make_optimizer(recipe, network)
     wrapped = accelerator.prepare_model(_Wrapper(network, compiled=recipe.compile))
     return Engine(accelerator, network, wrapped, optimizer, accelerator.prepare_optimizer(optimizer))
