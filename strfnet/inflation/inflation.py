@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from strfnet.inflation.extension import Extension, extend, retract
 from strfnet.inflation.failures import name_module
 from strfnet.inflation.layout import MAPS, Item, Layout, described, select
-from strfnet.inflation.probing import Probe
+from strfnet.inflation.probing import Probe, layout_of_maps
 from strfnet.inflation.running_clips import OnFrames, RunningClips, each_frame, share
 from strfnet.inflation.splicing import Replacement, UnitBuilder, module_at, set_module, splice_into, unsplice
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
@@ -94,14 +94,15 @@ def inflate(
     if not isinstance(built, nn.Module):
         raise TypeError(f"network must be a module or build one, got {type(built).__name__}")
     _check_inflatable(built)
+    probe = Probe(built, example, frames=True)
+    _check_takes_frames(built, probe)
     make_temporal = _named("p3d_c" if temporal is None else temporal, TEMPORAL, "temporal")
     make_unit = None if unit is None else _named(unit, UNITS, "unit")
-    kept = temporal is None or make_temporal is None
     wanted = _default_places(built) if places is None else _listed(places)
-    paths = [_path(built, place, blocks=kept and make_unit is not None) for place in wanted]
+    blocks = places is not None and make_unit is not None and (temporal is None or make_temporal is None)
+    paths = [_path(built, place, blocks=blocks) for place in wanted]
     if len(set(paths)) != len(paths):
         raise ValueError(f"places must differ, got {paths}")
-    probe = Probe(built, example, frames=True)
     layout = probe.returned(output)
 
     inflated = copy.deepcopy(built)
@@ -146,7 +147,7 @@ class Inflated(Extension):
     _running: RunningClips
     _steps_before: dict[str, dict[str, Any]]
     _output: Output | None
-    _layout: Layout
+    _layout: Layout | None
     _input: str
 
     def forward(self, clip: Tensor | None = None, /, *others: Any, **named: Any) -> Tensor:
@@ -171,7 +172,8 @@ class Inflated(Extension):
             )
         if output.ndim == 2:
             return output.unflatten(0, (b, -1)).mean(dim=1)
-        _, maps = self._layout.split(output, None)
+        layout = layout_of_maps(output, clip) if self._layout is None else self._layout
+        _, maps = layout.split(output, None)
         return maps.unflatten(0, (b, -1)).transpose(1, 2)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -226,8 +228,12 @@ def _check_inflatable(network: nn.Module) -> None:
             )
         if type(module).__module__.startswith(("torch.ao.nn", "torch.nn.quantized", "torchao")):
             raise ValueError(f"{where} is quantised and has no exact form in time; inflate first, then quantise")
-        if isinstance(module, nn.Conv3d):
-            raise ValueError(f"{where} is a 3-D convolution: the network takes clips already; use strfnet.splice")
+
+
+def _check_takes_frames(network: nn.Module, probe: Probe) -> None:
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Conv3d) and not probe.runs:
+            raise ValueError(f"{path} is a 3-D convolution: the network takes clips already; use strfnet.splice")
 
 
 def _default_places(network: nn.Module) -> list[str]:
@@ -248,7 +254,7 @@ def _path(network: nn.Module, place: str, *, blocks: bool) -> str:
     """Returns the path of the convolution that ``place`` names or has as its ``conv2``; or ``place``, if a block."""
     module = module_at(network, place)
     inner = children_of(module).get("conv2")
-    if isinstance(inner, nn.Conv2d):
+    if type(inner) is nn.Conv2d or (isinstance(inner, nn.Conv2d) and not blocks):
         return f"{place}.conv2"
     if isinstance(module, nn.Conv2d) or (blocks and children_of(module)):
         return place

@@ -1,5 +1,6 @@
 """What the modules of a network return, found by a run on the meta device, where tensors have only shapes."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,9 +14,17 @@ from strfnet.profiler.counting import meta_copy, on_meta
 from strfnet.system.compat import tree_leaves, tree_map_only
 
 CLIPS, FRAMES = 2, 3  # of the clips of a run
-SIZES = ((256, 128), (224, 224), (384, 384), (64, 32))  # of their frames, behind the sizes that a network declares
+SIZES = (
+    (256, 128),
+    (224, 224),
+    (256, 256),
+    (384, 384),
+    (64, 32),
+)  # of their frames, behind the sizes that a network declares
 DECLARED = ("img_size", "image_size")  # attributes in which timm, torchvision and transformers keep a fixed size
-LARGEST_SCALE = 64  # between a grid and its source
+SCALES = range(2, 65)  # between a grid and its source
+FEW = 16  # prefix tokens; more are believed only if they are as many on frames of another size
+REORDERED = "Hiera"  # networks whose tokens are in the order of mask units, not row by row
 
 
 @dataclass(frozen=True)
@@ -63,14 +72,19 @@ class Probe:
         self._runs: list[Run] = []
         self._failure: str | None = None  # why the network could not be run
 
-    def returned(self, output: Any) -> Layout:
-        """Returns the layout of what ``output`` selects of what the network returns; maps if it cannot be run.
+    @property
+    def runs(self) -> bool:
+        """Whether the network can be run."""
+        self._begin()
+        return bool(self._runs)
+
+    def returned(self, output: Any) -> Layout | None:
+        """Returns the layout of what ``output`` selects of what the network returns; None if it cannot be run.
 
         Raises: ValueError, naming what the network returns, if it is neither vectors nor maps.
         """
-        self._begin()
-        if not self._runs:
-            return MAPS
+        if not self.runs:
+            return None
         chosen = select(self._runs[0].returned, output)
         if isinstance(chosen, Tensor) and chosen.ndim == 2:
             return MAPS
@@ -92,6 +106,9 @@ class Probe:
         if calls is None:
             raise ValueError(f"{path} is not called when the network runs; name a module that is")
 
+        if any(type(module).__name__.startswith(REORDERED) for module in self._copy.modules()):
+            raise ValueError(f"{path} has its tokens in the order of mask units, not row by row, so they are no grid")
+
         def readings(run: Run) -> list[Reading]:
             found = _readings(run.outputs.get(path, []), run, output)
             return [reading for reading in found if axes in (None, reading.layout.axes)]
@@ -111,10 +128,15 @@ class Probe:
         raise ValueError(f"{where}, which can be read as {' or as '.join(map(str, found))}; choose by {argument}=")
 
     def _agreed(self, readings: Callable[[Run], list[Reading]]) -> list[Reading]:
+        """The readings of the first run; if they are not sure, those that a second run shares."""
         found = readings(self._first())
-        if len(found) > 1 and (len(self._runs) > 1 or self._again()):
-            return [reading for reading in found if reading in readings(self._runs[1])]
-        return found
+        if len(found) < 2 and all(reading.layout.prefix <= FEW for reading in found):
+            return found
+        shared: list[Reading] = []
+        if len(self._runs) > 1 or self._again():
+            again = readings(self._runs[1])
+            shared = [reading for reading in found if reading in again]
+        return shared or (found if len(found) > 1 else [])
 
     def _first(self) -> Run:
         self._begin()
@@ -172,7 +194,7 @@ class Probe:
     def _record(self, path: str, module: nn.Module, output: Any) -> None:
         run = self._run
         assert run is not None
-        if isinstance(module, nn.Conv2d) and isinstance(output, Tensor) and output.ndim > 3:
+        if isinstance(module, nn.Conv2d) and isinstance(output, Tensor) and output.shape[:1] == (run.frames,):
             run.grids.pop(path, None)
             run.grids[path] = (output.shape[-2], output.shape[-1])
         run.outputs.setdefault(path, []).append((output, dict(run.grids)))
@@ -233,6 +255,17 @@ def _maps(tensor: Any, run: Run) -> list[Reading]:
     return []
 
 
+def layout_of_maps(maps: Tensor, clip: Tensor) -> Layout:
+    """Returns the layout of what a network returned for a clip. Raises: ValueError if there is not just one."""
+    found = _maps(maps, Run((clip.shape[3], clip.shape[4]), clip.shape[0] * clip.shape[2]))
+    if len(found) != 1:
+        either = " or as ".join(map(str, found)) or "no maps"
+        raise ValueError(
+            f"the network returns {tuple(maps.shape)}, which reads as {either}; give inflate an example="
+        )
+    return found[0].layout
+
+
 def _to_a_pixel(grid: Grid, size: Grid) -> bool:
     """Whether a grid is the frame at some scale, up to rounding."""
     return abs(grid[0] * size[1] - grid[1] * size[0]) <= max(size)
@@ -251,29 +284,32 @@ def _tokens(tensor: Any, run: Run, grids: dict[str, Grid]) -> list[Reading]:
     orders: tuple[Axes, ...] = ("fnc", "nfc", "fcn")
     for axes in orders:
         count, channels = tensor.shape[axes.index("n")], tensor.shape[axes.index("c")]
-        if tensor.shape[axes.index("f")] == run.frames and (layout := _in_a_grid(axes, count, run.size, grids)):
-            found.append(Reading(layout, channels))
+        if tensor.shape[axes.index("f")] == run.frames:
+            layouts = _in_a_grid(axes, count, grids) if grids else _in_patches(axes, count, run.size)
+            found += [Reading(layout, channels) for layout in layouts]
     return found
 
 
-def _in_a_grid(axes: Axes, count: int, size: Grid, grids: dict[str, Grid]) -> Layout | None:
-    """The layout of ``count`` tokens, by the outputs of the convolutions before; None if they fit no grid.
+def _in_patches(axes: Axes, count: int, size: Grid) -> list[Layout]:
+    """The layouts of ``count`` tokens, where no convolution made them: square patches that divide the frame."""
+    layouts = [Layout(axes, scale=scale) for scale in SCALES if not any(side % scale for side in size)]
+    prefixes = [(layout, count - math.prod(layout.grid(size))) for layout in layouts]
+    found = [replace(layout, prefix=prefix) for layout, prefix in prefixes if prefix >= 0]
+    return [layout for layout in found if layout.prefix <= FEW] or found
 
-    A grid of as many tokens comes first; then the largest that leaves prefix tokens; then a larger one that was
-    merged, as in Swin. Without convolutions it is that of the clip, merged.
+
+def _in_a_grid(axes: Axes, count: int, grids: dict[str, Grid]) -> list[Layout]:
+    """The layout of ``count`` tokens, by the outputs of the convolutions before; none if they fit no grid.
+
+    A grid of as many tokens comes first; then the largest that leaves a few prefix tokens; then a larger one that was
+    merged, as in Swin; then any number of prefix tokens.
     """
-    tokens = {path: rows * columns for path, (rows, columns) in grids.items()}
-    if exact := [path for path in tokens if tokens[path] == count]:
-        return Layout(axes, source=exact[0])
-    fewer = {path: number for path, number in tokens.items() if number < count}
-    source = max(fewer, key=fewer.__getitem__, default=None)
-    prefixed = None if source is None or axes == "fcn" else Layout(axes, count - fewer[source], source)
-    if prefixed is not None and (prefixed.prefix <= fewer[prefixed.source] or len(fewer) == len(tokens)):
-        return prefixed
-    for path, grid in (grids or {"": size}).items():
-        for scale in range(2, LARGEST_SCALE + 1):
-            layout = Layout(axes, source=path, scale=scale)
-            rows, columns = layout.grid(grid)
-            if rows * columns == count:
-                return layout
-    return None
+    tokens = {path: math.prod(grid) for path, grid in grids.items()}
+    exact = [Layout(axes, source=path) for path in tokens if tokens[path] == count]
+    fewer = [path for path in tokens if tokens[path] < count and axes != "fcn"]
+    source = max(fewer, key=tokens.__getitem__, default="")
+    prefixed = [Layout(axes, count - tokens[source], source)] if source else []
+    merged = [Layout(axes, source=path, scale=scale) for path in grids for scale in SCALES]
+    merged = [layout for layout in merged if math.prod(layout.grid(grids[layout.source])) == count]
+    few = [layout for layout in prefixed if layout.prefix <= FEW]
+    return (exact or few or merged or prefixed)[:1]
