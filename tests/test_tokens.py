@@ -1,4 +1,4 @@
-"""Units behind the blocks of token networks, against a clip made by hand: h by w tokens, row by row, after a prefix."""
+"""Units behind the blocks of token networks, against a clip made by hand: h by w tokens, row by row."""
 
 import copy
 
@@ -234,7 +234,9 @@ def test_two_readings_are_named_and_one_can_be_chosen():
             return self.block(self.conv(x).view(-1, 8, 8, 8)).mean((1, 2))
 
     inflated = strfnet.inflate(Square(), places=[], unit=None, example=clip_of((32, 32)))
-    both = r"can be read as \(f, c, h, w\) of 8 channels or as \(f, h, w, c\) of 8 channels; choose by layout="
+    both = (
+        r"can be read as \(f, c, h, w\) of 8 channels or as \(f, h, w, c\) of 8 channels; choose by layout= of splice"
+    )
     with pytest.raises(ValueError, match=both):
         strfnet.splice(inflated, {"block": strfnet.TemporalAttention}, example=clip_of((32, 32)))
     for layout in ("fchw", "fhwc"):

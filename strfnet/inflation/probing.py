@@ -115,7 +115,10 @@ class Probe:
 
         found = self._agreed(readings)
         return self._only(
-            found, f"{path} returns {described(calls[0][0])}", "maps or tokens of frames", "layout= or output"
+            found,
+            f"{path} returns {described(calls[0][0])}",
+            "maps or tokens of frames",
+            "layout= of splice, or output",
         )
 
     def _only(self, found: list[Reading], what: str, wanted: str, argument: str) -> Reading:
