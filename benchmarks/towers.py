@@ -6,7 +6,7 @@
 
 All weights are random. A tower is small where its library allows it. A cell is "all" if a new unit behind one block
 leaves the output of the 2-D network as it is, bit for bit; its checkpoint loads strictly; `deflate` returns its
-classes, keys and values; a gradient reaches the unit; the profiler counts all; and, with --export, both files are right.
+classes, keys and values; a gradient reaches the unit; the profiler counts all; and both files of --export are right.
 A family is counted if a unit follows its middle block by path alone; a refusal prints its reason. Exits 1 if a cell
 fails, or if fewer than 58 of the 60 families take a unit.
 """
@@ -91,7 +91,7 @@ TOWERS: dict[str, Tower] = {
     "SE-ResNet": (of_timm("seresnet18"), "layer2.1", (64, 32), None),
     "TResNet": (of_timm("tresnet_m"), "body.layer2.0", (64, 32), None),
     "RegNet": (of_timm("regnety_002"), "s3.b1", (64, 32), None),
-    "ConvNeXt": (of_timm("convnext_atto"), "stages.2.1", (64, 32), None),
+    "ConvNeXt": (of_timm("convnext_atto"), "stages.2.blocks.1", (64, 32), None),
     "GoogLeNet": (of_torchvision("googlenet", init_weights=False), "inception4a", (64, 64), None),
     "Inception": (of_timm("inception_v3"), "Mixed_6a", (96, 96), None),
     "SqueezeNet": (of_torchvision("squeezenet1_1"), "features.7", (64, 32), None),
