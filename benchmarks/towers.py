@@ -182,10 +182,10 @@ def middle_block(network: nn.Module) -> str:
         if path and isinstance(module, nn.ModuleList | nn.Sequential):
             blocks = [name for name, child in module.named_children() if any(child.children())]
             lists.append((len(blocks), [f"{path}.{name}" for name in blocks]))
-    number, paths = max(lists, key=lambda entry: entry[0])
+    number, paths = max(lists, default=(0, []))
     if number:
         return paths[number // 2]
-    return [path for path, module in network.named_modules() if isinstance(module, nn.Conv2d)][1]  # VGG
+    return [path for path, module in network.named_modules() if isinstance(module, nn.Conv2d)][1]  # VGG, RegNet
 
 
 def refusal(library: str, name: str) -> str | None:

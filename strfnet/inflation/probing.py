@@ -297,7 +297,9 @@ def _in_patches(axes: Axes, count: int, size: Grid) -> list[Layout]:
     """The layouts of ``count`` tokens, where no convolution made them: square patches that divide the frame."""
     layouts = [Layout(axes, scale=scale) for scale in SCALES if not any(side % scale for side in size)]
     prefixes = [(layout, count - math.prod(layout.grid(size))) for layout in layouts]
-    found = [replace(layout, prefix=prefix) for layout, prefix in prefixes if prefix >= 0]
+    found = [
+        replace(layout, prefix=prefix) for layout, prefix in prefixes if prefix == 0 or (prefix > 0 and axes != "fcn")
+    ]
     return [layout for layout in found if layout.prefix <= FEW] or found
 
 
