@@ -70,6 +70,7 @@ class Probe:
         self._network, self._example, self._frames = network, example, frames
         self._copy: Any = None
         self._runs: list[Run] = []
+        self._run = Run((0, 0), 0)
         self._failure: str | None = None  # why the network could not be run
 
     @property
@@ -152,7 +153,6 @@ class Probe:
         if self._runs or self._failure is not None:
             return
         self._copy = meta_copy(self._network)
-        self._run: Run | None = None
         for path, module in self._copy.named_modules():
             module.register_forward_hook(lambda module, _, output, path=path: self._record(path, module, output))
         reasons = []
@@ -196,7 +196,6 @@ class Probe:
 
     def _record(self, path: str, module: nn.Module, output: Any) -> None:
         run = self._run
-        assert run is not None
         if isinstance(module, nn.Conv2d) and isinstance(output, Tensor) and output.shape[:1] == (run.frames,):
             run.grids.pop(path, None)
             run.grids[path] = (output.shape[-2], output.shape[-1])
