@@ -16,6 +16,7 @@ class ReIDNetwork(nn.Module):
 
     Attributes:
         name: the name for `strfnet.create_model`; None for a network built otherwise.
+        options: the options for `strfnet.create_model` that differ from the defaults of the name.
         origin: metadata of the published file that its weights were read from, for `strfnet.save_official`; or None.
 
     Shape: (b, 3, t, h, w) to a `ReIDOutput`.
@@ -26,6 +27,7 @@ class ReIDNetwork(nn.Module):
         self.backbone = backbone
         self.head = head
         self.name: str | None = None
+        self.options: dict[str, Any] = {}
         self.origin: dict[str, Any] | None = None
 
     def forward(self, clip: Tensor) -> ReIDOutput:
