@@ -2,7 +2,7 @@
 
 import io
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import create_model, options_of
 from strfnet.models.resnet import DEPTHS
 from strfnet.system.files import write_atomically
+from strfnet.system.references import is_reference
 from strfnet.system.version import __version__
 from strfnet.weights.file import check_finite, check_fit, listed, misfits, read_weights, write_file
 from strfnet.weights.published import (
@@ -48,7 +49,7 @@ def save(network: ReIDNetwork, path: str | Path, **facts: Any) -> None:
     _check_rebuilt(network)
     metadata = {
         "model": network.name,
-        "num_classes": _classes(network),
+        "num_classes": network.num_classes,
         "strfnet": __version__,
         "origin": network.origin,
         "facts": facts,
@@ -58,16 +59,27 @@ def save(network: ReIDNetwork, path: str | Path, **facts: Any) -> None:
     write_file(Path(path), network.state_dict(), metadata)
 
 
-def load(path: str | Path) -> ReIDNetwork:
+def load(path: str | Path, model: str | Callable[..., ReIDNetwork] | None = None) -> ReIDNetwork:
     """The network that `save` has written, on the CPU and in training mode.
 
-    Raises: ValueError naming the file and the reason, if it is damaged or was not written by `save`.
+    Args:
+        path: of the file.
+        model: the function that builds the network, or its "package.module:function", if it is a network of your
+            own. A file names its function, but does not make `load` import and call it.
+
+    Raises: ValueError naming the file and the reason, if it is damaged or was not written by `save`, or if ``model``
+    is missing or builds another network.
     """
     weights = read_weights(path)
     metadata = weights.metadata or {}
     if "model" not in metadata:
         raise ValueError(f"{path} was not written by strfnet.save; strfnet.load_official reads published files")
-    network = _empty(metadata["model"], metadata["num_classes"], metadata.get("options", {}))
+    name, classes, options = metadata["model"], metadata["num_classes"], metadata.get("options", {})
+    if is_reference(name) and model is None:
+        wanted = f"load(path, model={name!r}); on the command line --model {name} --weights {path}"
+        raise ValueError(f"{path} holds a network that {name} builds, which is not called by itself; wanted {wanted}")
+    own = None if model is None else create_model(model, num_classes=classes, **options)
+    network = own or _empty(name, classes, options)
     check_fit(weights.tensors, network.state_dict(), f"{path} does not fit {network.name} of strfnet {__version__}")
     check_finite(weights.tensors, path)
     network.origin = metadata["origin"]
@@ -89,10 +101,10 @@ def describe(path: str | Path) -> dict[str, Any]:
 def load_official(path: str | Path, name: str | None = None, **options: Any) -> ReIDNetwork:
     """A network with the weights of a published file: of STE-NVAN, AP3D, or an image ResNet.
 
-    Family and depth follow from the names in the file, the number of classes from its classifier, and so do the
-    places of temporal convolutions and non-local blocks, the length of kernels in time, and the gate of AP3D. The file
-    of an image ResNet, of torchvision or timm, gives a "c2d" network, or the one named, whose units, temporal kernels and
-    BN neck are then newly initialized.
+    Names and shapes in the file tell its family, the depth, the number of classes, the places of temporal
+    convolutions and non-local blocks, the length of kernels in time, and the gate of AP3D. The file of an image
+    ResNet, of torchvision or timm, gives a "c2d" network, or the one named, whose units, temporal kernels and BN neck
+    are then newly initialized.
 
     Args:
         path: of a file of ``torch.save`` or safetensors. No code in it is run.
@@ -223,38 +235,13 @@ def _forms(official: Official) -> list[str]:
     return names if official.family != AP3D else [name for name in names if ("_nl_" in name) == attends]
 
 
-def _classes(network: ReIDNetwork) -> int | None:
-    return None if network.head.classifier is None else network.head.classifier.out_features
-
-
 def _check_rebuilt(network: ReIDNetwork) -> None:
     """Raises: ValueError listing what differs from the network that `create_model` builds."""
     if not isinstance(network, ReIDNetwork) or network.name is None:
         raise ValueError(f"network is {type(network).__name__}, wanted one that strfnet.create_model has built")
-    same = _empty(network.name, _classes(network), network.options)
-    rebuilt = dict(same.named_modules())
-    here = dict(network.named_modules())
-    wrong = [f"{path} is {'gone' if path in rebuilt else 'new'}" for path in rebuilt.keys() ^ here.keys()]
-    for path in rebuilt.keys() & here.keys():
-        ours, theirs = _made_of(here[path]), _made_of(rebuilt[path])
-        wrong += [
-            f"{path}.{key} is {ours[key]!r}, not {theirs.get(key)!r}" for key in ours if ours[key] != theirs.get(key)
-        ]
-    wrong += misfits(network.state_dict(), same.state_dict())
-    if wrong:
+    if wrong := network.differences():
         call = ", ".join([repr(network.name), *(f"{key}={value!r}" for key, value in network.options.items())])
-        raise ValueError(f"the network is not what strfnet.create_model({call}) builds: {listed(sorted(wrong))}")
-
-
-def _made_of(module: nn.Module) -> dict[str, Any]:
-    """A module's class and settings, in which modules of equal parameters may differ."""
-    settings = {
-        key: value for key, value in vars(module).items() if isinstance(value, int | float | str | tuple | None)
-    }
-    left_out = ("training", "name")
-    return {"class": type(module).__name__} | {
-        key: value for key, value in settings.items() if key not in left_out and not key.startswith("_")
-    }
+        raise ValueError(f"the network is not what strfnet.create_model({call}) builds: {listed(wrong)}")
 
 
 def _check_is_image(network: ReIDNetwork, written: int) -> None:

@@ -1,10 +1,15 @@
 """A backbone on clips followed by a head."""
 
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.random import fork_rng
 
 from strfnet.layers.head import Head, ReIDOutput
+from strfnet.system.references import is_reference
+from strfnet.weights.rebuilt import differences
 
 
 class ReIDNetwork(nn.Module):
@@ -29,6 +34,21 @@ class ReIDNetwork(nn.Module):
         self.name: str | None = None
         self.options: dict[str, Any] = {}
         self.origin: dict[str, Any] | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Rows of the classifier; None without one."""
+        return None if self.head.classifier is None else self.head.classifier.out_features
+
+    def differences(self) -> list[str]:
+        """Returns what differs from the network that `strfnet.create_model` builds by the name and the options."""
+        from strfnet.models.registry import create_model  # which builds networks of this class
+
+        if self.name is None:
+            return ["it has no name"]
+        with fork_rng([]), nullcontext() if is_reference(self.name) else torch.device("meta"):
+            rebuilt = create_model(self.name, num_classes=self.num_classes, **self.options)
+        return differences(self, rebuilt)
 
     def forward(self, clip: Tensor) -> ReIDOutput:
         return self.head(self.backbone(clip))

@@ -1,8 +1,8 @@
 """The frame-pooling baseline, NVAN, its two reductions, and both of them: STE-NVAN.
 
 Source: Liu et al., BMVC 2019, and the published code: no ReLU in the stem, last stride 1, a BN neck whose
-bias stays zero, a classifier without bias. It names the options ``non_layers`` (non_local, as the number of last blocks
-of each stage) and ``stripes``. Our reading: "max-FPL" takes the maximum over frames and pixels.
+bias stays zero, a classifier without bias. It names the options ``non_layers`` (non_local, as the number of last
+blocks of each stage) and ``stripes``. Our reading: "max-FPL" takes the maximum over frames and pixels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,15 +42,14 @@ def nvan_resnet(
 ) -> ReIDNetwork:
     """A ResNet with non-local blocks on pixels.
 
-    Args:
-        merge_frames: whether pairs of frames are merged after stage 2 and again after stage 3.
-        depth: of `resnet_maps`, as ``weights``.
-        num_classes: of `Head`, as ``pooling``.
-        non_local: residual blocks, such as "layer2.2", followed by a non-local block. None: the last two blocks of
-            stage 2 and the last three of stage 3. As published, a block in stage 1 sub-samples its keys, or attends
-            in pairs of frames if these are merged.
-        window: of `NonLocalBlock`.
-        last_stride: stride of the fourth stage.
+    - ``merge_frames``: whether pairs of frames are merged after stage 2 and again after stage 3.
+    - ``depth``, ``weights``: of `resnet_maps`.
+    - ``num_classes``, ``pooling``: of `Head`.
+    - ``non_local``: residual blocks, such as "layer2.2", followed by a non-local block. None: the last two blocks of
+      stage 2 and the last three of stage 3. As published, a block in stage 1 sub-samples its keys, or attends
+      in pairs of frames if these are merged.
+    - ``window``: of `NonLocalBlock`.
+    - ``last_stride``: stride of the fourth stage.
     """
     maps = resnet_maps(depth, weights=weights, stem_relu=False)
     settings: list[dict[str, Any]] = [{"window": window} for _ in stages_of(maps)]
@@ -75,9 +74,8 @@ def striped_nvan_resnet(
 ) -> ReIDNetwork:
     """A ResNet with non-local blocks on horizontal stripes; for the other arguments see `nvan_resnet`.
 
-    Args:
-        stripes: number of stripes in a frame, or one number for each stage. None: 16, or 8 in a resnet8, whose maps
-            are smaller.
+    ``stripes`` is their number in a frame, or one number for each stage. None: 16, or 8 in a resnet8, whose maps are
+    smaller.
     """
     maps = resnet_maps(depth, weights=weights, stem_relu=False)
     stages = stages_of(maps)

@@ -14,6 +14,7 @@ from strfnet.models.nvan import frame_pooling_resnet, nvan_resnet, striped_nvan_
 from strfnet.models.resnet import DEPTHS
 from strfnet.models.strf import ap3d_resnet, frame_resnet, strf_resnet, temporal_resnet
 from strfnet.system.names import check_name
+from strfnet.system.references import call, is_reference, keywords_of, reference_to, resolve
 from strfnet.weights.file import find_file
 from strfnet.weights.published import fill
 
@@ -46,7 +47,7 @@ ARCHITECTURES: dict[str, Callable[..., ReIDNetwork]] = {
 
 
 def create_model(
-    name: str,
+    name: str | Callable[..., ReIDNetwork],
     *,
     num_classes: int | None = 625,
     weights: Any = None,
@@ -58,7 +59,9 @@ def create_model(
     Its kernels are in channels-last order, and so are the feature maps throughout the network.
 
     Args:
-        name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50".
+        name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50"; or a function of your own that
+            returns a `ReIDNetwork`, or its "package.module:function". It is called with ``num_classes``, if it takes
+            that, and with the options.
         num_classes: identities of the classifier; None for no classifier. Default: 625, those of MARS.
         weights: of the 2-D backbone, as torchvision takes them, e.g. "IMAGENET1K_V2"; None initialises at random.
         pretrained: a file with weights of the whole network: of `strfnet.save`, a published one of its family (see
@@ -71,17 +74,26 @@ def create_model(
             ``last_stride``, ``pooling``, ``host``, ``temperature``, ``gate``; see the page on networks.
 
     Shape: the network takes (b, 3, t, h, w) and returns a `strfnet.layers.head.ReIDOutput`.
-    Raises: ValueError for an unknown name or option, with the nearest; for a file that cannot be read or does not fit.
+    Raises: ValueError for an unknown name or option, with the nearest; for a file that cannot be read or does not
+    fit.
     """
     if weights is not None and pretrained is not None:
         raise ValueError(f"weights are {weights!r} and pretrained is {str(pretrained)!r}, wanted one of the two")
-    build, depth = _builder(name)
+    name = name if isinstance(name, str) else reference_to(name)
     known = options_of(name)
     for option in options:
         check_name(f"option of {name}", option, (*known, "num_classes", "weights", "pretrained"))
     options = {key: _listed(value) for key, value in options.items()}
-    network = build(depth, num_classes, weights, **options)
-    channels_last(network)
+    if is_reference(name):
+        if weights is not None:
+            raise ValueError(f"weights are {weights!r}, but {name} builds its backbone itself; wanted None")
+        network = call(name, num_classes, options)
+        if not isinstance(network, ReIDNetwork):
+            raise ValueError(f"{name!r} returned {type(network).__name__}, wanted a strfnet.models.ReIDNetwork")
+    else:
+        build, depth = _builder(name)
+        network = build(depth, num_classes, weights, **options)
+        channels_last(network)
     network.name = name
     network.options = {key: value for key, value in options.items() if value != _listed(known[key])}
     if pretrained is not None:
@@ -94,6 +106,8 @@ def options_of(name: str) -> dict[str, Any]:
 
     None stands for what the network's name implies. Raises: ValueError for an unknown name, with the nearest ones.
     """
+    if is_reference(name):
+        return {key: value for key, value in keywords_of(resolve(name)).items() if key != "num_classes"}
     parameters = inspect.signature(_builder(name)[0]).parameters.values()
     return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
 

@@ -1,11 +1,11 @@
 """C2D, I3D, P3D and AP3D networks, with and without STRF or non-local blocks.
 
-Source: the placement, head and baselines of AP3D (Gu et al., ECCV 2020), on which the STRF paper builds. Its published
-code names the options ``c3d_idx`` (places), ``nl_idx`` (non_local), ``temperature``, ``contrastive_att`` (gate) and
-``time_dim`` (time_kernel). Ours: dilation, and strides in time of whole networks.
+Source: the placement, head and baselines of AP3D (Gu et al., ECCV 2020), on which the STRF paper builds. Its
+published code names the options ``c3d_idx`` (places), ``nl_idx`` (non_local), ``temperature``, ``contrastive_att``
+(gate) and ``time_dim`` (time_kernel). Ours: dilation, and strides in time of whole networks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from strfnet.models.resnet import blocks_of, check_blocks, map_channels, resnet_
 from strfnet.system.names import check_choice
 
 Host = Literal["i3d", "p3d_a", "p3d_b", "p3d_c"]
-HOSTS: dict[Host, type[TemporalConv]] = {"i3d": AP3DI, "p3d_a": AP3DA, "p3d_b": AP3DB, "p3d_c": AP3DC}
+HOSTS: dict[Host, Callable[..., TemporalConv]] = {"i3d": AP3DI, "p3d_a": AP3DA, "p3d_b": AP3DB, "p3d_c": AP3DC}
 
 
 def frame_resnet(
@@ -72,18 +72,17 @@ def temporal_resnet(
 ) -> ReIDNetwork:
     """A ResNet with temporal convolutions.
 
-    Args:
-        conv: the temporal convolution.
-        strf: whether an STRF unit follows each of them. In the narrow resnet8 it has a quarter of the channels, not
-            a sixteenth.
-        depth: of `resnet_maps`, as ``weights``.
-        num_classes: of `Head`, as ``pooling``.
-        places: residual blocks, such as "layer2.0", whose ``conv2`` becomes temporal. None: every second block of
-            stages 2 and 3, from the first.
-        non_local: residual blocks followed by a non-local block with sub-sampled keys. None: the blocks between those
-            of ``places`` None, or the only block of a stage.
-        time_kernel, time_stride, time_dilation: of the temporal convolutions, see `strfnet.layers.I3D`.
-        last_stride: stride of the fourth stage.
+    - ``conv``: the temporal convolution.
+    - ``strf``: whether an STRF unit follows each of them. In the narrow resnet8 it has a quarter of the channels, not
+      a sixteenth.
+    - ``depth``, ``weights``: of `resnet_maps`.
+    - ``num_classes``, ``pooling``: of `Head`.
+    - ``places``: residual blocks, such as "layer2.0", whose ``conv2`` becomes temporal. None: every second block of
+      stages 2 and 3, from the first.
+    - ``non_local``: residual blocks followed by a non-local block with sub-sampled keys. None: the blocks between
+      those of ``places`` None, or the only block of a stage.
+    - ``time_kernel``, ``time_stride``, ``time_dilation``: of the temporal convolutions, see `strfnet.layers.I3D`.
+    - ``last_stride``: stride of the fourth stage.
     """
     maps = resnet_maps(depth, weights=weights)
     temporal = partial(conv, time_kernel=time_kernel, time_stride=time_stride, time_dilation=time_dilation)

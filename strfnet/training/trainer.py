@@ -21,12 +21,15 @@ from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
 from strfnet.layers.head import ReIDOutput
 from strfnet.system.progress import ProgressLine
+from strfnet.system.references import call, is_reference
 from strfnet.system.signals import Stopped, StopRequest, stop_requests
 from strfnet.training.accelerator import Engine, deterministic_kernels, make_engine, state_kept
 from strfnet.training.distributed import gather_bytes, join, share_buffers
 from strfnet.training.optimization import learning_rate
 from strfnet.training.recipe import Recipe
 from strfnet.training.run_directory import Outcome, RunDirectory
+from strfnet.weights.file import listed
+from strfnet.weights.rebuilt import differences
 
 if TYPE_CHECKING:
     from strfnet.losses.objective import Objective
@@ -73,6 +76,7 @@ def train(
     tracklets if a loss or gradient is not finite; `Stopped`.
     """
     labels = identity_labels(tracklets)
+    _check_model(network, recipe, max(labels) + 1)
     clips = _training_clips(tracklets, labels, recipe)
     with deterministic_kernels(recipe), stop_requests() as request:
         engine = make_engine(network, recipe)
@@ -255,6 +259,23 @@ def _training_clips(tracklets: Sequence[Tracklet], labels: Sequence[int], recipe
         interpolation=recipe.interpolation,
         augmentation=Augmentation(recipe.flip, recipe.crop, recipe.erasing, per_frame=recipe.per_frame),
     )
+
+
+def _check_model(network: nn.Module, recipe: Recipe, classes: int) -> None:
+    """Raises: ValueError if the recipe's model builds another network, so that the run could not be read back."""
+    named: Any = network
+    name, options = getattr(network, "name", None), getattr(network, "options", {})
+    if name == recipe.model and hasattr(network, "differences"):
+        wrong = named.differences()
+        if options != (recipe.options or {}):
+            wrong = [f"its options are {options}, not {recipe.options or {}}"]
+    elif is_reference(recipe.model):
+        with torch.random.fork_rng([]):
+            wrong = differences(network, call(recipe.model, classes, recipe.options or {}))
+    else:
+        wrong = [f"it is {name or type(network).__name__}"]
+    if wrong:
+        raise ValueError(f"the network is not what model {recipe.model!r} of the recipe builds: {listed(wrong)}")
 
 
 def _check_classes(output: ReIDOutput, labels: Sequence[int]) -> None:
