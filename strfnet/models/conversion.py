@@ -10,7 +10,14 @@ from strfnet.weights.file import read_weights
 from strfnet.weights.published import family_of
 
 OURS = ".safetensors"
-LOCAL = ("model", "data", "start_from", "workers", "device")  # of a recipe: known already, or valid on one machine
+LOCAL = (
+    "model",
+    "options",
+    "data",
+    "start_from",
+    "workers",
+    "device",
+)  # of a recipe: known already, or valid on one machine
 
 
 def convert(source: Path, target: Path, *, name: str | None = None) -> str:

@@ -95,7 +95,8 @@ def find_network(
         num_classes: classes of the classifier of a model name; None for no classifier.
         backbone: weights of the 2-D backbone of a model name without ``weights``, by their torchvision name.
             "cached" takes those that torch.hub has downloaded before, if any; None starts at random.
-        options: of a model name, see `strfnet.create_model`, or of a function.
+        options: of a model name, see `strfnet.create_model`, or of a function. Default: those that ``weights`` were
+            saved with, if they are of the same name.
 
     Raises: `UnknownNetwork` if ``source`` is nothing of these. ValueError naming the source and the reason if it
     cannot be loaded, or if ``weights``, ``best`` or ``num_classes`` do not apply to it.
@@ -105,8 +106,10 @@ def find_network(
     if best and not path.is_dir():
         raise ValueError(f"best is true, but {text} is not a training run: only a run has best weights")
     if named and text in list_models():
-        return _from_name(text, weights, num_classes, backbone, options or {})
+        options = _options_of(weights, text) if options is None else options
+        return _from_name(text, weights, num_classes, backbone, options)
     if named and not path.exists() and is_reference(text):
+        options = _options_of(weights, text) if options is None else options
         return _from_function(text, weights, num_classes, options)
     if options:
         raise ValueError(f"options are {options}, but {text} has options of its own")
@@ -122,6 +125,15 @@ def find_network(
         raise UnknownNetwork(f"{text} does not exist, wanted the folder of a training run or a weights file")
     wanted = f"a run, a weights file, {WALKERS!r} or package.module:function"
     raise UnknownNetwork(f"{unknown('model', text, list_models())}; wanted a model name, {wanted}")
+
+
+def _options_of(weights: str | Path | None, name: str) -> Mapping[str, Any]:
+    """The options of the network whose weights these are, if its name is the same."""
+    if weights is None or str(weights) == WALKERS:
+        return {}
+    metadata = read_weights(weights).metadata or {}
+    saved = metadata.get("recipe", metadata)
+    return (saved.get("options") or {}) if saved.get("model") == name else {}
 
 
 def _from_name(

@@ -28,8 +28,9 @@ from strfnet.training.distributed import gather_bytes, join, share_buffers
 from strfnet.training.optimization import learning_rate
 from strfnet.training.recipe import Recipe
 from strfnet.training.run_directory import Outcome, RunDirectory
-from strfnet.weights.file import listed
+from strfnet.weights.file import CHECKPOINTS, listed
 from strfnet.weights.rebuilt import differences
+from strfnet.weights.store import CheckpointStore
 
 if TYPE_CHECKING:
     from strfnet.losses.objective import Objective
@@ -72,11 +73,13 @@ def train(
         progress: whether to write the progress to stderr.
 
     Returns: the metrics after the last epoch, which are the result, and the folder.
-    Raises: ValueError for arguments that do not fit together, before the first step; `Diverged` with the step and its
+    Raises: ValueError for arguments that do not fit together, or a network that the recipe's model does not build,
+    before the first step; `Diverged` with the step and its
     tracklets if a loss or gradient is not finite; `Stopped`.
     """
     labels = identity_labels(tracklets)
-    _check_model(network, recipe, max(labels) + 1)
+    if not CheckpointStore(Path(folder) / CHECKPOINTS).numbers():
+        _check_model(network, recipe, max(labels) + 1)
     clips = _training_clips(tracklets, labels, recipe)
     with deterministic_kernels(recipe), stop_requests() as request:
         engine = make_engine(network, recipe)
