@@ -20,8 +20,8 @@ from strfnet.system.version import __version__
 from strfnet.weights.file import check_finite, check_fit, listed, misfits, read_weights, write_file
 from strfnet.weights.published import (
     AP3D,
-    FORMS,
     IMAGE,
+    NETWORKS,
     PREFIX,
     Official,
     family_of,
@@ -150,8 +150,8 @@ def save_official(network: ReIDNetwork, path: str | Path, *, family: str | None 
     """
     origin = network.origin or {}
     chosen = family or origin.get("family") or family_of(network)
-    if chosen not in FORMS:
-        raise ValueError(f"family must be one of {', '.join(FORMS)}, got {family!r}")
+    if chosen not in NETWORKS:
+        raise ValueError(f"family must be one of {', '.join(NETWORKS)}, got {family!r}")
     state = published_state(network, chosen)
     if chosen == IMAGE:
         _check_is_image(network, len(state))
@@ -230,7 +230,7 @@ def _only_candidate(official: Official, options: Mapping[str, Any]) -> str:
 
 def _forms(official: Official) -> list[str]:
     """The names of the networks of its family; those of AP3D without, or with, non-local blocks, as the file has."""
-    names = [form.format(official.depth) for form in FORMS[official.family]]
+    names = [form.format(official.depth) for form in NETWORKS[official.family]]
     attends = "non_local" in official.options()
     return names if official.family != AP3D else [name for name in names if ("_nl_" in name) == attends]
 
