@@ -80,7 +80,7 @@ def create_model(
     """
     if weights is not None and pretrained is not None:
         raise ValueError(f"weights are {weights!r} and pretrained is {str(pretrained)!r}, wanted one of the two")
-    name = name if isinstance(name, str) else reference_to(name)
+    name = reference_to(name) if callable(name) else name
     known = options_of(name)
     for option in options:
         check_name(f"option of {name}", option, (*known, "num_classes", "weights", "pretrained"))
