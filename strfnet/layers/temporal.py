@@ -129,6 +129,9 @@ class C2D(TemporalConv):
     Raises: TypeError if ``conv`` is not a plain ``nn.Conv2d``.
     """
 
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(conv)
+
     def convolve(self, clip: Tensor) -> Tensor:
         return self.spatial(clip)
 
@@ -266,7 +269,7 @@ class P3DC(P3D):
 
     Args:
         conv: the 2-D convolution; it is not modified.
-        time: ``time_kernel``, ``time_stride`` and ``time_dilation``, as in `I3D`.
+        time_kernel, time_stride, time_dilation: as in `I3D`.
 
     Shape: (b, c, t, h, w) to (b, c', ceil(t / time_stride), h', w').
     Raises: TypeError if ``conv`` is not a plain ``nn.Conv2d``; ValueError for an even kernel or numbers below 1.
@@ -291,9 +294,6 @@ class FrameStride(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_clip(x)
         return x[:, :, :: self.stride]
-
-    def extra_repr(self) -> str:
-        return f"{self.stride}"
 
 
 def temporal_conv(conv: TemporalConv, in_channels: int) -> nn.Conv2d:

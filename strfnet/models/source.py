@@ -85,10 +85,9 @@ def find_network(
             - a weights file of `strfnet.save`, or a published one that fits a single network;
             - a name of `strfnet.list_models`, with ``weights``, or else without trained weights;
             - "walkers": the network whose weights are shipped with strfnet;
-            - "package.module:function": a function that returns a module. It is called with ``num_classes`` if it
-              takes that. The function that a run was trained by is imported and called too.
+            - "package.module:function": a function that returns a module; it may take ``num_classes``.
 
-            A ``Path`` is always a folder or a file.
+            A ``Path`` is always a folder or a file. The function that a run was trained by is imported and called.
         weights: weights for a model name or a function: a file (ours or published), the folder of a run, or
             "walkers".
         best: load the weights of a run's best evaluation instead of the newest.
