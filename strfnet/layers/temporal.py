@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
-from strfnet.system.compat import ConvertedState, children_of, implicit_padding
+from strfnet.system.compat import ConvertedKernels, ConvertedState, children_of, implicit_padding
 
 How = Literal["center", "mean"]
 ADDED = ("time_kernel", "time_stride", "time_dilation", "how")  # settings that a 2-D convolution does not have
@@ -136,7 +136,7 @@ class C2D(TemporalConv):
         return self.spatial(clip)
 
 
-class I3D(ConvertedState, TemporalConv):
+class I3D(ConvertedState, ConvertedKernels, TemporalConv):
     """A true 3-D convolution whose middle slice starts as the 2-D kernel, the others as zero.
 
     Its ``weight`` is (o, i, time_kernel, h, w); a 2-D weight in a checkpoint is inflated when it is loaded.
@@ -203,6 +203,10 @@ class P3D(TemporalConv):
         super().__init__(conv, time_kernel=time_kernel, time_stride=time_stride, time_dilation=time_dilation)
         self.temporal = temporal_conv(self, self.out_channels)
 
+    def reset_temporal(self) -> None:
+        """Initialises the temporal kernel, so that the layer is the 2-D convolution on every frame."""
+        nn.init.zeros_(self.temporal.weight)
+
     def neighbours(self, clip: Tensor) -> Tensor:
         """Returns the input frames of the temporal convolution: those of the clip."""
         return clip
@@ -231,7 +235,12 @@ class P3DA(P3D):
         super().__init__(conv, **time)
         _check_how(how)
         self.how: How = how
-        taps, part = (self.time_kernel // 2, 1.0) if how == "center" else (slice(None), 1 / self.time_kernel)
+        self.reset_temporal()
+
+    def reset_temporal(self) -> None:
+        super().reset_temporal()
+        center = self.how == "center"
+        taps, part = (self.time_kernel // 2, 1.0) if center else (slice(None), 1 / self.time_kernel)
         with torch.no_grad():
             channels = torch.arange(self.out_channels)
             self.temporal.weight[channels, channels % self.temporal.weight.shape[1], taps] = part

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.random import fork_rng
 
+from strfnet.layers.clip import check_clip, in_channels_last
 from strfnet.layers.head import Head, ReIDOutput
 from strfnet.system.references import is_reference
 from strfnet.weights.rebuilt import differences
 
 
 class ReIDNetwork(nn.Module):
-    """Computes embeddings of clips.
+    """Computes embeddings of clips. Feature maps are in channels-last order throughout the network.
 
     Args:
         backbone: maps clips to feature maps, (b, c, t, h, w).
@@ -51,4 +52,5 @@ class ReIDNetwork(nn.Module):
         return differences(self, rebuilt)
 
     def forward(self, clip: Tensor) -> ReIDOutput:
-        return self.head(self.backbone(clip))
+        check_clip(clip, name="clip")
+        return self.head(self.backbone(in_channels_last(clip)))

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from strfnet.layers.clip import channels_last
 from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.nvan import frame_pooling_resnet, nvan_resnet, striped_nvan_resnet
@@ -56,7 +55,7 @@ def create_model(
 ) -> ReIDNetwork:
     """Builds a network of the two papers, or of their baselines, by name.
 
-    Its kernels are in channels-last order, and so are the feature maps throughout the network.
+    Its kernels are contiguous, so every saver takes its state dict; feature maps are in channels-last order.
 
     Args:
         name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50"; or a function of your own that
@@ -94,7 +93,6 @@ def create_model(
     else:
         build, depth = _builder(name)
         network = build(depth, num_classes, weights, **options)
-        channels_last(network)
     network.name = name
     network.options = {key: value for key, value in options.items() if value != _listed(known[key])}
     if pretrained is not None:
