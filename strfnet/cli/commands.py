@@ -60,7 +60,13 @@ def train(call: options.Train) -> None:
     data_set = _read(recipe)
     classes = max(identity_labels(data_set.train)) + 1
     torch.manual_seed(recipe.seed)
-    found = find_network(recipe.model, weights=recipe.start_from, num_classes=classes, backbone=recipe.weights)
+    found = find_network(
+        recipe.model,
+        weights=recipe.start_from,
+        num_classes=classes,
+        backbone=recipe.weights,
+        options=recipe.options,
+    )
     make_loss = {"strf": strf_loss, "nvan": nvan_loss}[recipe.loss]
     mined = {} if recipe.mined_on is None else {"mined_on": recipe.mined_on}
     objective = make_loss(smoothing=recipe.smoothing, **mined)

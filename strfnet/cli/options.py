@@ -10,6 +10,7 @@ from strfnet.data.tracks import Units
 from strfnet.data.video import Cropping
 from strfnet.evaluation.protocols import PROTOCOLS, ProtocolName
 from strfnet.system.names import check_name
+from strfnet.system.references import is_reference
 from strfnet.training.recipe import Recipe
 
 SUFFIXES = {"masks": "png", "attention": "png", "ranks": "png", "cmc": "png", "curve": "png", "report": "html"}
@@ -102,7 +103,7 @@ class Profile:
     """Count the parameters and multiply-adds (MACs) of a network.
 
     Args:
-        model: One of `strfnet models`.
+        model: One of `strfnet models`, or package.module:function.
         clip: Shape of the clip: batch, channels, frames, height, width.
         depth: Levels of modules in the table.
         json: Print JSON with all modules instead of a table.
@@ -370,7 +371,8 @@ def clip_sampler(text: str) -> tuple[str, int]:
 def _check_model(name: str) -> None:
     from strfnet.models import list_models  # imports torch, which --help does not need
 
-    check_name("model", name, list_models())
+    if not is_reference(name):
+        check_name("model", name, list_models())
 
 
 def _check_positive(**values: int | None) -> None:
