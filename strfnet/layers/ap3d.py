@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip
+from strfnet.layers.lengths import check_lengths, zero_past_end
 from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC
 
 
@@ -52,8 +53,18 @@ class AppearancePreserving(nn.Module):
         self.neighbour_map = nn.Linear(channels, inner, bias=False) if gate else None
         self.gate = nn.Linear(inner, 1, bias=False) if gate else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         check_clip(x, self.channels, weight=self.semantic.weight)
+        if lengths is None:
+            return self._triples(x)
+        check_lengths(lengths, x)
+        return zero_past_end(self._triples(zero_past_end(x, lengths)), self.lengths_after(lengths))
+
+    def lengths_after(self, lengths: Tensor) -> Tensor:
+        """Returns the number of existing frames in each clip of the output."""
+        return 3 * lengths
+
+    def _triples(self, x: Tensor) -> Tensor:
         h, w = x.shape[3:]
         tokens = rearrange(x, "b c t h w -> b t (h w) c")
         mapped = _of_unit_length(self.semantic(tokens))
@@ -105,7 +116,7 @@ class AP3DI(I3D):
         super().__init__(conv)
         self.appearance = _appearance(self, self.in_channels, temperature, gate)
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self._convolve3d(self.appearance(clip), step=3, padding=0)
 
 

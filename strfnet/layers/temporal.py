@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
+from strfnet.layers.lengths import check_lengths, zero_past_end
 from strfnet.system.compat import ConvertedState, children_of, implicit_padding
 
 
@@ -59,12 +60,15 @@ class TemporalConv(nn.Conv2d):
             raise TypeError(f"conv must be a plain torch.nn.Conv2d, got {type(conv).__name__}")
         vars(self).update(vars(copy.deepcopy(conv)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         check_clip(x, self.in_channels, weight=self.weight)
-        return self.convolve(x)
+        if lengths is None:
+            return self.convolve(x)
+        check_lengths(lengths, x)
+        return zero_past_end(self.convolve(zero_past_end(x, lengths), lengths), lengths)
 
-    def convolve(self, clip: Tensor) -> Tensor:
-        """Returns the output for a valid clip."""
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Returns the output for a valid clip, whose frames past the end are zeros."""
         raise TypeError(f"{type(self).__name__} does not implement convolve")
 
     def spatial(self, clip: Tensor) -> Tensor:
@@ -89,7 +93,7 @@ class C2D(TemporalConv):
     Raises: TypeError if ``conv`` is not a plain ``nn.Conv2d``.
     """
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.spatial(clip)
 
 
@@ -111,7 +115,7 @@ class I3D(ConvertedState, TemporalConv):
         weight = inflate_weight(self.weight.detach(), 3)
         self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self._convolve3d(clip, step=1, padding=1)
 
     def _convolve3d(self, clip: Tensor, *, step: int, padding: int) -> Tensor:
@@ -148,9 +152,11 @@ class P3D(TemporalConv):
         """Returns the input frames of the temporal convolution: those of the clip."""
         return clip
 
-    def over_time(self, clip: Tensor, stride: tuple[int, ...] = (1, 1)) -> Tensor:
+    def over_time(
+        self, clip: Tensor, stride: tuple[int, ...] = (1, 1), lengths: Tensor | None = None
+    ) -> Tensor:
         """Computes the (3, 1) convolution on the (t, h w) plane, at every ``stride``-th row and column."""
-        plane = self.neighbours(clip)[..., :: stride[0], :: stride[1]]
+        plane = self.neighbours(zero_past_end(clip, lengths))[..., :: stride[0], :: stride[1]]
         h, w = plane.shape[3:]
         return self.temporal(plane.flatten(3)).unflatten(3, (h, w))
 
@@ -172,8 +178,8 @@ class P3DA(P3D):
             channels = torch.arange(self.out_channels)
             self.temporal.weight[channels, channels % self.temporal.weight.shape[1], 1] = 1
 
-    def convolve(self, clip: Tensor) -> Tensor:
-        return self.over_time(self.spatial(clip))
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.over_time(self.spatial(clip), lengths=lengths)
 
 
 class P3DB(P3D):
@@ -195,7 +201,7 @@ class P3DB(P3D):
         _check_centred(conv)
         self.temporal = temporal_conv(self, self.in_channels)
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.spatial(clip) + self.over_time(clip, self.stride)
 
 
@@ -210,9 +216,9 @@ class P3DC(P3D):
     Source: Qiu et al., P3D, ICCV 2017.
     """
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         y = self.spatial(clip)
-        return y + self.over_time(y)
+        return y + self.over_time(y, lengths=lengths)
 
 
 def temporal_conv(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:

@@ -42,7 +42,7 @@ def test_frozen_and_absent_biases():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"pooling": "avg"}, "pooling must be one of mean, max, max_mean, got 'avg'"),
+        ({"pooling": "avg"}, "pooling must be one of mean, max, max_mean, gem, attention, got 'avg'"),
         ({"num_classes": 0}, "num_classes must be at least 1, or None for no classifier, got 0"),
     ],
 )
