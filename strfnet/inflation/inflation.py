@@ -12,6 +12,7 @@ from strfnet.inflation.running_clips import OnFrames, RunningClips, share
 from strfnet.inflation.splicing import Replacement, UnitBuilder, module_at, set_module, splice_into, unsplice
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.clip import check_clip
+from strfnet.layers.lengths import are_known, check_lengths, mean_over_time
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC, TemporalConv
@@ -119,15 +120,33 @@ class Inflated(Extension):
     _running: RunningClips
     _steps_before: dict[str, dict[str, Any]]
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Returns maps as clips, and the mean of vectors over the frames of each clip."""
+    def forward(self, clip: Tensor, lengths: Tensor | None = None, *, return_lengths: bool = False) -> Any:
+        """Returns maps as clips, and the mean of vectors over the frames of each clip.
+
+        Args:
+            clip: (b, c, t, h, w).
+            lengths: (b,), integers in 1..t: only the first ``lengths[i]`` frames of clip i exist. The output is that
+                of each clip alone, and in training the statistics of batch norms leave out all other frames. Maps
+                past the end of a clip are zeros. None: all frames exist.
+            return_lengths: also return the lengths of the maps, (b,); they differ from ``lengths`` where layers merge
+                frames.
+        """
         check_clip(clip, _input_channels(self), weight=next(self.parameters(), None), name="clip")
-        frames = self._running.run(super().forward, clip)
+        if lengths is not None:
+            check_lengths(lengths, clip)
+            if self.training and not are_known(lengths):
+                raise ValueError("lengths are traced in training, where batch norms need their values; use eval()")
+        frames, ragged = self._running.run(super().forward, clip, lengths)
         if not isinstance(frames, Tensor) or frames.ndim not in (2, 4):
             got = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
             raise ValueError(f"the 2-D network must return vectors (n, d) or maps (n, c, h, w), got {got}")
-        clips = frames.unflatten(0, (clip.shape[0], -1))
-        return clips.transpose(1, 2) if frames.ndim == 4 else clips.mean(dim=1)
+        if ragged is None:
+            clips = frames.unflatten(0, (clip.shape[0], -1))
+            output = clips.transpose(1, 2) if frames.ndim == 4 else clips.mean(dim=1)
+            return output if not return_lengths else (output, lengths)
+        clips = ragged.unflatten(frames)
+        output = clips if frames.ndim == 4 else mean_over_time(clips.mT, ragged.lengths)
+        return output if not return_lengths else (output, ragged.lengths)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         added = _added_state(self)

@@ -2,7 +2,8 @@
 
 An inflated network flattens the frames of b clips into the batch, (b t, c, h, w), because its 2-D layers expect
 images. A layer on clips has to unflatten them. It needs b alone: b is the same everywhere in the network, while t
-changes where frames are merged, and is the number of frames divided by b at any place.
+changes where frames are merged, and is the number of frames divided by b at any place. Of ragged clips it needs their
+lengths too, which change with t.
 """
 
 import threading
@@ -14,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.inflation.extension import Extension
+from strfnet.inflation.ragged import Ragged, lengths_after, run_ragged
 from strfnet.layers.clip import AXES, flatten_time
 
 
 class _Call:
-    """One forward pass with gradients: the number of clips, and the numbers of frames that each layer was given."""
+    """One forward pass with gradients: the number of clips, and what each layer was given by its number of frames."""
 
     def __init__(self, clips: int) -> None:
         self.clips = clips
-        self.seen: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictionary()
+        self.seen: weakref.WeakKeyDictionary[nn.Module, dict[int, Ragged | None]] = weakref.WeakKeyDictionary()
 
 
 class _ThisThread(threading.local):
@@ -31,6 +33,7 @@ class _ThisThread(threading.local):
     def __init__(self) -> None:  # torch.compile does not find defaults of the class
         self.clips: int | None = None
         self.call: _Call | None = None
+        self.ragged: list[Ragged] = []  # ragged clips at the places passed so far, the last one last
 
 
 class RunningClips:
@@ -51,47 +54,76 @@ class RunningClips:
     def __reduce__(self) -> tuple[Any, ...]:
         return RunningClips, ()
 
-    def run(self, function: Callable[[Tensor], Any], clip: Tensor) -> Any:
-        """Returns ``function`` of the flattened frames of ``clip``; meanwhile `unflatten` knows their number."""
+    def run(
+        self, function: Callable[[Tensor], Any], clip: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Any, Ragged | None]:
+        """Returns ``function`` of the flattened frames of ``clip``; meanwhile `unflatten` knows their number.
+
+        With ``lengths`` (b,) the frames are those that exist, and the second value describes those of the output.
+        """
         here = self._here
-        before, clips = (here.clips, here.call), clip.shape[0]
+        before, clips = (here.clips, here.call, here.ragged), clip.shape[0]
+        first = None if lengths is None else Ragged.of(clip, lengths)
         call = None
         # Under compilers and tracers the number of clips is a symbol or a tensor, and nothing is run again.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling() and type(clips) is int:
             call = _Call(clips)
-        here.clips, here.call = clips, call
+        here.clips, here.call, here.ragged = clips, call, [] if first is None else [first]
         try:
-            output = function(flatten_time(clip))
+            output = function(flatten_time(clip) if first is None else first.flatten(clip))
+            last = self._ragged(len(output)) if first is not None and isinstance(output, Tensor) else None
         finally:
-            here.clips, here.call = before
+            here.clips, here.call, here.ragged = before
         if call is not None and isinstance(output, Tensor) and output.grad_fn is not None:
             node: Any = output.grad_fn
             node.metadata[call] = call  # the graph, and nothing else, keeps the call alive
             with self._lock:
                 self._calls.add(call)
-        return output
+        return output, last
 
-    def unflatten(self, layer: nn.Module, frames: Tensor) -> Tensor:
-        """Returns the clips whose ``frames`` were given to ``layer``; a view.
+    def unflatten(self, layer: nn.Module, frames: Tensor) -> tuple[Tensor, Ragged | None]:
+        """Returns the clips whose ``frames`` were given to ``layer``, and their description if they are ragged.
 
         Raises: ValueError if the network is not running and no graph tells the number of clips.
         """
         clips, call = self._here.clips, self._here.call
         if clips is None:
-            clips = self._recalled(layer, frames)
-        elif call is not None:
-            call.seen.setdefault(layer, set()).add(len(frames))
-        return frames.unflatten(0, (clips, -1)).transpose(1, 2)
+            clips, ragged = self._recalled(layer, frames)
+        else:
+            ragged = self._ragged(len(frames))
+            if call is not None:
+                call.seen.setdefault(layer, {})[len(frames)] = ragged
+        if ragged is not None:
+            return ragged.unflatten(frames), ragged
+        return frames.unflatten(0, (clips, -1)).transpose(1, 2), None
 
-    def _recalled(self, layer: nn.Module, frames: Tensor) -> int:
+    def flatten(self, clip: Tensor, lengths: Tensor, given: Ragged) -> Tensor:
+        """Returns the frames of ragged clips: the output of a layer, of ``lengths``, for the clips ``given``."""
+        if lengths is given.lengths:
+            return given.flatten(clip)
+        merged = Ragged.of(clip, lengths)
+        if self._here.clips is not None:
+            self._here.ragged.append(merged)
+        return merged.flatten(clip)
+
+    def _ragged(self, frames: int) -> Ragged | None:
+        """Returns the description of ragged clips of so many frames together; None if the clips are not ragged."""
+        places = self._here.ragged
+        found = next((place for place in reversed(places) if place.holds(frames)), None)
+        if places and found is None:
+            raise ValueError(f"{frames} flattened frames belong to no ragged clips: a 2-D layer changed their number")
+        return found
+
+    def _recalled(self, layer: nn.Module, frames: Tensor) -> tuple[int, Ragged | None]:
         with self._lock:
             calls = list(self._calls)
-        counts = {call.clips for call in calls if len(frames) in call.seen.get(layer, ())}
-        if len(counts) == 1:
-            return counts.pop()
+        count = len(frames)
+        found = {(call.clips, call.seen[layer][count]) for call in calls if count in call.seen.get(layer, {})}
+        if len(found) == 1:
+            return found.pop()
         shape = tuple(frames.shape)
-        if counts:
-            either = " or ".join(map(str, sorted(counts)))
+        if found:
+            either = " or ".join(map(str, sorted({clips for clips, _ in found})))
             raise ValueError(
                 f"x holds flattened frames {shape} of {either} clips: graphs of several forward passes are alive; "
                 "run backward through each before the next forward pass"
@@ -109,11 +141,18 @@ class OnFrames(Extension):
 
     _running: RunningClips
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns the layer's output, as frames if ``x`` is frames."""
         if not isinstance(x, Tensor) or x.ndim != 4:
-            return super().forward(x)
-        return flatten_time(super().forward(self._running.unflatten(self, x)))
+            return super().forward(x) if lengths is None else super().forward(x, lengths=lengths)
+        clip, ragged = self._running.unflatten(self, x)
+        if ragged is None:
+            return flatten_time(super().forward(clip))
+        if isinstance(self, nn.Sequential):
+            output, lengths = run_ragged(nn.Sequential(*self), clip, ragged.lengths)
+        else:
+            output, lengths = super().forward(clip, lengths=ragged.lengths), lengths_after(super(), ragged.lengths)
+        return self._running.flatten(output, lengths, ragged)
 
 
 def share(running: RunningClips, module: nn.Module) -> None:

@@ -10,8 +10,12 @@ from strfnet.layers.head import Head, ReIDOutput
 class ReIDNetwork(nn.Module):
     """Computes embeddings of clips.
 
+    Clips of unequal lengths make one batch with ``network(clip, lengths)``, ``lengths`` (b,): only the first
+    ``lengths[i]`` frames of clip i exist, the others may hold anything.
+
     Args:
-        backbone: maps clips to feature maps, (b, c, t, h, w).
+        backbone: maps clips to feature maps, (b, c, t, h, w). For ragged clips it is called as
+            ``backbone(clip, lengths, return_lengths=True)`` and returns maps and their lengths.
         head: maps feature maps to an embedding and logits.
 
     Attributes:
@@ -28,5 +32,8 @@ class ReIDNetwork(nn.Module):
         self.name: str | None = None
         self.origin: dict[str, Any] | None = None
 
-    def forward(self, clip: Tensor) -> ReIDOutput:
-        return self.head(self.backbone(clip))
+    def forward(self, clip: Tensor, lengths: Tensor | None = None) -> ReIDOutput:
+        if lengths is None:
+            return self.head(self.backbone(clip))
+        maps, lengths = self.backbone(clip, lengths, return_lengths=True)
+        return self.head(maps, lengths)
