@@ -83,7 +83,12 @@ class Exported:
 
 
 def export(
-    network: nn.Module, path: str | Path, format: Format = "onnx", *, size: tuple[int, int] = (256, 128)
+    network: nn.Module,
+    path: str | Path,
+    format: Format = "onnx",
+    *,
+    size: tuple[int, int] = (256, 128),
+    lengths: bool = False,
 ) -> Exported:
     """Writes a network as a file that other programs run, for any batch size and any number of frames.
 
@@ -107,6 +112,8 @@ def export(
         path: of the file, in a folder that exists.
         format: "onnx", "pt2" or "package".
         size: height and width of the frames in pixels, which are fixed.
+        lengths: the file takes clips of unequal lengths: a second input "lengths", (b,) int64, holds the number of
+            frames of each clip, and the frames past it may hold anything. Default: False.
 
     Raises: ValueError for an unknown format, a wrong suffix, a size that the network does not take, a network that
     cannot be exported (naming the reason), and outputs that differ by more than 1e-4 of the largest value;
@@ -115,6 +122,7 @@ def export(
     path = Path(path)
     check_target(path, format)
     clip = _clip(BATCH, FRAMES, size)
+    inputs = (clip, _lengths(clip)) if lengths else (clip,)
     original = EmbeddingAlone(copy.deepcopy(network).float().cpu()).eval()
     start = time.perf_counter()
     try:
@@ -126,14 +134,14 @@ def export(
         warnings.simplefilter("ignore")  # the checks decide whether the file is right
         file = Path(folder) / f"exported{FORMATS[format]}"
         try:
-            program = _program(fused, clip)
+            program = _program(fused, inputs)
             least = _least_frames(program)
-            description = _description(network, size, least)
+            description = _description(network, size, least, lengths)
             _write(program, file, format, json.dumps(description))
         except Exception as error:
             raise ValueError(f"the network cannot be exported as {format}: {_reason(error)}") from error
         seconds = time.perf_counter() - start
-        checks = _checked(original, file, format, description, size)
+        checks = _checked(original, file, format, description, size, lengths)
         content = file.read_bytes()
     write_atomically(path, content)
     return Exported(path, format, description, len(content), seconds, checks)
@@ -169,20 +177,22 @@ class EmbeddingAlone(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, clip: Tensor) -> Tensor:
-        output = self.network(clip)
+    def forward(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
+        output = self.network(clip) if lengths is None else self.network(clip, lengths)
         embedding = output if isinstance(output, Tensor) else getattr(output, "embedding", None)
         if not isinstance(embedding, Tensor):
             raise TypeError(f"the output is {type(output).__name__}, wanted a tensor or an object with .embedding")
         return embedding
 
 
-def _program(network: nn.Module, clip: Tensor) -> ExportedProgram:
+def _program(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     """Exports for any batch size and for as few frames as PyTorch can prove the program right."""
 
     def exported(frames: Any) -> ExportedProgram:
+        batch = Dim("batch")
+        shapes = ({0: batch, 2: frames}, {0: batch})[: len(inputs)]
         with torch.no_grad():
-            return torch.export.export(network, (clip,), dynamic_shapes=({0: Dim("batch"), 2: frames},))
+            return torch.export.export(network, inputs, dynamic_shapes=shapes)
 
     try:
         program = exported(Dim("frames", min=1))
@@ -200,14 +210,15 @@ def _least_frames(program: ExportedProgram) -> int:
 
 def _write(program: ExportedProgram, file: Path, format: str, description: str) -> None:
     if format == "onnx":
+        names = [node.name for node in program.graph.nodes if node.name in ("clip", "lengths")]
         made: Any = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=["clip"],
+            input_names=names,
             output_names=["embedding"],
-            dynamic_shapes=({0: "batch", 2: "frames"},),
+            dynamic_shapes=({0: "batch", 2: "frames"}, {0: "batch"})[: len(names)],
         )
         for node in made.model.graph.all_nodes():  # places in Python code: half of a small file
             node.metadata_props.clear()
@@ -220,7 +231,7 @@ def _write(program: ExportedProgram, file: Path, format: str, description: str) 
         compile_package(program, file, {exported.DESCRIPTION: description})
 
 
-def _description(network: nn.Module, size: tuple[int, int], least: int) -> dict[str, Any]:
+def _description(network: nn.Module, size: tuple[int, int], least: int, lengths: bool) -> dict[str, Any]:
     from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD
 
     return {
@@ -228,6 +239,7 @@ def _description(network: nn.Module, size: tuple[int, int], least: int) -> dict[
         "strfnet": __version__,
         "torch": torch.__version__,
         "clip": ["batch", 3, "frames", *size],
+        **({"lengths": ["batch"]} if lengths else {}),
         "frames_at_least": least,
         "colours": "RGB in 0 .. 1, less the mean, divided by std",
         "mean": IMAGENET_MEAN,
@@ -236,20 +248,27 @@ def _description(network: nn.Module, size: tuple[int, int], least: int) -> dict[
 
 
 def _checked(
-    original: nn.Module, file: Path, format: str, description: dict[str, Any], size: tuple[int, int]
+    original: nn.Module,
+    file: Path,
+    format: str,
+    description: dict[str, Any],
+    size: tuple[int, int],
+    lengths: bool,
 ) -> tuple[Check, ...]:
     """Compares the outputs of the file and of the network. Raises: ValueError if they differ."""
     least = description["frames_at_least"]
     clips = [_clip(b, t, size) for b, t in ((b, least + more) for b, more in CHECKED)]
-    outputs, file_seconds, stored = _run(file, format, clips)
+    inputs = [(clip, _lengths(clip)) if lengths else (clip,) for clip in clips]
+    outputs, file_seconds, stored = _run(file, format, inputs)
     if stored != json.loads(json.dumps(description)):
         raise ValueError(f"the {format} file has the metadata {stored}, wanted {description}; it is not kept")
     checks = []
-    for clip, output, seconds in zip(clips, outputs, file_seconds, strict=True):
+    for given, output, seconds in zip(inputs, outputs, file_seconds, strict=True):
+        clip = given[0]
         with torch.inference_mode():
-            expected = original(clip)
+            expected = original(*given)
             start = time.perf_counter()
-            original(clip)
+            original(*given)
             network_seconds = time.perf_counter() - start
         if output.shape != expected.shape:
             raise ValueError(
@@ -266,9 +285,12 @@ def _checked(
     return tuple(checks)
 
 
-def _run(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[float], Any]:
+def _run(
+    file: Path, format: str, inputs: Sequence[tuple[Tensor, ...]]
+) -> tuple[list[Tensor], list[float], Any]:
     """Runs the file in a separate process. Returns the output and the seconds of each clip, and the metadata."""
-    np.savez(file.parent / "clips.npz", *(clip.numpy() for clip in clips))
+    for name, tensors in zip(("clips", "lengths"), zip(*inputs, strict=True), strict=False):
+        np.savez(file.parent / f"{name}.npz", *(tensor.numpy() for tensor in tensors))
     # Not `python exported.py`, which would import from that file's folder, a part of this package.
     start = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
     program = [sys.executable, "-c", start, exported.__file__, format, str(file), str(file.parent)]
@@ -278,7 +300,7 @@ def _run(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor]
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ValueError(f"the {format} file does not run in a separate process: {last}; it is not kept")
     with np.load(file.parent / "outputs.npz") as found:
-        outputs = [torch.from_numpy(found[f"arr_{number}"]) for number in range(len(clips))]
+        outputs = [torch.from_numpy(found[f"arr_{number}"]) for number in range(len(inputs))]
         return outputs, found["seconds"].tolist(), json.loads(str(found["description"]))
 
 
@@ -287,6 +309,11 @@ def _clip(b: int, t: int, size: tuple[int, int]) -> Tensor:
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
     return torch.randn(b, 3, t, *size, generator=torch.Generator().manual_seed(100 * b + t))
+
+
+def _lengths(clip: Tensor) -> Tensor:
+    """Unequal lengths of the clips of a batch, the longest of all frames."""
+    return (clip.shape[2] - torch.arange(clip.shape[0])).clamp(min=1)
 
 
 def _reason(error: BaseException) -> str:

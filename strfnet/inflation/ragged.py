@@ -45,7 +45,7 @@ class Ragged:
 
     def unflatten(self, frames: Tensor) -> Tensor:
         """Returns vectors (b, t, d) or clips (b, c, t, h, w) of such frames; those past the end are zeros."""
-        b = len(self.lengths)
+        b = self.lengths.shape[0]
         if frames.ndim == 4:
             clip = self.unflatten(frames.permute(0, 2, 3, 1).flatten(1))
             return clip.unflatten(2, (*frames.shape[2:], -1)).permute(0, 4, 1, 2, 3)
@@ -58,7 +58,7 @@ class Ragged:
         if self.rows is not None:
             return len(self.rows) == frames
         known = type(frames) is int and type(self.t) is int
-        return not known or self.t * len(self.lengths) == frames
+        return not known or self.t * self.lengths.shape[0] == frames
 
 
 def run_ragged(layer: nn.Module, clip: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ class RunningClips:
         here.clips, here.call, here.ragged = clips, call, [] if first is None else [first]
         try:
             output = function(flatten_time(clip) if first is None else first.flatten(clip))
-            last = self._ragged(len(output)) if first is not None and isinstance(output, Tensor) else None
+            last = self._ragged(output.shape[0]) if first is not None and isinstance(output, Tensor) else None
         finally:
             here.clips, here.call, here.ragged = before
         if call is not None and isinstance(output, Tensor) and output.grad_fn is not None:
@@ -90,7 +90,7 @@ class RunningClips:
         if clips is None:
             clips, ragged = self._recalled(layer, frames)
         else:
-            ragged = self._ragged(len(frames))
+            ragged = self._ragged(frames.shape[0])
             if call is not None:
                 call.seen.setdefault(layer, {})[len(frames)] = ragged
         if ragged is not None:

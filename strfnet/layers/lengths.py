@@ -32,8 +32,12 @@ def are_known(lengths: Tensor) -> bool:
 def existing(x: Tensor, lengths: Tensor) -> Tensor:
     """Which frames of ``x``, whose axis 2 is time, exist: (b, 1, t, 1, ...)."""
     frames = torch.arange(x.shape[2], device=x.device)
-    exists = frames < lengths.to(x.device)[:, None]
-    return exists.view(-1, 1, x.shape[2], *(1,) * (x.ndim - 3))
+    return frames.view(-1, *(1,) * (x.ndim - 3)) < _beside(lengths, x)
+
+
+def _beside(lengths: Tensor, x: Tensor) -> Tensor:
+    """``lengths`` on the device of ``x`` and with as many axes, (b, 1, 1, ...)."""
+    return lengths.to(x.device)[(..., *(None,) * (x.ndim - 1))]
 
 
 def zero_past_end(x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -45,16 +49,15 @@ def hold_last(x: Tensor, lengths: Tensor | None) -> Tensor:
     """``x``, whose axis 2 is time, with the last existing frame in all frames past the end."""
     if lengths is None:
         return x
-    last = (lengths.to(x.device, torch.int64) - 1).view(-1, 1, 1, *(1,) * (x.ndim - 3))
-    return torch.where(existing(x, lengths), x, x.take_along_dim(last, dim=2))
+    last = x.gather(2, (_beside(lengths, x).long() - 1).expand_as(x[:, :, :1]))
+    return torch.where(existing(x, lengths), x, last)
 
 
 def mean_over_time(x: Tensor, lengths: Tensor | None) -> Tensor:
     """The mean over the existing frames of ``x``, (b, c, t, ...) to (b, c, ...)."""
     if lengths is None:
         return x.mean(dim=2)
-    count = lengths.to(x.device).view(-1, 1, *(1,) * (x.ndim - 3))
-    return zero_past_end(x, lengths).sum(dim=2) / count
+    return zero_past_end(x, lengths).sum(dim=2) / _beside(lengths, x).squeeze(2)
 
 
 def norm_of_existing(norm: nn.Module, rows: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -166,8 +166,8 @@ class NonLocalBlock(nn.Module):
         t, n = tokens.shape[1:3]
         end = t if lengths is None else lengths.to(tokens.device).view(-1, 1, 1, 1)
         window, count = (t, 1) if self.window is None else (self.window, (t + self.window - 1) // self.window)
-        frames = torch.arange(count * window, device=tokens.device).view(1, count, 1, window)
-        return (frames < end).repeat_interleave(n, dim=3)
+        frames = torch.arange(count * window * n, device=tokens.device) // n
+        return frames.view(1, count, 1, window * n) < end
 
     def _queries(self, query: Tensor, lengths: Tensor | None) -> Tensor | int:
         """The number of queries in each window, by which dot pairs are divided; 1 for a window past the end."""
