@@ -120,7 +120,8 @@ def export(call: options.Export) -> None:
 
     check_target(call.out, call.format)
     embedder, _ = _load(call.network, options.Inference(device="cpu"))
-    print(export(embedder.network, call.out, call.format, size=embedder.preprocessing.size))
+    size = embedder.preprocessing.size
+    print(export(embedder.network, call.out, call.format, size=size, lengths=call.lengths))
 
 
 def _load(call: options.Network, inference: options.Inference) -> tuple["Embedder", LoadedNetwork]:
@@ -139,7 +140,10 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
     preprocessing = found.preprocessing.updated({**vars(call), **vars(inference)})
     network, progress = found.network.to(device), process_rank() == 0
     batch, workers, optimize = inference.batch, inference.workers, inference.optimize
-    return Embedder(network, found.name, preprocessing, batch, workers, optimize, progress), found
+    embedder = Embedder(
+        network, found.name, preprocessing, batch, workers, optimize, progress, ragged=inference.ragged
+    )
+    return embedder, found
 
 
 def _read(call: "options.Data | Recipe") -> DataSet:

@@ -76,6 +76,7 @@ class Inference:
         workers: Threads that read frames.
         device: Device, such as cpu or cuda:1. Default: a GPU if there is one.
         optimize: Optimize the network for full batches first, which takes up to a minute (see `strfnet.optimize`).
+        ragged: Let clips of unequal numbers of frames share a batch.
     """
 
     interpolation: Literal["bilinear", "bicubic"] | None = None
@@ -83,9 +84,14 @@ class Inference:
     workers: int = 2
     device: str | None = None
     optimize: bool = False
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         _check_positive(batch=self.batch)
+        if self.ragged and self.optimize:
+            raise ValueError(
+                "ragged is true, but an optimized network takes clips of one shape; wanted one of the two"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,10 +277,12 @@ class Export:
     Args:
         out: File to write; it ends in .onnx for onnx, and in .pt2 for pt2 and package.
         format: onnx; pt2, a program for torch.export.load; package, machine code, which needs a C++ compiler.
+        lengths: Let the file take clips of unequal lengths: a second input holds the number of frames of each.
     """
 
     out: Path = field(metadata={"metavar": "FILE"})
     format: Literal["onnx", "pt2", "package"] = "onnx"
+    lengths: bool = False
     network: Network
 
 

@@ -51,7 +51,9 @@ def _onnx(path: Path, threads: int) -> tuple[Run, str]:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     description = session.get_modelmeta().custom_metadata_map[DESCRIPTION]
-    return lambda *inputs: session.run(["embedding"], dict(zip(("clip", "lengths"), inputs, strict=False)))[0], description
+    return lambda *inputs: session.run(["embedding"], dict(zip(("clip", "lengths"), inputs, strict=False)))[
+        0
+    ], description
 
 
 def _program(path: Path) -> tuple[Callable[..., Any], str]:

@@ -285,9 +285,7 @@ def _checked(
     return tuple(checks)
 
 
-def _run(
-    file: Path, format: str, inputs: Sequence[tuple[Tensor, ...]]
-) -> tuple[list[Tensor], list[float], Any]:
+def _run(file: Path, format: str, inputs: Sequence[tuple[Tensor, ...]]) -> tuple[list[Tensor], list[float], Any]:
     """Runs the file in a separate process. Returns the output and the seconds of each clip, and the metadata."""
     for name, tensors in zip(("clips", "lengths"), zip(*inputs, strict=True), strict=False):
         np.savez(file.parent / f"{name}.npz", *(tensor.numpy() for tensor in tensors))

@@ -32,8 +32,11 @@ class Embedder:
         preprocessing: how frames are resized.
         batch: clips of a batch.
         workers: threads that read frames; 0 reads them in the calling thread.
+        ragged: clips of unequal numbers of frames share a batch, see `strfnet.inference.embed`.
         optimize: embed by the form of the network that `strfnet.optimize` returns for full batches.
         progress: show progress on stderr.
+
+    Raises: ValueError for ``ragged`` with ``optimize``, whose network takes clips of one shape.
     """
 
     network: nn.Module
@@ -43,6 +46,13 @@ class Embedder:
     workers: int = 2
     optimize: bool = False
     progress: bool = False
+    ragged: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ragged and self.optimize:
+            raise ValueError(
+                "ragged is True, but an optimized network takes clips of one shape; wanted one of the two"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +129,7 @@ class Embedder:
             "interpolation": self.preprocessing.interpolation,
             "batch": self.batch,
             "workers": self.workers,
+            "ragged": self.ragged,
         }
 
     def _facts(self, clips: tuple[str, int]) -> dict[str, Any]:
@@ -133,4 +144,5 @@ class Embedder:
             "interpolation": self.preprocessing.interpolation,
             "batch": self.batch,
             "optimize": self.optimize,
+            **({"ragged": True} if self.ragged else {}),
         }

@@ -51,7 +51,9 @@ class Ragged:
             return clip.unflatten(2, (*frames.shape[2:], -1)).permute(0, 4, 1, 2, 3)
         if self.rows is None:
             return zero_past_end(frames.unflatten(0, (b, -1)).mT, self.lengths).mT
-        return frames.new_zeros(b * self.t, frames.shape[1]).index_copy(0, self.rows, frames).unflatten(0, (b, self.t))
+        return (
+            frames.new_zeros(b * self.t, frames.shape[1]).index_copy(0, self.rows, frames).unflatten(0, (b, self.t))
+        )
 
     def holds(self, frames: int) -> bool:
         """Whether so many flattened frames may be of these clips."""
@@ -91,4 +93,3 @@ def lengths_after(layer: Any, lengths: Tensor) -> Tensor:
         return functools.reduce(lambda given, child: lengths_after(child, given), layer, lengths)
     after = getattr(layer, "lengths_after", None)
     return lengths if after is None else after(lengths)
-

@@ -48,7 +48,8 @@ class FAM(nn.Module):
         """``x`` multiplied by the mask of ``component``, a clip of the same shape. Default: the mask of ``x``."""
         if component is not None and component.shape != x.shape:
             raise ValueError(f"component must have the shape of x, {tuple(x.shape)}, got {tuple(component.shape)}")
-        return zero_past_end(x, lengths) * self.mask(x if component is None else component, lengths)
+        mask = self.mask(x if component is None else component, lengths)
+        return zero_past_end(x, lengths) * mask
 
     def mask(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns the mask of a clip, (b, 1, t, h, w), in (0, 1)."""

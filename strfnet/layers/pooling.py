@@ -79,7 +79,9 @@ class FrameAttention(nn.Module):
 
 def mean(x: Tensor, lengths: Tensor | None = None) -> Tensor:
     """The mean over frames and pixels."""
-    return x.mean(dim=(2, 3, 4)) if lengths is None else mean_over_time(_checked(x, lengths).mean(dim=(3, 4)), lengths)
+    return (
+        x.mean(dim=(2, 3, 4)) if lengths is None else mean_over_time(_checked(x, lengths).mean(dim=(3, 4)), lengths)
+    )
 
 
 def maximum(x: Tensor, lengths: Tensor | None = None) -> Tensor:

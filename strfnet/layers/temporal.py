@@ -152,9 +152,7 @@ class P3D(TemporalConv):
         """Returns the input frames of the temporal convolution: those of the clip."""
         return clip
 
-    def over_time(
-        self, clip: Tensor, stride: tuple[int, ...] = (1, 1), lengths: Tensor | None = None
-    ) -> Tensor:
+    def over_time(self, clip: Tensor, stride: tuple[int, ...] = (1, 1), lengths: Tensor | None = None) -> Tensor:
         """Computes the (3, 1) convolution on the (t, h w) plane, at every ``stride``-th row and column."""
         plane = self.neighbours(zero_past_end(clip, lengths))[..., :: stride[0], :: stride[1]]
         h, w = plane.shape[3:]

@@ -12,8 +12,8 @@ from torch import nn
 from strfnet.inflation.inflation import inflate
 from strfnet.inflation.splicing import splice
 from strfnet.layers.head import Head
-from strfnet.layers.pooling import Pooling
 from strfnet.layers.non_local import NonLocalBlock
+from strfnet.layers.pooling import Pooling
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import last_stride, map_channels, resnet_maps
