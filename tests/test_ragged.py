@@ -171,6 +171,7 @@ def test_impossible_lengths_are_refused(lengths, words):
         network("nvan_{}")(batch([4, 4], 4, 0.0)[0], lengths)
 
 
+@pytest.mark.slow
 def test_an_exported_program_takes_lengths(tmp_path):
     net = network("nvan_{}", torch.float32)
     told = export(net, tmp_path / "net.pt2", "pt2", size=(64, 16), lengths=True)

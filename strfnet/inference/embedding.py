@@ -41,8 +41,8 @@ def embed(
 
     The network runs in evaluation and inference mode; afterwards, each module is in the mode it had before. Clips
     are converted to the device and the floating-point type of its first parameter. Clips with the same number of
-    frames share a batch, or with ``ragged`` any clips, so tracklets may have any length. The clips of one batch are in memory at a time, and with
-    ``workers`` those of two more.
+    frames share a batch, or with ``ragged`` any clips, so tracklets may have any length. The clips of one batch are
+    in memory at a time, and with ``workers`` those of two more.
 
     Args:
         network: takes clips (b, 3, t, h, w) and returns (b, d), or an object whose ``embedding`` is (b, d).

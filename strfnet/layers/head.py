@@ -1,6 +1,6 @@
 """From feature maps to an embedding and logits: pooling, BN neck, identity classifiers."""
 
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ class StripeClassifiers(nn.ModuleList):
     @property
     def out_features(self) -> int:
         """The number of identities, k."""
-        return int(self[0].out_features)
+        return cast(nn.Linear, self[0]).out_features
 
     def forward(self, embedding: Tensor) -> Tensor:
         parts = embedding.unflatten(1, (len(self), -1)).unbind(1)

@@ -32,12 +32,12 @@ def are_known(lengths: Tensor) -> bool:
 def existing(x: Tensor, lengths: Tensor) -> Tensor:
     """Which frames of ``x``, whose axis 2 is time, exist: (b, 1, t, 1, ...)."""
     frames = torch.arange(x.shape[2], device=x.device)
-    return frames.view(-1, *(1,) * (x.ndim - 3)) < _beside(lengths, x)
+    return frames.view(-1, *[1] * (x.ndim - 3)) < _beside(lengths, x)
 
 
 def _beside(lengths: Tensor, x: Tensor) -> Tensor:
     """``lengths`` on the device of ``x`` and with as many axes, (b, 1, 1, ...)."""
-    return lengths.to(x.device)[(..., *(None,) * (x.ndim - 1))]
+    return lengths.to(x.device).view(-1, *[1] * (x.ndim - 1))
 
 
 def zero_past_end(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -47,7 +47,7 @@ LAYERS = {
     "ap3da": lambda: strfnet.AP3DA(conv()),
     "ap3db": lambda: strfnet.AP3DB(conv()),
     "ap3dc": lambda: strfnet.AP3DC(conv(), gate=False),
-    "appearance": lambda: strfnet.AppearancePreserving(4, detach_gate=False),
+    "appearance": lambda: strfnet.AppearancePreserving(4, inner_channels=3, detach_gate=False),
 }
 HEADS = {
     "mean": lambda: Head(4, None),
@@ -146,9 +146,7 @@ def test_shown_attention_is_that_of_each_clip_alone(name):
     assert all(mask[i, :, :n].isfinite().all() for mask in masks.values() for i, n in enumerate([3, 5]))
 
 
-@pytest.mark.parametrize(
-    "layer", [LAYERS[name] for name in ("strf", "static", "product", "pixels", "p3dc", "appearance")]
-)
+@pytest.mark.parametrize("name", ["strf", "static", "product", "pixels", "p3dc", "appearance"])
 @pytest.mark.parametrize(
     ("lengths", "words"),
     [
@@ -158,9 +156,9 @@ def test_shown_attention_is_that_of_each_clip_alone(name):
         (torch.tensor([1.0, 2.0]), r"lengths must be 2 integers, one a clip, got torch.float32 \(2,\)"),
     ],
 )
-def test_impossible_lengths_are_refused(layer, lengths, words):
+def test_impossible_lengths_are_refused(name, lengths, words):
     with pytest.raises(ValueError, match=words):
-        layer()(torch.zeros(2, 4, 4, 5, 3), lengths=lengths)
+        LAYERS[name]()(torch.zeros(2, 4, 4, 5, 3), lengths=lengths)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
