@@ -88,10 +88,11 @@ def join(output: ReIDOutput, labels: Tensor, signal: int = 0) -> Joined:
         return Joined(output, labels, signal)
     header = torch.tensor([[len(labels), signal]], device=labels.device)
     counts, signals = gather_rows(header, [1] * world_size()).unbind(dim=1)
-    tensors = (output.embedding, output.feature, output.logits)
+    tensors = (output.embedding, output.feature, output.logits.flatten(1))
     together = gather_rows(torch.cat(tensors, dim=1), counts.tolist())  # one message instead of three
     parts = together.split([tensor.shape[1] for tensor in tensors], dim=1)
-    return Joined(ReIDOutput(*parts), gather_rows(labels, counts.tolist()), int(signals.max()))
+    whole = ReIDOutput(parts[0], parts[1], parts[2].unflatten(1, output.logits.shape[1:]))
+    return Joined(whole, gather_rows(labels, counts.tolist()), int(signals.max()))
 
 
 def share_buffers(network: nn.Module) -> None:

@@ -72,6 +72,8 @@ def train(
     Raises: ValueError for arguments that do not fit together, before the first step; `Diverged` with the step and its
     tracklets if a loss or gradient is not finite; `Stopped`.
     """
+    if isinstance(objective, nn.Module) and any(weight.requires_grad for weight in objective.parameters()):
+        raise ValueError("the objective has weights, and the optimizer trains those of the network; wanted none")
     labels = identity_labels(tracklets)
     clips = _training_clips(tracklets, labels, recipe)
     with deterministic_kernels(recipe), stop_requests() as request:
@@ -259,8 +261,8 @@ def _training_clips(tracklets: Sequence[Tracklet], labels: Sequence[int], recipe
 
 def _check_classes(output: ReIDOutput, labels: Sequence[int]) -> None:
     classes = max(labels) + 1
-    if output.logits is not None and output.logits.shape[1] < classes:
-        raise ValueError(f"the network has logits of {output.logits.shape[1]} identities, wanted at least {classes}")
+    if output.logits is not None and output.logits.shape[-1] < classes:
+        raise ValueError(f"the network has logits of {output.logits.shape[-1]} identities, wanted at least {classes}")
 
 
 def _seed(seed: int) -> None:
