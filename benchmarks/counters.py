@@ -3,8 +3,8 @@
 python benchmarks/counters.py
 python benchmarks/counters.py --network strf_p3dc_resnet50 --clip 1 3 8 256 128
 
-Each runs where it is installed: pip install fvcore calflops ptflops thop torchinfo. Counters differ by what they leave
-out: hooks on modules see no matrix products outside modules, and several see no fused attention.
+Each runs where it is installed: pip install fvcore calflops ptflops thop torchinfo. Counters differ by what they
+leave out: hooks on modules see no matrix products outside modules, and several see no fused attention.
 """
 
 import argparse

@@ -26,9 +26,8 @@ class ActivationMemory:
     inference: int
 
     def __str__(self) -> str:
-        return (
-            f"activations: {self.training / 2**20:,.1f} MiB in training, {self.inference / 2**20:,.1f} in inference"
-        )
+        training, inference = (f"{size / 2**20:,.1f} MiB" for size in (self.training, self.inference))
+        return f"activations: {training} in training, {inference} in inference"
 
 
 def activation_memory(
