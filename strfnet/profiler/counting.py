@@ -69,7 +69,7 @@ MORE_PRODUCTS: dict[OpOverloadPacket, Callable[..., int]] = {
 
 
 def profile(model: nn.Module, clip_shape: Sequence[int] | None, *inputs: Any, **keywords: Any) -> Profile:
-    """Counts the parameters and operations of one forward pass of ``model`` in evaluation mode.
+    r"""Counts the parameters and operations of one forward pass of ``model`` in evaluation mode.
 
     The pass runs on PyTorch's meta device, with shapes but without values, so it takes neither the model's time nor
     its memory. The model is not modified, and its hooks are not run. A module that is called twice counts twice. A
@@ -80,9 +80,9 @@ def profile(model: nn.Module, clip_shape: Sequence[int] | None, *inputs: Any, **
         model: a network whose ``forward`` takes a clip, on any device.
         clip_shape: (b, c, t, h, w), or another shape that the model takes. The clip has the type of the model's
             first floating-point parameter. Default: float32. None for a model whose inputs are all given below.
-        *inputs: further inputs, ``model(clip, *inputs, **keywords)``, such as camera ids or ``lengths``; tensors in
+        \*inputs: further inputs, ``model(clip, *inputs, **keywords)``, such as camera ids or ``lengths``; tensors in
             them give their shape and type.
-        **keywords: further inputs by name.
+        \*\*keywords: further inputs by name.
 
     Raises:
         TypeError: ``model`` is no ``nn.Module``, or ``clip_shape`` no sequence.

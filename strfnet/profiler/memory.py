@@ -33,7 +33,7 @@ class ActivationMemory:
 def activation_memory(
     model: nn.Module, clip_shape: Sequence[int] | None, *inputs: Any, **keywords: Any
 ) -> ActivationMemory:
-    """Computes the memory of the activations of one forward pass, without running it.
+    r"""Computes the memory of the activations of one forward pass, without running it.
 
     The model is called as ``model(clip, *inputs, **keywords)``. Tensors have shapes and no values; which kernels run,
     and so what they keep, is that of the model's device (the CPU for a model on the meta device). The model is not
@@ -42,8 +42,8 @@ def activation_memory(
     Args:
         model: a network, as for `profile`.
         clip_shape: (b, c, t, h, w), or another shape that the model takes; None for a model that takes no clip.
-        *inputs: further inputs; tensors in them give their shape and type.
-        **keywords: further inputs by name.
+        \*inputs: further inputs; tensors in them give their shape and type.
+        \*\*keywords: further inputs by name.
 
     Raises: TypeError or ValueError as `profile` does.
     """
