@@ -132,8 +132,17 @@ def export(call: options.Export) -> None:
 
     check_target(call.out, call.format)
     embedder, _ = _load(call.network, options.Inference(device="cpu"))
-    size = embedder.preprocessing.size
-    print(export(embedder.network, call.out, call.format, size=size, lengths=call.lengths))
+    clips, size = options.clip_sampler(call.clips), embedder.preprocessing.size
+    exported = export(
+        embedder.network,
+        call.out,
+        call.format,
+        size=size,
+        lengths=call.lengths,
+        clips=clips,
+        distance=call.distance,
+    )
+    print(exported)
 
 
 def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":
@@ -166,6 +175,7 @@ def _tracklets(call: options.Embed) -> "Sequence[Tracklet]":
 def _load(call: options.Network, inference: options.Inference) -> tuple["Embedder", LoadedNetwork]:
     """The network on its device, ready to embed, and what is known of it."""
     from strfnet.inference import Embedder
+    from strfnet.layers import choose_attention
     from strfnet.training.sharing import join_processes
 
     device = join_processes(inference.device)
@@ -178,11 +188,11 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
         print(f"{found.name} has {found.weights} and is not trained for re-identification", file=sys.stderr)
     preprocessing = found.preprocessing.updated({**vars(call), **vars(inference)})
     network, progress = found.network.to(device), process_rank() == 0
+    choose_attention(network)
     batch, workers, optimize = inference.batch, inference.workers, inference.optimize
-    embedder = Embedder(
-        network, found.name, preprocessing, batch, workers, optimize, progress, ragged=inference.ragged
-    )
-    return embedder, found
+    precision, ragged = inference.precision, inference.ragged
+    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged)
+    return Embedder(network, found.name, *settings), found
 
 
 def _read(call: "options.Data | Recipe") -> DataSet:

@@ -63,6 +63,18 @@ class Ragged:
         return not known or self.t * self.lengths.shape[0] == frames
 
 
+def refuse_lengths(clip: Any, lengths: Any) -> Any:
+    """Returns ``clip``, a symbol of ``torch.fx``; the traced network raises ValueError if it is given ``lengths``."""
+    return _without_lengths(clip, lengths)
+
+
+@torch.fx.wrap  # a traced network calls this function when it runs
+def _without_lengths(clip: Tensor, lengths: Tensor | None) -> Tensor:
+    if lengths is not None:
+        raise ValueError("lengths were given, but a network traced by torch.fx takes whole clips only")
+    return clip
+
+
 def run_ragged(layer: nn.Module, clip: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the output of a layer on ragged clips, and the lengths of the output.
 

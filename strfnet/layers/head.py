@@ -92,7 +92,7 @@ class Head(nn.Module):
         options = {} if lengths is None else {"lengths": lengths}
         pooled = [self.pooler(band, **options) for band in bands]
         for vectors in pooled:
-            if not isinstance(vectors, Tensor) or vectors.shape != x.shape[:2]:
+            if self.pooling not in get_args(Pooling) and getattr(vectors, "shape", None) != x.shape[:2]:
                 got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
                 raise ValueError(f"pooling {self.pooling} must return {tuple(x.shape[:2])}, got {got}")
         return pooled[0] if self.stripes is None else torch.cat(pooled, dim=1)

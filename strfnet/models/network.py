@@ -3,12 +3,15 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
+from strfnet.inflation.ragged import refuse_lengths
+from strfnet.layers.clip import check_clip, in_channels_last
 from strfnet.layers.head import Head, ReIDOutput
 
 
 class ReIDNetwork(nn.Module):
-    """Computes embeddings of clips.
+    """Computes embeddings of clips. Feature maps are in channels-last order throughout the network.
 
     Clips of unequal lengths make one batch with ``network(clip, lengths)``, ``lengths`` (b,): only the first
     ``lengths[i]`` frames of clip i exist, the others may hold anything.
@@ -33,6 +36,10 @@ class ReIDNetwork(nn.Module):
         self.origin: dict[str, Any] | None = None
 
     def forward(self, clip: Tensor, lengths: Tensor | None = None) -> ReIDOutput:
+        check_clip(clip, name="clip")
+        if isinstance(clip, Proxy):
+            clip, lengths = refuse_lengths(clip, lengths), None
+        clip = in_channels_last(clip)
         if lengths is None:
             return self.head(self.backbone(clip))
         maps, lengths = self.backbone(clip, lengths, return_lengths=True)

@@ -19,6 +19,13 @@ def conv():
     return nn.Conv2d(4, 6, 3, padding=1, groups=2)
 
 
+def registered(kind, **options):
+    """An AP3D convolution that compares 3 features; gradients of cosines of one are nothing but rounding."""
+    layer = kind(conv(), **options)
+    layer.appearance = strfnet.AppearancePreserving(layer.appearance.channels, inner_channels=3, **options)
+    return layer
+
+
 LAYERS = {
     "strf": lambda: STRF(4, reduction=1),
     "strf zeros": lambda: STRF(4, reduction=1, time_padding="zeros", window=5, dynamic="remainder", mask="joint"),
@@ -43,10 +50,10 @@ LAYERS = {
     "p3da": lambda: strfnet.P3DA(conv()),
     "p3db": lambda: strfnet.P3DB(conv()),
     "p3dc": lambda: strfnet.P3DC(conv()),
-    "ap3di": lambda: strfnet.AP3DI(conv()),
-    "ap3da": lambda: strfnet.AP3DA(conv()),
-    "ap3db": lambda: strfnet.AP3DB(conv()),
-    "ap3dc": lambda: strfnet.AP3DC(conv(), gate=False),
+    "ap3di": lambda: registered(strfnet.AP3DI),
+    "ap3da": lambda: registered(strfnet.AP3DA),
+    "ap3db": lambda: registered(strfnet.AP3DB),
+    "ap3dc": lambda: registered(strfnet.AP3DC, gate=False),
     "appearance": lambda: strfnet.AppearancePreserving(4, inner_channels=3, detach_gate=False),
 }
 HEADS = {
