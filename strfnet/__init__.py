@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from strfnet.layers.reduction import TemporalReduction
     from strfnet.layers.strf import STRF
     from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
+    from strfnet.layers.temporal_attention import TemporalAttention
     from strfnet.models.checkpoints import load, load_official, save, save_official
     from strfnet.models.registry import create_model, list_models
     from strfnet.profiler.counting import profile

@@ -85,7 +85,7 @@ def test_training_does_not_depend_on_the_padding(form):
 def test_batch_statistics_in_training_are_those_of_the_frames_that_exist():
     nets = [network("c2d_{}").train() for _ in range(2)]
     clip, lengths = batch([5, 2, 4], 9)
-    nets[0].backbone(clip, lengths)
+    nets[0].backbone(clip, lengths=lengths)
     frames = torch.cat([clip[i, :, :length] for i, length in enumerate(lengths.tolist())], dim=1)
     nets[1].backbone(frames[None])
     torch.testing.assert_close(nets[0].state_dict(), nets[1].state_dict(), rtol=1e-12, atol=1e-12)
@@ -112,7 +112,8 @@ def test_checkpointing_changes_no_gradient(form, path):
 
 def test_the_lengths_of_maps_follow_merged_frames():
     net = network("ste_nvan_{}")
-    maps, lengths = net.backbone(*batch([7, 1, 4], 8), return_lengths=True)
+    clip, lengths = batch([7, 1, 4], 8)
+    maps, lengths = net.backbone(clip, lengths=lengths, return_lengths=True)
     assert maps.shape[2] == 2 and lengths.tolist() == [2, 1, 1]
     assert not maps[1:, :, 1].any()
     whole, none = net.backbone(batch([7, 1, 4], 8, 0.0)[0], return_lengths=True)
@@ -125,7 +126,7 @@ def test_vectors_are_averaged_over_the_frames_that_exist():
     net = strfnet.inflate(flat, temporal="p3d_a", places=["0"], unit=None)
     clip, lengths = batch([3, 1], 4)
     alone = torch.cat([net(clip[:1, :, :3]), net(clip[1:, :, :1])])
-    torch.testing.assert_close(net(clip, lengths), alone, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(net(clip, lengths=lengths), alone, rtol=1e-12, atol=1e-12)
 
 
 class Halved(nn.Module):
@@ -217,3 +218,30 @@ def test_copies_take_lengths_too():
     net = network("ste_nvan_{}")
     clip, lengths = batch([3, 1], 4)
     assert torch.equal(copy.deepcopy(net)(clip, lengths).embedding, net(clip, lengths).embedding)
+
+
+class Tokens(nn.Module):
+    """A network of patches as tokens behind a class token, with the camera of each clip as a further input."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 8, stride=8)
+        self.start, self.camera = nn.Parameter(torch.randn(1, 1, 8)), nn.Embedding(3, 8)
+        self.block, self.last = nn.Sequential(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 5)
+
+    def forward(self, x, camera):
+        tokens = self.patch(x).flatten(2).mT
+        tokens = torch.cat([self.start.expand(len(x), -1, -1), tokens], dim=1) + self.camera(camera)[:, None]
+        return self.last(self.block(tokens).mean(dim=1))
+
+
+def test_units_on_tokens_and_further_inputs_follow_the_frames_that_exist():
+    torch.manual_seed(0)
+    cameras = torch.tensor([0, 2, 1])
+    example = (torch.zeros(1, 3, 2, 64, 16), cameras[:1])
+    net = strfnet.inflate(Tokens(), unit=strfnet.TemporalAttention, places=["block"], example=example)
+    net = wake(net).double().eval()
+    clip, lengths = batch([5, 1, 4], 7)
+    rows = zip(range(3), lengths.tolist(), strict=True)
+    alone = torch.cat([net(clip[i : i + 1, :, :length], cameras[i : i + 1]) for i, length in rows])
+    torch.testing.assert_close(net(clip, cameras, lengths=lengths), alone, rtol=1e-12, atol=1e-12)

@@ -132,7 +132,7 @@ def test_spliced_networks_are_copied_and_pickled(inflated):
     [
         ({"layer9": Brighter()}, ["no module 'layer9'", "did you mean layer"]),
         ({"": Brighter()}, ["network itself"]),
-        ({"relu": strfnet.STRF}, ["relu holds no convolution", "give a module"]),
+        ({"fc": strfnet.STRF}, ["fc returns a tensor (6, 1000)", "wanted maps or tokens"]),
         ({"conv1": lambda channels: channels}, ["unit for conv1", "int"]),
     ],
 )

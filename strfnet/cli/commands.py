@@ -11,7 +11,7 @@ import torch
 from strfnet.cli import options
 from strfnet.data import DataSet, read_data_set, read_folder
 from strfnet.evaluation import PROTOCOLS, Protocol, evaluate_protocols, gallery_of, protocols_of, table
-from strfnet.models import LoadedNetwork, Preprocessing, UnknownNetwork, create_model, find_network, list_models
+from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
 from strfnet.system.files import write_atomically
 from strfnet.training.distributed import process_rank
 
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from strfnet.data import Box, Tracklet
     from strfnet.inference import Embedder
     from strfnet.training import Recipe
-
-
-class WrongCall(ValueError):
-    """Arguments that a command refuses before it reads or writes anything."""
-
-    exit_code = 2
 
 
 def models(call: options.Models) -> None:
@@ -180,10 +174,7 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
 
     device = join_processes(inference.device)
     torch.manual_seed(call.seed)
-    try:
-        found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best)
-    except UnknownNetwork as error:
-        raise WrongCall(str(error)) from error
+    found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best)
     if not found.trained and process_rank() == 0:
         print(f"{found.name} has {found.weights} and is not trained for re-identification", file=sys.stderr)
     preprocessing = found.preprocessing.updated({**vars(call), **vars(inference)})

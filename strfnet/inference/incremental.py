@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.inference.receptive_field import ReceptiveField, receptive_field, refusal
-from strfnet.inflation.extension import own_class, retract
-from strfnet.inflation.splicing import Followed, Replacement
+from strfnet.inflation.extension import own_class
+from strfnet.inflation.layout import MAPS
+from strfnet.inflation.splicing import Followed, Replacement, unfollow
 from strfnet.layers.ap3d import AP3DA, AP3DC
 from strfnet.layers.clip import flatten_time, unflatten_time
 from strfnet.layers.temporal import P3DA, P3DC, TemporalConv
@@ -149,11 +150,13 @@ def delay(module: nn.Module, progress: Progress, path: str) -> nn.Module:
     Raises: ValueError naming a module that depends on all frames, is unknown, or is called at an unknown point of the
     forward pass.
     """
+    layout = getattr(children_of(module).get("after", module), "_layout", MAPS)
+    if layout != MAPS:
+        raise refusal(module, path, f"returns {layout} and not maps")
     if module in progress.placed:
         raise refusal(module, path, "stands at several places")
     if isinstance(module, Followed):
-        units = module.after
-        retract(module, Followed)
+        units = unfollow(module)
         parts = [delay(module, progress, path)]
         parts += [_incremental(unit, progress, f"{path}.after.{name}") for name, unit in units.named_children()]
         progress.placed.add(module)

@@ -12,6 +12,7 @@ from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
+from strfnet.layers.temporal_attention import TemporalAttention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ def receptive_field(layer: nn.Module, path: str) -> ReceptiveField:
         if layer.window is None:
             raise refusal(layer, path, "attends over all frames (window=None)")
         return ReceptiveField(group=cast(int, layer.window))
+    if kind is TemporalAttention:
+        raise refusal(layer, path, "attends over all frames")
     if kind is STRF:
         children = cast(nn.ModuleDict, layer.units).values()
         units = [_receptive_field_of_unit(cast(FFM, unit), cast(STRF, layer), path) for unit in children]

@@ -1,6 +1,7 @@
 """Behaviour added to one module: a mixin in front of its class. This is the only file that assigns ``__class__``."""
 
 import functools
+import inspect
 from typing import Any, ClassVar
 
 from torch import nn
@@ -35,8 +36,9 @@ def extend(module: nn.Module, mixin: type[Extension], **attributes: Any) -> None
 
 def retract(module: nn.Module, mixin: type[Extension]) -> None:
     """Removes ``mixin`` and its attributes from ``module``, in place; other mixins stay."""
-    for name in mixin.__annotations__:
-        delattr(module, name)
+    for kind in mixin.__mro__[: mixin.__mro__.index(Extension)]:
+        for name in inspect.get_annotations(kind):
+            delattr(module, name)
     _set_class(module, own_class(module), tuple(kind for kind in mixins_of(module) if kind is not mixin))
 
 

@@ -1,6 +1,7 @@
 """2-D networks extended to clips, with their keys and outputs kept, and restored."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from strfnet.inflation.extension import Extension, extend, retract
+from strfnet.inflation.failures import name_module
+from strfnet.inflation.layout import MAPS, Axes, Item, Layout, described, select
+from strfnet.inflation.probing import Probe, layout_of_maps
 from strfnet.inflation.ragged import Ragged, refuse_lengths
-from strfnet.inflation.running_clips import OnFrames, RunningClips, share
+from strfnet.inflation.running_clips import OnFrames, RunningClips, each_frame, share
 from strfnet.inflation.splicing import Replacement, UnitBuilder, module_at, set_module, splice_into, unsplice
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.clip import check_clip
@@ -18,11 +22,13 @@ from strfnet.layers.lengths import are_known, check_lengths, mean_over_time
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, TemporalConv
+from strfnet.layers.temporal_attention import TemporalAttention
 from strfnet.system.compat import FilledAfterEmptying, children_of, initialise, is_compiled_wrapper
 
 TemporalBuilder = Callable[[nn.Conv2d], nn.Module]
 Temporal = Literal["c2d", "i3d", "p3d_a", "p3d_b", "p3d_c", "ap3d_i3d", "ap3d_p3d_a", "ap3d_p3d_b", "ap3d_p3d_c"]
-Unit = Literal["strf", "non_local"]
+Unit = Literal["strf", "non_local", "temporal_attention"]
+Output = Item | Callable[[Any], Any]
 
 TEMPORAL: dict[Temporal, TemporalBuilder | None] = {
     "c2d": None,
@@ -35,64 +41,86 @@ TEMPORAL: dict[Temporal, TemporalBuilder | None] = {
     "ap3d_p3d_b": AP3DB,
     "ap3d_p3d_c": AP3DC,
 }
-UNITS: dict[Unit, UnitBuilder] = {"strf": STRF, "non_local": NonLocalBlock}
+UNITS: dict[Unit, UnitBuilder] = {
+    "strf": STRF,
+    "non_local": NonLocalBlock,
+    "temporal_attention": TemporalAttention,
+}
 
 
 def inflate(
     network: nn.Module | Callable[[], nn.Module],
     *,
-    temporal: Temporal | TemporalBuilder = "p3d_c",
+    temporal: Temporal | TemporalBuilder | None = None,
     unit: Unit | UnitBuilder | None = "strf",
     places: Iterable[str] | None = None,
     last_stride: int | None = None,
+    output: Output | None = None,
+    example: Any = None,
 ) -> Any:
     """Returns a copy of a 2-D network (or of what a builder such as ``resnet50`` returns) that takes clips.
 
     The network runs on the flattened frames. At the module paths in ``places`` a 2-D convolution becomes a temporal
-    one, and a unit follows it. Before training, the output equals that of the 2-D network on every frame: vectors,
-    (b t, d), are averaged over the frames of a clip to (b, d); maps, (b t, c, h, w), are unflattened into clips. The
-    defaults build the headline network of the STRF paper: STRF on P3D-C.
+    one, and a unit follows it. A unit also follows any other block, such as one of a vision transformer (see
+    `splice`). Before training, the output equals that of the 2-D network on every frame: vectors,
+    (b t, d), are averaged over the frames of a clip to (b, d); maps, (b t, c, h, w) or channels-last, are
+    unflattened into clips. The defaults build the headline network of the STRF paper: STRF on P3D-C.
 
     The copy keeps the class, module paths, state-dict keys, dtype, device, mode, hooks and frozen parameters of the
     network. It loads checkpoints of the 2-D network, with ``strict=True`` too, if they hold none of the added keys;
     these keep their values. `deflate` restores the 2-D network.
 
+    The copy is called as the network is, with a clip as the first argument, by position or by name. Of further
+    inputs, tensors of b rows, such as camera labels, are repeated for each frame; others are passed on as they are.
+    An error inside names the module's path.
+
     Args:
         network: any module from (n, c, h, w) to vectors or maps; it is not modified.
         temporal: the temporal convolution, where "c2d" keeps the 2-D one; or a callable that builds a module on
-            clips from a 2-D convolution. Default: "p3d_c".
+            clips from a 2-D convolution. Default: "p3d_c" where the place is a convolution.
         unit: the unit after it, or None; or a callable that builds a module on clips from a number of channels.
             Default: "strf".
-        places: module paths of 2-D convolutions, or of residual blocks, which stand for their ``conv2``. Default:
-            every second block of stages 2 and 3, from the first, as in AP3D.
+        places: module paths of 2-D convolutions, of residual blocks, which stand for their ``conv2``, or of other
+            blocks. Default: every second block of stages 2 and 3, from the first, as in AP3D.
         last_stride: stride of the last stage; 1 keeps the resolution, as both papers do. Default: None, as it is.
+        output: index, key or attribute of the vectors or maps in the tuple, list, dictionary or record that the
+            network returns, or a function of it. A network that returns a tensor in one mode and several in another
+            may be given one: an index, a key or an attribute leaves a tensor as it is.
+        example: inputs of a call on clips, with which the network is run on the meta device; see `splice`.
 
     Shape: (b, c, t, h, w) to (b, d) or (b, d, t, h', w').
     Raises: ValueError or TypeError, with the path and the reason, for a path that does not exist or is no plain 2-D
-    convolution, for a network other than a ResNet without ``places``, and for one that is inflated already, compiled,
-    scripted, quantised or wrapped for parallel training.
+    convolution or block, for a network other than a ResNet without ``places``, for one that returns neither vectors
+    nor maps, and for one that is inflated already, compiled, scripted, quantised or wrapped for parallel training.
     """
     built = network if isinstance(network, nn.Module) else network()
     if not isinstance(built, nn.Module):
         raise TypeError(f"network must be a module or build one, got {type(built).__name__}")
     _check_inflatable(built)
-    make_temporal = _named(temporal, TEMPORAL, "temporal")
+    probe = Probe(built, example, frames=True)
+    _check_takes_frames(built, probe)
+    make_temporal = _named("p3d_c" if temporal is None else temporal, TEMPORAL, "temporal")
     make_unit = None if unit is None else _named(unit, UNITS, "unit")
-    paths = [_conv_path(built, place) for place in (_default_places(built) if places is None else _listed(places))]
+    wanted = _default_places(built) if places is None else _listed(places)
+    blocks = places is not None and make_unit is not None and (temporal is None or make_temporal is None)
+    paths = [_path(built, place, blocks=blocks) for place in wanted]
     if len(set(paths)) != len(paths):
         raise ValueError(f"places must differ, got {paths}")
+    layout = probe.returned(output)
 
     inflated = copy.deepcopy(built)
     strides = {} if last_stride is None else _set_last_stride(inflated, last_stride)
-    if make_temporal is not None:
-        for path in paths:
-            set_module(inflated, path, _with_time(inflated.get_submodule(path), make_temporal, path))
+    for path in paths if make_temporal is not None else ():
+        conv = inflated.get_submodule(path)
+        if isinstance(conv, nn.Conv2d):
+            set_module(inflated, path, _with_time(conv, make_temporal, path))
     if make_unit is not None:
-        splice_into(inflated, dict.fromkeys(paths, make_unit))
+        splice_into(inflated, dict.fromkeys(paths, make_unit), probe)
     for module in inflated.modules():
         if isinstance(module, TemporalConv) and not isinstance(module, OnFrames):
-            extend(module, OnFrames)
-    extend(inflated, Inflated, _running=RunningClips(), _steps_before=strides)
+            extend(module, OnFrames, _running=RunningClips(), _layout=MAPS)
+    settings = {"_steps_before": strides, "_output": output, "_layout": layout, "_input": _first_input(built)}
+    extend(inflated, Inflated, _running=RunningClips(), **settings)
     share(RunningClips(), inflated)
     return inflated
 
@@ -121,27 +149,55 @@ class Inflated(FilledAfterEmptying, Extension):
 
     _running: RunningClips
     _steps_before: dict[str, dict[str, Any]]
+    _output: Output | None
+    _layout: Layout | None
+    _input: str
 
-    def forward(self, clip: Tensor, lengths: Tensor | None = None, *, return_lengths: bool = False) -> Any:
-        """Returns maps as clips, and the mean of vectors over the frames of each clip.
+    def forward(
+        self,
+        clip: Tensor | None = None,
+        /,
+        *others: Any,
+        lengths: Tensor | None = None,
+        return_lengths: bool = False,
+        **named: Any,
+    ) -> Any:
+        r"""Returns maps as clips, and the mean of vectors over the frames of each clip.
 
         Args:
             clip: (b, c, t, h, w).
+            \*others: further inputs of the 2-D network.
             lengths: (b,), integers in 1..t: only the first ``lengths[i]`` frames of clip i exist. The output is that
                 of each clip alone, and in training the statistics of batch norms leave out all other frames. Maps
                 past the end of a clip are zeros. None: all frames exist.
             return_lengths: also return the lengths of the maps, (b,); they differ from ``lengths`` where layers merge
                 frames.
+            \*\*named: further inputs by name.
         """
-        check_clip(clip, _input_channels(self), weight=next(self.parameters(), None), name="clip")
-        if isinstance(clip, Proxy):
+        if clip is None:
+            clip = named.pop(self._input if self._input in named else "clip", None)
+        check_clip(cast(Tensor, clip), weight=next(self.parameters(), None), name="clip")
+        clip = cast(Tensor, clip)
+        if isinstance(clip, Proxy):  # symbols of further inputs stand for none
             clip, lengths, return_lengths = refuse_lengths(clip, lengths), None, False
+            others, named = (), {}
+        ragged = None
         if lengths is not None:
             check_lengths(lengths, clip)
             if self.training and not are_known(lengths):
                 raise ValueError("lengths are traced in training, where batch norms need their values; use eval()")
-        frames, ragged = self._running.run(super().forward, clip, lengths)
-        output = per_clip(frames, clip.shape[0], ragged)
+            ragged = Ragged.of(clip, lengths)
+        others = tuple(each_frame(value, clip, ragged) for value in others)
+        named = {name: each_frame(value, clip, ragged) for name, value in named.items()}
+        returned = super().forward
+        try:
+            output, ragged = self._running.run(
+                lambda frames: select(returned(frames, *others, **named), self._output), clip, ragged
+            )
+        except Exception as error:
+            name_module(error, self, clip)
+            raise
+        output = per_clip(output, clip, None if self._layout is None else self._layout.axes, ragged)
         return (output, None if ragged is None else ragged.lengths) if return_lengths else output
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -164,19 +220,31 @@ class Inflated(FilledAfterEmptying, Extension):
 
 
 @torch.fx.wrap  # the symbols of torch.fx have no rank: a traced network calls this function when it runs
-def per_clip(frames: Tensor, b: int, ragged: Ragged | None = None) -> Tensor:
-    """Returns maps of frames, (b t, c, h, w), as b clips, and the mean of vectors, (b t, d), over each clip.
+def per_clip(output: Any, clip: Tensor, axes: Axes | None, ragged: Ragged | None = None) -> Tensor:
+    """Returns maps of the frames of ``clip`` as clips, and the mean of vectors (b t, d) over the frames of each clip.
 
-    Raises: ValueError for anything else.
+    Args:
+        output: of the 2-D network.
+        clip: the clip whose frames it was called with.
+        axes: of the maps; None to find them by the shape of the clip.
+        ragged: the clips at the output, if they are ragged.
+
+    Raises: ValueError for what is neither maps nor vectors.
     """
-    if not isinstance(frames, Tensor) or frames.ndim not in (2, 4):
-        got = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
-        raise ValueError(f"the 2-D network must return vectors (n, d) or maps (n, c, h, w), got {got}")
+    if not isinstance(output, Tensor) or output.ndim not in (2, 4):
+        raise ValueError(
+            f"the 2-D network must return vectors (n, d) or maps (n, c, h, w), got {described(output)}; select "
+            "one of several by output="
+        )
+    if output.ndim == 2 and ragged is not None:
+        return mean_over_time(ragged.unflatten(output).mT, ragged.lengths)
+    if output.ndim == 2:
+        return output.unflatten(0, (clip.shape[0], -1)).mean(dim=1)
+    layout = layout_of_maps(output, clip) if axes is None else Layout(axes)
+    _, maps = layout.split(output, None)
     if ragged is not None:
-        clips = ragged.unflatten(frames)
-        return clips if frames.ndim == 4 else mean_over_time(clips.mT, ragged.lengths)
-    clips = frames.unflatten(0, (b, -1))
-    return clips.transpose(1, 2) if frames.ndim == 4 else clips.mean(dim=1)
+        return ragged.unflatten(maps)
+    return maps.unflatten(0, (clip.shape[0], -1)).transpose(1, 2)
 
 
 def _added_state(network: nn.Module) -> dict[str, Tensor]:
@@ -191,9 +259,9 @@ def _added_state(network: nn.Module) -> dict[str, Tensor]:
     return {key: value for key, value in network.state_dict().items() if key.startswith(tuple(added))}
 
 
-def _input_channels(network: nn.Module) -> int | None:
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    return None if first is None else first.in_channels
+def _first_input(network: nn.Module) -> str:
+    """The name of the first argument of a network's forward pass."""
+    return next(iter(inspect.signature(network.forward).parameters), "clip")
 
 
 def _named(choice: Any, known: Mapping[Any, Any], name: str) -> Any:
@@ -224,8 +292,12 @@ def _check_inflatable(network: nn.Module) -> None:
             )
         if type(module).__module__.startswith(("torch.ao.nn", "torch.nn.quantized", "torchao")):
             raise ValueError(f"{where} is quantised and has no exact form in time; inflate first, then quantise")
-        if isinstance(module, nn.Conv3d):
-            raise ValueError(f"{where} is a 3-D convolution: the network takes clips already; use strfnet.splice")
+
+
+def _check_takes_frames(network: nn.Module, probe: Probe) -> None:
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Conv3d) and not probe.runs:
+            raise ValueError(f"{path} is a 3-D convolution: the network takes clips already; use strfnet.splice")
 
 
 def _default_places(network: nn.Module) -> list[str]:
@@ -242,15 +314,17 @@ def _stage(network: nn.Module, stage: int) -> nn.Sequential:
     return blocks
 
 
-def _conv_path(network: nn.Module, place: str) -> str:
+def _path(network: nn.Module, place: str, *, blocks: bool) -> str:
+    """Returns the path of the convolution that ``place`` names or has as its ``conv2``; or ``place``, if a block."""
     module = module_at(network, place)
-    if "conv2" in children_of(module):
-        place, module = f"{place}.conv2", module.get_submodule("conv2")
-    if not isinstance(module, nn.Conv2d):
-        raise ValueError(
-            f"{place} is a {type(module).__name__}; a place must be a 2-D convolution or a block with a conv2"
-        )
-    return place
+    inner = children_of(module).get("conv2")
+    if type(inner) is nn.Conv2d or (isinstance(inner, nn.Conv2d) and not blocks):
+        return f"{place}.conv2"
+    if isinstance(module, nn.Conv2d) or (blocks and children_of(module)):
+        return place
+    wanted = "a 2-D convolution or a block with a conv2" + (", or another block" if blocks else "")
+    hint = "" if blocks else '; other blocks take a unit alone: temporal="c2d"'
+    raise ValueError(f"{place} is a {type(module).__name__}; a place must be {wanted}{hint}")
 
 
 def _with_time(conv: nn.Module, make: TemporalBuilder, path: str) -> nn.Module:

@@ -15,5 +15,6 @@ if TYPE_CHECKING:
     from strfnet.layers.reduction import TemporalReduction
     from strfnet.layers.strf import STRF
     from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC, TemporalConv
+    from strfnet.layers.temporal_attention import TemporalAttention
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

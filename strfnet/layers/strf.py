@@ -13,6 +13,7 @@ from strfnet.layers.ffm import FFM, Dynamic, Unit
 from strfnet.layers.lengths import check_lengths, norm_of_existing, zero_past_end
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
+DEFAULT_REDUCTION, FEWEST = 16, 2
 
 
 class STRF(nn.Module):
@@ -23,7 +24,8 @@ class STRF(nn.Module):
 
     Args:
         channels: number of input and output channels, c.
-        reduction: the units work on ``channels // reduction`` channels, at least one.
+        reduction: the units work on ``channels // reduction`` channels, at least one. Default: 16, but at least two
+            channels are left.
         units: which of "static", "dynamic", "coarse" and "fine" to use.
         window, grid, dynamic, split, mask, time_padding: see `FFM`.
         residual: add the input. False: a new unit returns zeros.
@@ -39,7 +41,7 @@ class STRF(nn.Module):
         self,
         channels: int,
         *,
-        reduction: int = 16,
+        reduction: int | None = None,
         units: Sequence[Unit] = UNITS,
         window: int | None = 3,
         grid: int | tuple[int, int] = 2,
@@ -50,11 +52,12 @@ class STRF(nn.Module):
         residual: bool = True,
     ) -> None:
         super().__init__()
-        if channels < 1 or reduction < 1:
-            raise ValueError(f"channels and reduction must be at least 1, got {channels} and {reduction}")
+        divisor = DEFAULT_REDUCTION if reduction is None else reduction
+        if channels < 1 or divisor < 1:
+            raise ValueError(f"channels and reduction must be at least 1, got {channels} and {divisor}")
         if isinstance(units, str) or not units or len(set(units)) != len(units):
             raise ValueError(f"units must be some of {UNITS}, each once, got {units!r}")
-        inner = max(channels // reduction, 1)
+        inner = max(channels // divisor, min(FEWEST, channels) if reduction is None else 1)
         self.channels, self.residual = channels, residual
         self.squeeze = nn.Conv2d(channels, inner, 1, bias=False)
         self.norm = nn.BatchNorm2d(inner)

@@ -1,6 +1,7 @@
 """Networks and their weights in one file: of strfnet, which rebuilds the network, or of published code."""
 
 import io
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -205,12 +206,10 @@ def _check_rebuilt(network: ReIDNetwork) -> None:
 
 def _made_of(module: nn.Module) -> dict[str, Any]:
     """A module's class and settings, in which modules of equal parameters may differ."""
-    settings = {
-        key: value for key, value in vars(module).items() if isinstance(value, int | float | str | tuple | None)
-    }
-    left_out = ("training", "name")
     return {"class": type(module).__name__} | {
-        key: value for key, value in settings.items() if key not in left_out and not key.startswith("_")
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, int | float | str | tuple | None) and not re.match("_|training$|name$", key)
     }
 
 

@@ -18,7 +18,7 @@ class ReIDNetwork(nn.Module):
 
     Args:
         backbone: maps clips to feature maps, (b, c, t, h, w). For ragged clips it is called as
-            ``backbone(clip, lengths, return_lengths=True)`` and returns maps and their lengths.
+            ``backbone(clip, lengths=lengths, return_lengths=True)`` and returns maps and their lengths.
         head: maps feature maps to an embedding and logits.
 
     Attributes:
@@ -42,5 +42,5 @@ class ReIDNetwork(nn.Module):
         clip = in_channels_last(clip)
         if lengths is None:
             return self.head(self.backbone(clip))
-        maps, lengths = self.backbone(clip, lengths, return_lengths=True)
+        maps, lengths = self.backbone(clip, lengths=lengths, return_lengths=True)
         return self.head(maps, lengths)

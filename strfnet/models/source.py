@@ -23,6 +23,8 @@ from strfnet.weights.published import fill
 class UnknownNetwork(ValueError):
     """A source that is no run, no file, no model name and no function."""
 
+    exit_code = 2  # of the command line: a wrong call
+
 
 @dataclass(frozen=True)
 class Preprocessing:

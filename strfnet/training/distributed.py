@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from strfnet.layers.head import ReIDOutput
 from strfnet.system.compat import AnyBatchNorm, BatchNorm
@@ -167,10 +166,10 @@ class HostSyncBatchNorm(AnyBatchNorm):
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
         wide = input.to(torch.promote_types(input.dtype, torch.float32))
-        sums = _Summed.apply(torch.cat([wide.sum(axes), wide.new_tensor([input.numel() / input.shape[1]])]))
+        sums = _summed(torch.cat([wide.sum(axes), wide.new_tensor([input.numel() / input.shape[1]])]))
         count, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
         centred = wide - mean.view(shape)
-        variance = _Summed.apply(centred.square().sum(axes)) / count
+        variance = _summed(centred.square().sum(axes)) / count
         self._track(mean, variance * count / (count - 1))
         scale = (variance + self.eps).rsqrt()
         scaled = centred * (scale if self.weight is None else scale * self.weight).view(shape)
@@ -186,17 +185,6 @@ class HostSyncBatchNorm(AnyBatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
-class _Summed(torch.autograd.Function):
+def _summed(x: Tensor) -> Tensor:
     """The sum over processes. Its gradient is that of the sum of the losses of all processes, as in `gather_rows`."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
+    return gather_rows(x[None], [1] * world_size()).sum(dim=0)

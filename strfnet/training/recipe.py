@@ -1,6 +1,7 @@
 """All settings of a training run as plain values. Importing this file does not import torch."""
 
 import math
+import operator
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -144,21 +145,8 @@ class Recipe:
             for name in value if isinstance(value, tuple) else (value,):
                 if choices and name is not None:
                     check_name(field.name, name, choices[0])
-        for name in _FROM_ONE:
-            _check_number(name, getattr(self, name), whole=True, least=1)
-        for name in _FROM_ZERO:
-            _check_number(name, getattr(self, name), whole=True, least=0)
-        for name in ("steps_per_epoch", "save_every"):
-            if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), whole=True, least=1)
-        for name in ("weight_decay", "warmup"):
-            _check_number(name, getattr(self, name), least=0)
-        for name in ("flip", "crop", "erasing"):
-            _check_number(name, getattr(self, name), least=0, most=1)
-        _check_number("smoothing", self.smoothing, least=0, below=1)
-        for name in ("lr", "gamma", "clip_gradients"):
-            if getattr(self, name) is not None or name != "clip_gradients":
-                _check_number(name, getattr(self, name), above=0)
+            if field.name in _BOUNDS and (value is not None or field.default is not None):
+                _check_number(field.name, value, whole=float not in (field.type, *get_args(field.type)))
         if self.batch != self.identities * self.tracklets:
             given = f"{self.identities} identities x {self.tracklets} tracklets"
             raise ValueError(f"batch must be {given} = {self.identities * self.tracklets}, got {self.batch}")
@@ -199,13 +187,8 @@ class Recipe:
         names = [field.name for field in fields(cls)]
         for name in content:
             check_name("field of a recipe", name, names)
-        values = dict(content)
-        for name in ("start_from", "data"):
-            if values.get(name) is not None:
-                values[name] = Path(values[name])
-        for name in ("milestones", "per_frame"):
-            if name in values:
-                values[name] = tuple(values[name])
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+        values |= {name: Path(values[name]) for name in ("start_from", "data") if values.get(name) is not None}
         return cls(**values)
 
     def differences(self, other: "Recipe") -> list[str]:
@@ -222,25 +205,21 @@ class Recipe:
         ]
 
 
-_SHAPES = ("height", "width", "frames", "stride", "batch", "identities", "tracklets")
-_FROM_ONE = (*_SHAPES, "epochs", "accumulate", "evaluate_every", "keep")
-_FROM_ZERO = ("split", "seed", "workers")
+_COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+_BOUNDS: dict[str, dict[str, float]] = {
+    **{name: {"at least": 1} for name in ("height", "width", "frames", "stride", "batch", "identities", "tracklets")},
+    **{name: {"at least": 1} for name in ("epochs", "accumulate", "evaluate_every", "keep", "steps_per_epoch")},
+    "save_every": {"at least": 1},
+    **{name: {"at least": 0} for name in ("split", "seed", "workers", "weight_decay", "warmup")},
+    **{name: {"at least": 0, "at most": 1} for name in ("flip", "crop", "erasing")},
+    **{name: {"above": 0} for name in ("lr", "gamma", "clip_gradients")},
+    "smoothing": {"at least": 0, "below": 1},
+}
 
 
-def _check_number(
-    field: str,
-    value: float,
-    *,
-    whole: bool = False,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
-    below: float = math.inf,
-) -> None:
-    """Raises: ValueError for a value that is no finite number, or is out of bounds."""
+def _check_number(field: str, value: float, *, whole: bool) -> None:
+    """Raises: ValueError for a value that is no finite number, or is out of the bounds of its field."""
     right = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if right and least <= value <= most and above < value < below:
-        return
-    bounds = {"at least": least, "above": above, "at most": most, "below": below}
-    wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
-    raise ValueError(f"{field} must be {'a whole number ' if whole else ''}{wanted}, got {value}")
+    if not right or not all(_COMPARISONS[word](value, bound) for word, bound in _BOUNDS[field].items()):
+        wanted = " and ".join(f"{word} {bound:g}" for word, bound in _BOUNDS[field].items())
+        raise ValueError(f"{field} must be {'a whole number ' if whole else ''}{wanted}, got {value}")

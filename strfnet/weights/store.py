@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,11 @@ class CheckpointStore:
         try:
             return self.load(numbers[-1])
         except ValueError as error:
-            good = next((number for number in reversed(numbers[:-1]) if self._is_whole(number)), None)
             advice = "no earlier one is undamaged"
-            if good is not None:
-                advice = f"{self.path(good)} is undamaged: remove {self.path(numbers[-1]).name} to resume from it"
+            for good in numbers[:-1]:
+                with suppress(ValueError):
+                    path = self.load(good).path
+                    advice = f"{path} is undamaged: remove {self.path(numbers[-1]).name} to resume from it"
             raise ValueError(f"{error}; {advice}") from error
 
     def remove(self, number: int) -> None:
@@ -118,13 +120,6 @@ class CheckpointStore:
     def clean(self) -> None:
         """Remove what interrupted saves and removals have left."""
         remove_unfinished(self.folder)
-
-    def _is_whole(self, number: int) -> bool:
-        try:
-            self.load(number)
-        except ValueError:
-            return False
-        return True
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

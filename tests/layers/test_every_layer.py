@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 import strfnet
-from strfnet import FAM, FFM, STRF, AppearancePreserving, NonLocalBlock, TemporalReduction
+from strfnet import FAM, FFM, STRF, AppearancePreserving, NonLocalBlock, TemporalAttention, TemporalReduction
 
 C = 4
 CONVOLUTIONS = ("C2D", "I3D", "P3DA", "P3DB", "P3DC", "AP3DI", "AP3DA", "AP3DB", "AP3DC")
@@ -39,6 +39,7 @@ LAYERS = {
     "NonLocalBlock, windows": lambda: NonLocalBlock(C, window=2, subsample=True),
     "NonLocalBlock, dot": lambda: NonLocalBlock(C, pairing="dot", window=2, norm=False),
     "NonLocalBlock, stripes": lambda: NonLocalBlock(C, stripes=2, pool="both", window=2),
+    "TemporalAttention": lambda: TemporalAttention(C),
     "TemporalReduction": lambda: TemporalReduction(2),
 }
 FRAMES = {"AppearancePreserving": lambda t: 3 * t, "TemporalReduction": lambda t: (t + 1) // 2}

@@ -44,6 +44,7 @@ LAYERS = {
     "stripes": lambda: NonLocalBlock(4, stripes=3, pool="both", window=2),
     "dot": lambda: NonLocalBlock(4, pairing="dot"),
     "dot windows": lambda: NonLocalBlock(4, pairing="dot", window=3),
+    "over time": lambda: strfnet.TemporalAttention(4, inner_channels=6, heads=2),
     "merged": lambda: strfnet.TemporalReduction(3),
     "c2d": lambda: strfnet.C2D(conv()),
     "i3d": lambda: strfnet.I3D(conv()),

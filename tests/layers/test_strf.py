@@ -177,8 +177,14 @@ def test_at_the_first_step_only_the_expansion_learns_and_the_rest_from_the_secon
     assert all(p.grad.any() for p in strf.parameters())
 
 
-def test_a_narrow_feature_is_squeezed_to_one_channel_at_least():
-    assert STRF(8).squeeze.weight.shape == (1, 8, 1, 1) and STRF(64).squeeze.weight.shape == (4, 64, 1, 1)
+def test_a_narrow_feature_is_squeezed_to_two_channels_at_least():
+    assert STRF(24).squeeze.weight.shape == (2, 24, 1, 1) and STRF(1).squeeze.weight.shape == (1, 1, 1, 1)
+    assert STRF(24, reduction=16).squeeze.weight.shape == (1, 24, 1, 1) and STRF(64).squeeze.weight.shape == (
+        4,
+        64,
+        1,
+        1,
+    )
 
 
 @pytest.mark.parametrize("units", ["static", (), ("static", "static")])

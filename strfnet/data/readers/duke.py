@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from strfnet.data.readers.directory import folders_in, frames_in
-from strfnet.data.readers.folder import frame_names, with_explicit_queries
+from strfnet.data.readers.folder import data_set_of, frame_names
 from strfnet.data.readers.published import checked, data_root
 from strfnet.data.tracklet import DataSet, Tracklet
 
@@ -39,8 +39,8 @@ def read_duke(root: str | Path, *, complete: bool = True) -> DataSet:
     Source: Wu et al., Exploit the Unknown Gradually, CVPR 2018, and its authors' page.
     """
     base = data_root(root, holds="gallery", inside="DukeMTMC-VideoReID")
-    train, query, gallery = (_tracklets(base / part) for part in ("train", "query", "gallery"))
-    data = with_explicit_queries("DukeMTMC-VideoReID", train=train, query=query, gallery=gallery, same=_same_names)
+    parts = {part: _tracklets(base / part) for part in ("train", "query", "gallery")}
+    data = data_set_of("DukeMTMC-VideoReID", parts, same=_same_names)
     return checked(data, base, complete=complete, published=_PUBLISHED)
 
 

@@ -80,11 +80,26 @@ def check_parts(parts: Iterable[str], source: Path) -> None:
 def data_set_of(
     name: str, parts: Mapping[str, Sequence[Tracklet]], *, same: Callable[[Tracklet, Tracklet], bool]
 ) -> DataSet:
-    """A data set of some of `PARTS`: with a query and a gallery, or with the queries of ``first_queries``."""
-    train, test = parts.get("train", ()), parts.get("test", ())
-    if "query" in parts:
-        return with_explicit_queries(name, train=train, query=parts["query"], gallery=parts["gallery"], same=same)
-    return DataSet(name, tuple(train), tuple(test), first_queries(test), tuple(range(len(test))))
+    """A data set of some of `PARTS`: with a query and a gallery, or with the queries of ``first_queries``.
+
+    With a gallery, the test set is the gallery followed by the queries that are not in it. A query is a tracklet of
+    the gallery if identity, camera and folder name are equal and ``same`` returns True.
+    """
+    train, test = tuple(parts.get("train", ())), list(parts.get("gallery", parts.get("test", ())))
+    gallery = tuple(range(len(test)))
+    if "query" not in parts:
+        return DataSet(name, train, tuple(test), first_queries(test), gallery)
+    rows: dict[object, list[int]] = {}
+    for row, tracklet in enumerate(test):
+        rows.setdefault(_key(tracklet), []).append(row)
+    queries = []
+    for tracklet in parts["query"]:
+        twins = (row for row in rows.get(_key(tracklet), ()) if same(tracklet, test[row]))
+        row = next(twins, len(test))
+        if row == len(test):
+            test.append(tracklet)
+        queries.append(row)
+    return DataSet(name, train, tuple(test), tuple(queries), gallery)
 
 
 def first_queries(test: Sequence[Tracklet]) -> tuple[int, ...]:
@@ -102,33 +117,6 @@ def first_queries(test: Sequence[Tracklet]) -> tuple[int, ...]:
         if len(views[tracklet.identity]) > 1:
             chosen.setdefault((tracklet.identity, tracklet.camera), row)
     return tuple(chosen.values())
-
-
-def with_explicit_queries(
-    name: str,
-    *,
-    train: Sequence[Tracklet],
-    query: Sequence[Tracklet],
-    gallery: Sequence[Tracklet],
-    same: Callable[[Tracklet, Tracklet], bool],
-) -> DataSet:
-    """A data set whose queries are given separately from its gallery.
-
-    The test set is the gallery followed by the queries that are not in it. A query is a tracklet of the gallery if
-    identity, camera and folder name are equal and ``same`` returns True.
-    """
-    test = list(gallery)
-    rows: dict[object, list[int]] = {}
-    for row, tracklet in enumerate(gallery):
-        rows.setdefault(_key(tracklet), []).append(row)
-    queries = []
-    for tracklet in query:
-        twins = (row for row in rows.get(_key(tracklet), ()) if same(tracklet, gallery[row]))
-        row = next(twins, len(test))
-        if row == len(test):
-            test.append(tracklet)
-        queries.append(row)
-    return DataSet(name, tuple(train), tuple(test), tuple(queries), tuple(range(len(gallery))))
 
 
 def frame_names(tracklet: Tracklet) -> list[str]:
