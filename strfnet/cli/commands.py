@@ -132,9 +132,17 @@ def export(call: options.Export) -> None:
 
     check_target(call.out, call.format)
     embedder, _ = _load(call.network, options.Inference(device="cpu"))
-    clips = options.clip_sampler(call.clips)
-    size = embedder.preprocessing.size
-    print(export(embedder.network, call.out, call.format, size=size, clips=clips, distance=call.distance))
+    clips, size = options.clip_sampler(call.clips), embedder.preprocessing.size
+    exported = export(
+        embedder.network,
+        call.out,
+        call.format,
+        size=size,
+        lengths=call.lengths,
+        clips=clips,
+        distance=call.distance,
+    )
+    print(exported)
 
 
 def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":
@@ -179,8 +187,9 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
     network, progress = found.network.to(device), process_rank() == 0
     choose_attention(network)
     batch, workers, optimize = inference.batch, inference.workers, inference.optimize
-    precision = inference.precision
-    return Embedder(network, found.name, preprocessing, batch, workers, optimize, progress, precision), found
+    precision, ragged = inference.precision, inference.ragged
+    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged)
+    return Embedder(network, found.name, *settings), found
 
 
 def _read(call: "options.Data | Recipe") -> DataSet:

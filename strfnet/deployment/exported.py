@@ -1,24 +1,28 @@
 """Runs an exported file; also a program on its own, which does not import strfnet.
 
-``python exported.py FORMAT FILE FOLDER THREADS`` reads clips from FOLDER/clips.npz and writes embeddings, times and
-metadata to FOLDER/outputs.npz. `export` checks its files with it.
+``python exported.py FORMAT FILE FOLDER THREADS`` reads clips from FOLDER/clips.npz, and their lengths from
+FOLDER/lengths.npz if the file takes them, and writes embeddings, times and metadata to FOLDER/outputs.npz. `export`
+checks its files with it.
 """
 
 import runpy
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Run = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+Run = Callable[..., np.ndarray[Any, Any]]
 DESCRIPTION = "strfnet"  # the entry of a file's metadata that describes the network
 
 
 def open_exported(path: Path, kind: str, threads: int) -> tuple[Run, str]:
     """Returns a function from clips (b, 3, t, h, w) to embeddings (b, d), and the file's description, a JSON text.
+
+    The function of a file with lengths takes them, (b,) int64, as its second argument.
 
     Args:
         path: of the file.
@@ -32,9 +36,9 @@ def open_exported(path: Path, kind: str, threads: int) -> tuple[Run, str]:
     torch.set_num_threads(threads)
     call, description = (_package if kind == "package" else _program)(path)
 
-    def run(clip: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def run(*inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         with torch.inference_mode():
-            embedding: np.ndarray[Any, Any] = call(torch.from_numpy(clip)).numpy()
+            embedding: np.ndarray[Any, Any] = call(*map(torch.from_numpy, inputs)).numpy()
         return embedding
 
     return run, description
@@ -47,7 +51,9 @@ def _onnx(path: Path, threads: int) -> tuple[Run, str]:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     description = session.get_modelmeta().custom_metadata_map[DESCRIPTION]
-    return lambda clip: session.run(["embedding"], {"clip": clip})[0], description
+    return lambda *inputs: session.run(["embedding"], dict(zip(("clip", "lengths"), inputs, strict=False)))[
+        0
+    ], description
 
 
 def _program(path: Path) -> tuple[Callable[..., Any], str]:
@@ -69,11 +75,14 @@ def _main(kind: str, path: str, folder: str, threads: str) -> None:
     run, description = open_exported(Path(path), kind, int(threads))
     outputs: dict[str, Any] = {}
     seconds = []
-    with np.load(Path(folder) / "clips.npz") as clips:
-        for name in clips.files:
-            outputs[name] = run(clips[name])  # the first call of a shape also plans its memory
+    files = [path for path in (Path(folder) / "clips.npz", Path(folder) / "lengths.npz") if path.exists()]
+    with ExitStack() as stack:
+        arrays = [stack.enter_context(np.load(path)) for path in files]
+        for name in arrays[0].files:
+            inputs = [array[name] for array in arrays]
+            outputs[name] = run(*inputs)  # the first call of a shape also plans its memory
             start = time.perf_counter()
-            run(clips[name])
+            run(*inputs)
             seconds.append(time.perf_counter() - start)
     np.savez(Path(folder) / "outputs.npz", seconds=seconds, description=description, **outputs)
 

@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from strfnet.data.sampling import evaluation_sampler
 from strfnet.deployment import exported
 from strfnet.deployment.fusion import fuse
-from strfnet.deployment.verification import Check, random_clip, verified
+from strfnet.deployment.verification import Check, random_clip, unequal_lengths, verified
 from strfnet.evaluation.protocols import Distance
 from strfnet.layers.clip import AXES
 from strfnet.system.compat import compile_package, require_torch
@@ -73,6 +73,7 @@ def export(
     format: Format = "onnx",
     *,
     size: tuple[int, int] = (256, 128),
+    lengths: bool = False,
     clips: tuple[str, int] = ("restricted_first", 8),
     distance: Distance = "cosine",
 ) -> Exported:
@@ -99,6 +100,8 @@ def export(
         path: of the file, in a folder that exists.
         format: "onnx", "pt2" or "package".
         size: height and width of the frames in pixels, which are fixed.
+        lengths: the file takes clips of unequal lengths: a second input "lengths", (b,) int64, holds the number of
+            frames of each clip, and the frames past it may hold anything. Default: False.
         clips: clip sampler, of `strfnet.data.evaluation_sampler`, and the frames of its clips, for the metadata.
         distance: "cosine" or "euclidean", by which embeddings are compared, for the metadata.
 
@@ -111,6 +114,7 @@ def export(
     evaluation_sampler(clips[0], frames=clips[1])  # raises for an unknown one
     check_choice("distance", distance, get_args(Distance))
     clip = random_clip(BATCH, FRAMES, size)
+    inputs = (clip, unequal_lengths(clip)) if lengths else (clip,)
     original = EmbeddingAlone(copy.deepcopy(network).float().cpu()).eval()
     start = time.perf_counter()
     try:
@@ -122,9 +126,9 @@ def export(
         warnings.simplefilter("ignore")  # the checks decide whether the file is right
         file = Path(folder) / f"exported{FORMATS[format]}"
         try:
-            program = _program(fused, clip)
+            program = _program(fused, inputs)
             least = _least_frames(program)
-            description = _description(network, size, least) | {
+            description = _description(network, size, least, lengths) | {
                 "clips": f"{clips[0]}:{clips[1]}",
                 "distance": distance,
                 "unit_length": _is_of_unit_length(original, clip),
@@ -169,20 +173,22 @@ class EmbeddingAlone(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, clip: Tensor) -> Tensor:
-        output = self.network(clip)
+    def forward(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
+        output = self.network(clip) if lengths is None else self.network(clip, lengths)
         embedding = output if isinstance(output, Tensor) else getattr(output, "embedding", None)
         if not isinstance(embedding, Tensor):
             raise TypeError(f"the output is {type(output).__name__}, wanted a tensor or an object with .embedding")
         return embedding
 
 
-def _program(network: nn.Module, clip: Tensor) -> ExportedProgram:
+def _program(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     """Exports for any batch size and for as few frames as PyTorch can prove the program right."""
 
     def exported(frames: Any) -> ExportedProgram:
+        batch = Dim("batch")
+        shapes = ({0: batch, 2: frames}, {0: batch})[: len(inputs)]
         with torch.no_grad():
-            return torch.export.export(network, (clip,), dynamic_shapes=({0: Dim("batch"), 2: frames},))
+            return torch.export.export(network, inputs, dynamic_shapes=shapes)
 
     try:
         program = exported(Dim("frames", min=1))
@@ -200,14 +206,15 @@ def _least_frames(program: ExportedProgram) -> int:
 
 def _write(program: ExportedProgram, file: Path, format: str, description: str) -> None:
     if format == "onnx":
+        names = [node.name for node in program.graph.nodes if node.name in ("clip", "lengths")]
         made: Any = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=["clip"],
+            input_names=names,
             output_names=["embedding"],
-            dynamic_shapes=({0: "batch", 2: "frames"},),
+            dynamic_shapes=({0: "batch", 2: "frames"}, {0: "batch"})[: len(names)],
         )
         for node in made.model.graph.all_nodes():  # places in Python code: half of a small file
             node.metadata_props.clear()
@@ -220,7 +227,7 @@ def _write(program: ExportedProgram, file: Path, format: str, description: str) 
         compile_package(program, file, {exported.DESCRIPTION: description})
 
 
-def _description(network: nn.Module, size: tuple[int, int], least: int) -> dict[str, Any]:
+def _description(network: nn.Module, size: tuple[int, int], least: int, lengths: bool) -> dict[str, Any]:
     from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD
 
     return {
@@ -228,6 +235,7 @@ def _description(network: nn.Module, size: tuple[int, int], least: int) -> dict[
         "strfnet": __version__,
         "torch": torch.__version__,
         "clip": ["batch", 3, "frames", *size],
+        **({"lengths": ["batch"]} if lengths else {}),
         "frames_at_least": least,
         "colours": "RGB in 0 .. 1, less the mean, divided by std",
         "mean": IMAGENET_MEAN,

@@ -16,6 +16,7 @@ from strfnet.inflation.extension import Extension, extend, own_class, set_own_cl
 from strfnet.inflation.splicing import Followed, set_module
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.clip import channels_last, flatten_time, unflatten_time
+from strfnet.layers.lengths import zero_past_end
 from strfnet.layers.non_local import NonLocalBlock, pixels
 from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
 from strfnet.system.compat import clear_hooks
@@ -98,18 +99,19 @@ FUSIONS: tuple[Pass, ...] = (merge_shortcuts, fuse_batch_norms, merge_projection
 class Convolved(Extension):
     """A non-local block on pixels, for inference, whose projections are 1x1 convolutions."""
 
-    def project(self: Any, x: Tensor) -> tuple[Tensor, ...]:
-        frames, t = flatten_time(x), x.shape[2]
+    def project(self: Any, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
+        frames, t = flatten_time(zero_past_end(x, lengths)), x.shape[2]
         maps = [self.query(frames), self.key(frames), self.value(frames)]
         if self.subsample:
             cell = [min(2, size) for size in x.shape[3:]]
             maps[1:] = [F.max_pool2d(projected, cell) for projected in maps[1:]]
         return tuple(pixels(unflatten_time(projected, t)) for projected in maps)
 
-    def forward(self: Any, x: Tensor) -> Tensor:
+    def forward(self: Any, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         frames = flatten_time(x)
-        gathered = self.gather(*self.project(x)).flatten(0, 1)  # (b t, h w, d)
-        return unflatten_time(frames + self.out(gathered.mT.unflatten(2, x.shape[3:])), x.shape[2])
+        gathered = self.gather(*self.project(x, lengths), lengths).flatten(0, 1)  # (b t, h w, d)
+        clip = unflatten_time(frames + self.out(gathered.mT.unflatten(2, x.shape[3:])), x.shape[2])
+        return zero_past_end(clip, lengths)
 
 
 def _is_mergeable(block: NonLocalBlock) -> bool:

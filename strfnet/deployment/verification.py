@@ -48,18 +48,20 @@ def verified(
     """Compares the outputs of the file and of the network. Raises: ValueError if they differ."""
     least = description["frames_at_least"]
     clips = [random_clip(b, t, size) for b, t in ((b, least + more) for b, more in CHECKED)]
-    outputs, file_seconds, stored = _run(file, format, clips)
+    inputs = [(clip, unequal_lengths(clip)) if "lengths" in description else (clip,) for clip in clips]
+    outputs, file_seconds, stored = _run(file, format, inputs)
     if stored != json.loads(json.dumps(description)):
         raise ValueError(f"the {format} file has the metadata {stored}, wanted {description}; it is not kept")
     exact = copy.deepcopy(original).double()
     checks = []
-    for clip, output, seconds in zip(clips, outputs, file_seconds, strict=True):
+    for given, output, seconds in zip(inputs, outputs, file_seconds, strict=True):
+        clip = given[0]
         with torch.inference_mode():
-            own = original(clip)
+            own = original(*given)
             start = time.perf_counter()
-            original(clip)
+            original(*given)
             network_seconds = time.perf_counter() - start
-            expected = _in_float64(exact, clip)
+            expected = _in_float64(exact, *given)
         rounding = None if expected is None else _difference(own, expected)
         expected = own if expected is None else expected
         if output.shape != expected.shape:
@@ -82,10 +84,10 @@ def verified(
     return tuple(checks)
 
 
-def _in_float64(network: nn.Module, clip: Tensor) -> Tensor | None:
+def _in_float64(network: nn.Module, clip: Tensor, *lengths: Tensor) -> Tensor | None:
     """The output in float64, or None from a network that does not compute in it, as one with float32 tensors."""
     try:
-        output: Tensor = network(clip.double())
+        output: Tensor = network(clip.double(), *lengths)
     except Exception:  # a network may raise anything
         return None
     return output if output.dtype == torch.float64 else None
@@ -96,9 +98,10 @@ def _difference(output: Tensor, expected: Tensor) -> float:
     return float((output.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-30))
 
 
-def _run(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[float], Any]:
+def _run(file: Path, format: str, inputs: Sequence[tuple[Tensor, ...]]) -> tuple[list[Tensor], list[float], Any]:
     """Runs the file in a separate process. Returns the output and the seconds of each clip, and the metadata."""
-    np.savez(file.parent / "clips.npz", *(clip.numpy() for clip in clips))
+    for name, tensors in zip(("clips", "lengths"), zip(*inputs, strict=True), strict=False):
+        np.savez(file.parent / f"{name}.npz", *(tensor.numpy() for tensor in tensors))
     # Not `python exported.py`, which would import from that file's folder, a part of this package.
     start = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
     program = [sys.executable, "-c", start, exported.__file__, format, str(file), str(file.parent)]
@@ -108,7 +111,7 @@ def _run(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor]
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ValueError(f"the {format} file does not run in a separate process: {last}; it is not kept")
     with np.load(file.parent / "outputs.npz") as found:
-        outputs = [torch.from_numpy(found[f"arr_{number}"]) for number in range(len(clips))]
+        outputs = [torch.from_numpy(found[f"arr_{number}"]) for number in range(len(inputs))]
         return outputs, found["seconds"].tolist(), json.loads(str(found["description"]))
 
 
@@ -117,3 +120,8 @@ def random_clip(b: int, t: int, size: tuple[int, int]) -> Tensor:
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
     return torch.randn(b, 3, t, *size, generator=torch.Generator().manual_seed(100 * b + t))
+
+
+def unequal_lengths(clip: Tensor) -> Tensor:
+    """Unequal lengths of the clips of a batch, the first of all frames."""
+    return (clip.shape[2] - torch.arange(clip.shape[0])).clamp(min=1)

@@ -42,8 +42,10 @@ class Embedder:
         progress: show progress on stderr.
         precision: "fp32", without TF32; "tf32", which allows TF32 in convolutions and products on CUDA; or "bf16", a
             copy of the network in bfloat16. None: the type of the network, under PyTorch's flags.
+        ragged: clips of unequal numbers of frames share a batch, see `strfnet.inference.embed`.
 
-    Raises: ValueError for an unknown precision.
+    Raises: ValueError for an unknown precision, or for ``ragged`` with ``optimize``, whose network takes clips of one
+    shape.
     """
 
     network: nn.Module
@@ -54,10 +56,15 @@ class Embedder:
     optimize: bool = False
     progress: bool = False
     precision: Precision | None = None
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         if self.precision is not None:
             check_choice("precision", self.precision, get_args(Precision))
+        if self.ragged and self.optimize:
+            raise ValueError(
+                "ragged is True, but an optimized network takes clips of one shape; wanted one of the two"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -143,6 +150,7 @@ class Embedder:
             "interpolation": self.preprocessing.interpolation,
             "batch": self.batch,
             "workers": self.workers,
+            "ragged": self.ragged,
         }
 
     def _facts(self, clips: tuple[str, int]) -> dict[str, Any]:
@@ -157,5 +165,6 @@ class Embedder:
             "interpolation": self.preprocessing.interpolation,
             "batch": self.batch,
             "optimize": self.optimize,
+            **({"ragged": True} if self.ragged else {}),
             **({} if self.precision is None else {"precision": self.precision}),
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.data.frames import read_clip
@@ -30,6 +31,7 @@ def embed(
     interpolation: str = "bilinear",
     batch: int = 8,
     workers: int = 0,
+    ragged: bool = False,
     progress: bool = False,
 ) -> Tensor:
     """Computes one embedding per tracklet: the mean over its clips, weighted by their frames.
@@ -39,8 +41,8 @@ def embed(
 
     The network runs in evaluation and inference mode; afterwards, each module is in the mode it had before. Clips
     are converted to the device and the floating-point type of its first parameter. Clips with the same number of
-    frames share a batch, so tracklets may have any length. The clips of one batch are in memory at a time, and with
-    ``workers`` those of two more.
+    frames share a batch, or with ``ragged`` any clips, so tracklets may have any length. The clips of one batch are
+    in memory at a time, and with ``workers`` those of two more.
 
     Args:
         network: takes clips (b, 3, t, h, w) and returns (b, d), or an object whose ``embedding`` is (b, d).
@@ -52,6 +54,8 @@ def embed(
         interpolation: "bilinear" or "bicubic", as in training.
         batch: b, clips of a batch.
         workers: threads that decode the next clips while the network runs; 0 for none.
+        ragged: clips of unequal numbers of frames share a batch; the network is called as ``network(clips, lengths)``
+            then. It fills the batches of short tracklets.
         progress: whether to show progress on stderr.
 
     Returns: float32 (n, d) on the CPU, in the order of the tracklets; means are computed in float64.
@@ -68,6 +72,7 @@ def embed(
             interpolation=interpolation,
             batch=batch,
             workers=workers,
+            ragged=ragged,
             advance=line.advance,
         )
     return embeddings
@@ -82,6 +87,7 @@ def embed_each(
     interpolation: str,
     batch: int,
     workers: int,
+    ragged: bool = False,
     advance: Advance,
 ) -> Generator[Tensor]:
     """Yields the embeddings of groups of tracklets, each as `embed` computes them for the group alone.
@@ -104,11 +110,15 @@ def embed_each(
     def read(group: _Group, piece: _Piece) -> Tensor:
         return read_clip(group.tracklets[piece.row].frames, piece.indices, size, interpolation=interpolation)
 
-    batches = ((group, part) for group in map(_Group, groups) for part in _batches(group.pieces(clips), batch))
+    batches = (
+        (group, part) for group in map(_Group, groups) for part in _batches(group.pieces(clips), batch, ragged)
+    )
     with evaluating(network), closing(_decoded(batches, read, workers)) as decoded:
         for group, part, stacked in decoded:
+            lengths = [len(piece.indices) for piece in part]
+            options = (torch.tensor(lengths),) if len(set(lengths)) > 1 else ()
             with torch.inference_mode():
-                output = network(stacked.to(like.device, dtype))
+                output = network(stacked.to(like.device, dtype), *options)
             finished = group.add(part, output)
             advance(finished, sum(len(piece.indices) for piece in part))
             if group.finished == len(group.tracklets):
@@ -123,14 +133,15 @@ class _Piece(NamedTuple):
     of: int
 
 
-def _batches(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:
-    """Batches of pieces with the same number of frames, in the order in which they become full."""
+def _batches(pieces: Iterator[_Piece], size: int, ragged: bool) -> Iterator[list[_Piece]]:
+    """Batches of pieces, in the order in which they become full; of the same number of frames, unless ``ragged``."""
     waiting: dict[int, list[_Piece]] = {}
     for piece in pieces:
-        alike = waiting.setdefault(len(piece.indices), [])
+        frames = 0 if ragged else len(piece.indices)
+        alike = waiting.setdefault(frames, [])
         alike.append(piece)
         if len(alike) == size:
-            yield waiting.pop(len(piece.indices))
+            yield waiting.pop(frames)
     yield from waiting.values()
 
 
@@ -177,7 +188,7 @@ def _decoded(
 ) -> Generator[tuple[_Group, list[_Piece], Tensor]]:
     """Yields each batch with its clips (b, c, t, h, w), in order."""
     if not workers:
-        yield from ((group, part, torch.stack([read(group, piece) for piece in part])) for group, part in batches)
+        yield from ((group, part, _stacked([read(group, piece) for piece in part])) for group, part in batches)
         return
     pool = ThreadPoolExecutor(workers)
     ahead: deque[tuple[_Group, list[_Piece], list[Future[Tensor]]]] = deque()
@@ -193,7 +204,13 @@ def _decoded(
 
 
 def _joined(group: _Group, part: list[_Piece], clips: list[Future[Tensor]]) -> tuple[_Group, list[_Piece], Tensor]:
-    return group, part, torch.stack([clip.result() for clip in clips])
+    return group, part, _stacked([clip.result() for clip in clips])
+
+
+def _stacked(clips: Sequence[Tensor]) -> Tensor:
+    """One batch of clips (c, t, h, w), with zeros past the end of the shorter ones."""
+    most = max(clip.shape[1] for clip in clips)
+    return torch.stack([F.pad(clip, (0, 0, 0, 0, 0, most - clip.shape[1])) for clip in clips])
 
 
 def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tracklet]) -> None:

@@ -143,6 +143,8 @@ class _Exact:
     def __init__(self, network: ReIDNetwork) -> None:
         if type(network.head) is not Head:
             raise refusal(network.head, "head", "pools in a way that cannot be known")
+        if network.head.pooling not in ("mean", "max", "max_mean"):
+            raise refusal(network.head, "head", f"pools by {network.head.pooling}, for which all frames are needed")
         if not isinstance(network.backbone, Inflated):
             raise refusal(network.backbone, "backbone", "was not made by strfnet.inflate")
         for path, module in network.named_modules():

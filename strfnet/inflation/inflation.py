@@ -7,15 +7,18 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from strfnet.inflation.extension import Extension, extend, retract
 from strfnet.inflation.failures import name_module
 from strfnet.inflation.layout import MAPS, Axes, Item, Layout, described, select
 from strfnet.inflation.probing import Probe, layout_of_maps
+from strfnet.inflation.ragged import Ragged, refuse_lengths
 from strfnet.inflation.running_clips import OnFrames, RunningClips, each_frame, share
 from strfnet.inflation.splicing import Replacement, UnitBuilder, module_at, set_module, splice_into, unsplice
 from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.clip import check_clip
+from strfnet.layers.lengths import are_known, check_lengths, mean_over_time
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, FrameStride, TemporalConv
@@ -157,24 +160,52 @@ class Inflated(FilledAfterEmptying, Extension):
     _layout: Layout | None
     _input: str
 
-    def forward(self, clip: Tensor | None = None, /, *others: Any, **named: Any) -> Tensor:
-        """Returns maps as clips, and the mean of vectors over the frames of each clip."""
+    def forward(
+        self,
+        clip: Tensor | None = None,
+        /,
+        *others: Any,
+        lengths: Tensor | None = None,
+        return_lengths: bool = False,
+        **named: Any,
+    ) -> Any:
+        r"""Returns maps as clips, and the mean of vectors over the frames of each clip.
+
+        Args:
+            clip: (b, c, t, h, w).
+            \*others: further inputs of the 2-D network.
+            lengths: (b,), integers in 1..t: only the first ``lengths[i]`` frames of clip i exist. The output is that
+                of each clip alone, and in training the statistics of batch norms leave out all other frames. Maps
+                past the end of a clip are zeros. None: all frames exist.
+            return_lengths: also return the lengths of the maps, (b,); they differ from ``lengths`` where layers merge
+                frames.
+            \*\*named: further inputs by name.
+        """
         if clip is None:
             clip = named.pop(self._input if self._input in named else "clip", None)
         check_clip(cast(Tensor, clip), weight=next(self.parameters(), None), name="clip")
         clip = cast(Tensor, clip)
-        b, t = clip.shape[0], clip.shape[2]
-        if isinstance(clip, torch.fx.Proxy):  # symbols of further inputs stand for none
+        if isinstance(clip, Proxy):  # symbols of further inputs stand for none
+            clip, lengths, return_lengths = refuse_lengths(clip, lengths), None, False
             others, named = (), {}
-        others = tuple(each_frame(value, b, t) for value in others)
-        named = {name: each_frame(value, b, t) for name, value in named.items()}
+        ragged = None
+        if lengths is not None:
+            check_lengths(lengths, clip)
+            if self.training and not are_known(lengths):
+                raise ValueError("lengths are traced in training, where batch norms need their values; use eval()")
+            ragged = Ragged.of(clip, lengths)
+        others = tuple(each_frame(value, clip, ragged) for value in others)
+        named = {name: each_frame(value, clip, ragged) for name, value in named.items()}
         returned = super().forward
         try:
-            output = self._running.run(lambda frames: select(returned(frames, *others, **named), self._output), clip)
+            output, ragged = self._running.run(
+                lambda frames: select(returned(frames, *others, **named), self._output), clip, ragged
+            )
         except Exception as error:
             name_module(error, self, clip)
             raise
-        return per_clip(output, clip, None if self._layout is None else self._layout.axes)
+        output = per_clip(output, clip, None if self._layout is None else self._layout.axes, ragged)
+        return (output, None if ragged is None else ragged.lengths) if return_lengths else output
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         added = _added_state(self)
@@ -196,13 +227,14 @@ class Inflated(FilledAfterEmptying, Extension):
 
 
 @torch.fx.wrap  # the symbols of torch.fx have no rank: a traced network calls this function when it runs
-def per_clip(output: Any, clip: Tensor, axes: Axes | None) -> Tensor:
+def per_clip(output: Any, clip: Tensor, axes: Axes | None, ragged: Ragged | None = None) -> Tensor:
     """Returns maps of the frames of ``clip`` as clips, and the mean of vectors (b t, d) over the frames of each clip.
 
     Args:
         output: of the 2-D network.
         clip: the clip whose frames it was called with.
         axes: of the maps; None to find them by the shape of the clip.
+        ragged: the clips at the output, if they are ragged.
 
     Raises: ValueError for what is neither maps nor vectors.
     """
@@ -211,10 +243,14 @@ def per_clip(output: Any, clip: Tensor, axes: Axes | None) -> Tensor:
             f"the 2-D network must return vectors (n, d) or maps (n, c, h, w), got {described(output)}; select "
             "one of several by output="
         )
+    if output.ndim == 2 and ragged is not None:
+        return mean_over_time(ragged.unflatten(output).mT, ragged.lengths)
     if output.ndim == 2:
         return output.unflatten(0, (clip.shape[0], -1)).mean(dim=1)
     layout = layout_of_maps(output, clip) if axes is None else Layout(axes)
     _, maps = layout.split(output, None)
+    if ragged is not None:
+        return ragged.unflatten(maps)
     return maps.unflatten(0, (clip.shape[0], -1)).transpose(1, 2)
 
 

@@ -222,7 +222,7 @@ def _inputs(example: Any, *, frames: bool) -> tuple[tuple[Any, ...], dict[str, A
     if clip is None:
         raise ValueError("example must hold a clip (b, c, t, h, w), alone, in a tuple of inputs, or in a dictionary")
     if frames:
-        args, named = tree_map_only(Tensor, lambda x: each_frame(x, clip.shape[0], clip.shape[2]), (args, named))
+        args, named = tree_map_only(Tensor, lambda x: each_frame(x, clip), (args, named))
     return args, named
 
 

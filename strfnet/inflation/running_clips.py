@@ -3,7 +3,8 @@
 An inflated network flattens the frames of b clips into the batch, (b t, c, h, w), because its 2-D layers expect
 images. A layer on clips has to unflatten them. It needs b alone: b is the same everywhere in the network, while t
 changes where frames are merged, and is the number of frames divided by b at any place. A layer on tokens has to know
-their grid as well, which is that of the clip or of what a module before it returned, such as a patch embedding.
+their grid as well, which is that of the clip or of what a module before it returned, such as a patch embedding. Of
+ragged clips a layer needs the lengths too, which change with t.
 """
 
 import threading
@@ -17,15 +18,17 @@ from torch.fx import Proxy
 
 from strfnet.inflation.extension import Extension
 from strfnet.inflation.layout import Grid, Layout, replace, select
+from strfnet.inflation.ragged import Ragged, lengths_after, run_ragged
 from strfnet.layers.clip import AXES, flatten_time
 
 
 class _Call:
-    """One forward pass with gradients: clips, grids, and how many frames and tokens each layer was given."""
+    """One forward pass with gradients: clips, grids, and what each layer was given, by its frames and tokens."""
 
     def __init__(self, clips: int, grids: dict[str, Grid]) -> None:
         self.clips, self.grids = clips, grids
-        self.seen: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, int]]] = weakref.WeakKeyDictionary()
+        self.seen: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, int], Ragged | None]]
+        self.seen = weakref.WeakKeyDictionary()
 
 
 class _ThisThread(threading.local):
@@ -35,6 +38,7 @@ class _ThisThread(threading.local):
         self.clips: int | None = None
         self.grids: dict[str, Grid] = {}
         self.call: _Call | None = None
+        self.ragged: list[Ragged] = []  # ragged clips at the places passed so far, the last one last
 
 
 class RunningClips:
@@ -56,26 +60,33 @@ class RunningClips:
     def __reduce__(self) -> tuple[Any, ...]:
         return RunningClips, ()
 
-    def run(self, function: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
-        """Returns ``function`` of the flattened frames of ``clip``; meanwhile `find` knows their number."""
+    def run(
+        self, function: Callable[[Tensor], Tensor], clip: Tensor, ragged: Ragged | None = None
+    ) -> tuple[Tensor, Ragged | None]:
+        """Returns ``function`` of the flattened frames of ``clip``; meanwhile `find` knows their number.
+
+        Of ``ragged`` clips the frames are those that exist; the second value describes those of the output.
+        """
         here = self._here
-        before, clips = (here.clips, here.grids, here.call), clip.shape[0]
+        before, clips = (here.clips, here.grids, here.call, here.ragged), clip.shape[0]
         grids = {"": (clip.shape[3], clip.shape[4])}
         call = None
         # Under compilers and tracers the number of clips is a symbol or a tensor, and nothing is run again.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling() and type(clips) is int:
             call = _Call(clips, grids)
         here.clips, here.grids, here.call = clips, grids, call
+        here.ragged = [] if ragged is None else [ragged]
         try:
-            output = function(flatten_time(clip))
+            output = function(flatten_time(clip) if ragged is None else ragged.flatten(clip))
+            last = self._ragged(output.shape[0]) if ragged is not None and isinstance(output, Tensor) else None
         finally:
-            here.clips, here.grids, here.call = before
+            here.clips, here.grids, here.call, here.ragged = before
         if call is not None and isinstance(output, Tensor) and output.grad_fn is not None:
             node: Any = output.grad_fn
             node.metadata[call] = call  # the graph, and nothing else, keeps the call alive
             with self._lock:
                 self._calls.add(call)
-        return output
+        return output, last
 
     def trace(self, function: Callable[[Any], Any], symbol: Any) -> Any:
         """Returns ``function`` of a symbol of ``torch.fx``, which has no rank.
@@ -95,27 +106,50 @@ class RunningClips:
         """Records the grid of what the module at ``path`` returned."""
         self._here.grids[path] = (output.shape[-2], output.shape[-1])
 
-    def find(self, layer: nn.Module, frames: Tensor, layout: Layout) -> tuple[int, Grid | None]:
-        """Returns the number of clips whose ``frames`` were given to ``layer``, and the grid of tokens.
+    def find(self, layer: nn.Module, frames: Tensor, layout: Layout) -> tuple[int, Grid | None, Ragged | None]:
+        """Returns the number of clips whose ``frames`` were given to ``layer``, the grid of tokens, and ragged clips.
 
         Raises: ValueError if the network is not running and no graph has the number of clips.
         """
-        here = self._here
+        here, numbers = self._here, layout.numbers(frames)
         if here.clips is None:
             return self._recalled(layer, frames, layout)
+        ragged = self._ragged(numbers[0])
         if here.call is not None:
-            here.call.seen.setdefault(layer, set()).add(layout.numbers(frames))
-        return here.clips, _grid(here.grids, layout)
+            here.call.seen.setdefault(layer, {})[numbers] = ragged
+        return here.clips, _grid(here.grids, layout), ragged
 
-    def _recalled(self, layer: nn.Module, frames: Tensor, layout: Layout) -> tuple[int, Grid | None]:
+    def flatten(self, clip: Tensor, lengths: Tensor, given: Ragged) -> Tensor:
+        """Returns the frames of ragged clips: the output of a layer, of ``lengths``, for the clips ``given``."""
+        if lengths is given.lengths:
+            return given.flatten(clip)
+        merged = Ragged.of(clip, lengths)
+        if self._here.clips is not None:
+            self._here.ragged.append(merged)
+        return merged.flatten(clip)
+
+    def _ragged(self, frames: int) -> Ragged | None:
+        """Returns the description of ragged clips of so many frames together; None if the clips are not ragged."""
+        places = self._here.ragged
+        found = next((place for place in reversed(places) if place.holds(frames)), None)
+        if places and found is None:
+            raise ValueError(f"{frames} flattened frames belong to no ragged clips: a 2-D layer changed their number")
+        return found
+
+    def _recalled(self, layer: nn.Module, frames: Tensor, layout: Layout) -> tuple[int, Grid | None, Ragged | None]:
         with self._lock:
             calls = list(self._calls)
         shape, numbers = tuple(frames.shape), layout.numbers(frames)
-        found = {(call.clips, _grid(call.grids, layout)) for call in calls if numbers in call.seen.get(layer, ())}
+        found = {
+            (call.clips, _grid(call.grids, layout), call.seen[layer][numbers])
+            for call in calls
+            if numbers in call.seen.get(layer, {})
+        }
         if len(found) == 1:
             return found.pop()
         if found:
-            either = " or ".join(f"{clips} in a grid {grid}" if grid else str(clips) for clips, grid in sorted(found))
+            places = sorted({(clips, grid) for clips, grid, _ in found})
+            either = " or ".join(f"{clips} in a grid {grid}" if grid else str(clips) for clips, grid in places)
             raise ValueError(
                 f"x holds flattened frames {shape} of {either} clips: graphs of several forward passes are alive; "
                 "run backward through each before the next forward pass"
@@ -132,14 +166,18 @@ def _grid(grids: dict[str, Grid], layout: Layout) -> Grid | None:
     return layout.grid(grids[layout.source]) if "n" in layout.axes and layout.source in grids else None
 
 
-def each_frame(value: Any, b: int, t: int) -> Any:
-    """Returns a tensor that has a row for each of b clips with a row for each of their t frames.
+def each_frame(value: Any, clip: Tensor, ragged: Ragged | None = None) -> Any:
+    """Returns a tensor that has a row for each clip with a row for each flattened frame of ``clip``.
 
     Clips, (b, c, t, h, w), are flattened. Anything else is returned as it is.
     """
+    b, t = clip.shape[0], clip.shape[2]
     if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != b:
         return value
-    return flatten_time(value) if value.ndim == 5 else value.repeat_interleave(t, dim=0)
+    if value.ndim == 5:
+        return flatten_time(value) if ragged is None else ragged.flatten(value)
+    rows = value.repeat_interleave(t, dim=0)
+    return rows if ragged is None or ragged.rows is None else rows.index_select(0, ragged.rows)
 
 
 class OnFrames(Extension):
@@ -153,7 +191,7 @@ class OnFrames(Extension):
     _running: RunningClips
     _layout: Layout
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, lengths: Tensor | None = None) -> Any:
         """Returns ``x`` with its frames replaced by the layer's output."""
         layout = self._layout
         frames = select(x, layout.item)
@@ -162,11 +200,20 @@ class OnFrames(Extension):
                 raise ValueError(f"torch.fx traces layers on maps only, and this one takes {layout}")
             return self._running.trace(super().forward, frames)
         if not isinstance(frames, Tensor) or frames.ndim != len(layout.axes):
-            return super().forward(x)
-        clips, grid = self._running.find(self, frames, layout)
+            return super().forward(x) if lengths is None else super().forward(x, lengths=lengths)
+        clips, grid, ragged = self._running.find(self, frames, layout)
         prefix, maps = layout.split(frames, grid)
-        clip = super().forward(maps.unflatten(0, (clips, -1)).transpose(1, 2))
-        return replace(x, layout.item, layout.join(prefix, flatten_time(clip)))
+        if ragged is None:
+            maps = flatten_time(super().forward(maps.unflatten(0, (clips, -1)).transpose(1, 2)))
+        else:
+            maps = self._running.flatten(*self._over(ragged.unflatten(maps), ragged.lengths), ragged)
+        return replace(x, layout.item, layout.join(prefix, maps))
+
+    def _over(self, clip: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the layer's output for ragged clips, and its lengths."""
+        if isinstance(self, nn.Sequential):
+            return run_ragged(nn.Sequential(*self), clip, lengths)
+        return super().forward(clip, lengths=lengths), lengths_after(super(), lengths)
 
 
 class GridSource(Extension):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from strfnet.inflation.extension import Extension, extend, mixins_of, own_class, retract
 from strfnet.inflation.layout import MAPS, Axes, Item, Layout
 from strfnet.inflation.probing import Probe, Reading
+from strfnet.inflation.ragged import lengths_after, run_ragged
 from strfnet.inflation.running_clips import GridSource, OnFrames, RunningClips, share
 from strfnet.system.compat import BatchNorm, children_of
 
@@ -116,9 +117,16 @@ class Followed(Extension):
 
     after: nn.Sequential
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, lengths: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Returns the output of the last unit."""
-        return self.after(super().forward(*args, **kwargs))
+        if lengths is None:
+            return self.after(super().forward(*args, **kwargs))
+        output = super().forward(*args, lengths=lengths, **kwargs)
+        return run_ragged(nn.Sequential(*self.after), output, lengths_after(super(), lengths))[0]
+
+    def lengths_after(self, lengths: Tensor) -> Tensor:
+        """Returns the lengths of the output for clips of ``lengths``."""
+        return lengths_after(nn.Sequential(*self.after), lengths_after(super(), lengths))
 
 
 class FollowedNorm(Extension):
@@ -193,8 +201,12 @@ class Replacement(nn.Module):
     def original(self) -> nn.Module:
         return self._aside[0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.unit(x)
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.unit(x) if lengths is None else run_ragged(self.unit, x, lengths)[0]
+
+    def lengths_after(self, lengths: Tensor) -> Tensor:
+        """Returns the lengths of the output for clips of ``lengths``."""
+        return lengths_after(self.unit, lengths)
 
 
 def _follow(host: nn.Module, unit: nn.Module, layout: Layout) -> None:

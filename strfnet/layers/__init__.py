@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from strfnet.layers.ffm import FFM
     from strfnet.layers.head import Head, ReIDOutput
     from strfnet.layers.non_local import NonLocalBlock
+    from strfnet.layers.pooling import FrameAttention, GeM
     from strfnet.layers.reduction import TemporalReduction
     from strfnet.layers.strf import STRF
     from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC, TemporalConv

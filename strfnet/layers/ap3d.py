@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.attention import Attending
 from strfnet.layers.clip import check_clip
+from strfnet.layers.lengths import check_lengths, zero_past_end
 from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, TemporalConv, check_time
 
 
@@ -67,8 +68,18 @@ class AppearancePreserving(Attending):
         half = self.time_kernel // 2
         return [self.time_dilation * tap for tap in range(-half, half + 1)]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         check_clip(x, self.channels, weight=self.semantic.weight)
+        if lengths is None:
+            return self._triples(x)
+        check_lengths(lengths, x)
+        return zero_past_end(self._triples(zero_past_end(x, lengths)), self.lengths_after(lengths))
+
+    def lengths_after(self, lengths: Tensor) -> Tensor:
+        """Returns the number of existing frames in each clip of the output."""
+        return self.time_kernel * lengths
+
+    def _triples(self, x: Tensor) -> Tensor:
         h, w = x.shape[3:]
         tokens = rearrange(x, "b c t h w -> b t (h w) c")
         mapped = _of_unit_length(self.semantic(tokens))
@@ -122,7 +133,7 @@ class AP3DI(I3D):
         super().__init__(conv, **time)
         self.appearance = _appearance(self, self.in_channels, temperature, gate)
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self._convolve3d(self.appearance(clip), step=self.time_kernel * self.time_stride, padding=0)
 
 

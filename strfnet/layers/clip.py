@@ -5,6 +5,8 @@ runs (b, t, h, w, c). Then frames for ``conv2d``, tokens for attention and the (
 time are views of it.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -51,6 +53,18 @@ def flatten_time(clip: Tensor) -> Tensor:
 def unflatten_time(frames: Tensor, t: int) -> Tensor:
     """Returns the clips of ``t`` frames each whose frames are in the batch axis; always a view."""
     return frames.unflatten(0, (-1, t)).transpose(1, 2)
+
+
+def bands_of(x: Tensor, stripes: int) -> list[Tensor]:
+    """Returns the horizontal stripes of a clip, from the top; row r of h belongs to stripe ``r * stripes // h``.
+
+    Raises: ValueError for more stripes than rows.
+    """
+    h = x.shape[3]
+    if stripes > h:
+        raise ValueError(f"{stripes} stripes need as many rows at least, but x has a height of {h}: {tuple(x.shape)}")
+    edges = [-(-h * stripe // stripes) for stripe in range(stripes + 1)]
+    return [x[:, :, :, i:j] for i, j in itertools.pairwise(edges)]
 
 
 def in_channels_last(clip: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 from strfnet.layers.fam import FAM, Mask, TimePadding, pad_time
+from strfnet.layers.lengths import check_lengths, existing, hold_last, mean_over_time, zero_past_end
 from strfnet.system.names import check_choice
 
 Unit = Literal["static", "dynamic", "coarse", "fine"]
@@ -77,35 +78,40 @@ class FFM(nn.Module):
             self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.attention = None if mask is None else FAM(channels, mask=mask, time_padding=time_padding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        component = self.component(x)
-        feature = self._convolve(component).relu()
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        component = self.component(x, lengths)
+        feature = self._convolve(component, lengths).relu()
         if self.attention is not None:
-            feature = self.attention(feature, component)
-        return self._repeat(feature, x)
+            feature = self.attention(feature, component, lengths)
+        return self._repeat(zero_past_end(feature, lengths), x)
 
-    def mask(self, x: Tensor) -> Tensor:
+    def mask(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns the mask of this factor of ``x``, (b, 1, t, h, w)."""
         if self.attention is None:
             raise ValueError("this unit was built with mask=None and has no mask to show")
-        return self._repeat(self.attention.mask(self.component(x)), x)
+        return self._repeat(self.attention.mask(self.component(x, lengths), lengths), x)
 
-    def component(self, x: Tensor) -> Tensor:
+    def component(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns the component of a clip, (b, c, t, h, w); "coarse" has the resolution of its cells."""
         check_clip(x, self.channels, weight=self.conv.weight)
+        if lengths is not None:
+            check_lengths(lengths, x)
+            x = hold_last(x, lengths)
         if not self.split:
             return x
         if self.unit == "static":
-            return static_component(x, self.window)
+            return static_component(x, self.window, lengths)
+        if self.unit == "dynamic" and self.dynamic == "difference":
+            return next_frame(x) - x
         if self.unit == "dynamic":
-            return next_frame(x) - x if self.dynamic == "difference" else x - static_component(x, self.window)
+            return x - static_component(x, self.window, lengths)
         coarse = coarse_component(x, self.cell)
         return coarse if self.unit == "coarse" else x - self._repeat(coarse, x)
 
-    def _convolve(self, component: Tensor) -> Tensor:
+    def _convolve(self, component: Tensor, lengths: Tensor | None) -> Tensor:
         if self.in_time:
             h, w = component.shape[3:]
-            return self.conv(pad_time(component.flatten(3), 1, self.time_padding)).unflatten(3, (h, w))
+            return self.conv(pad_time(component.flatten(3), 1, self.time_padding, lengths)).unflatten(3, (h, w))
         return unflatten_time(self.conv(flatten_time(component)), component.shape[2])
 
     def _repeat(self, feature: Tensor, like: Tensor) -> Tensor:
@@ -122,13 +128,20 @@ class FFM(nn.Module):
         return f"{self.channels}, {self.unit!r}"
 
 
-def static_component(x: Tensor, window: int | None) -> Tensor:
+def static_component(x: Tensor, window: int | None, lengths: Tensor | None = None) -> Tensor:
     """Mean over the ``window`` frames around each frame, over those that exist; None: over all frames."""
     if window is None:
-        return x.mean(dim=2, keepdim=True).expand_as(x)
+        return mean_over_time(x, lengths).unsqueeze(2).expand_as(x)
     h, w = x.shape[3:]
-    means = F.avg_pool2d(x.flatten(3), (window, 1), 1, (window // 2, 0), count_include_pad=False)
+    means = _window_means(zero_past_end(x, lengths).flatten(3), window)
+    if lengths is not None:  # each mean also counts the zeros past the end
+        share = _window_means(existing(x, lengths).to(x.dtype).flatten(3), window)
+        means = means / share.clamp(min=1 / (2 * window))
     return means.unflatten(3, (h, w))
+
+
+def _window_means(x: Tensor, window: int) -> Tensor:
+    return F.avg_pool2d(x, (window, 1), 1, (window // 2, 0), count_include_pad=False)
 
 
 def next_frame(x: Tensor) -> Tensor:

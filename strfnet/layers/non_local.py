@@ -1,6 +1,5 @@
 """Non-local attention over the pixels or the stripes of a clip, in windows of frames."""
 
-import itertools
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -9,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.attention import Attending, AttentionForm
-from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
+from strfnet.layers.clip import bands_of, check_clip, flatten_time, unflatten_time
+from strfnet.layers.lengths import check_lengths, norm_of_existing, zero_past_end
 from strfnet.system.names import check_choice
 
 Pairing = Literal["softmax", "dot"]
@@ -92,42 +92,52 @@ class NonLocalBlock(Attending):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.out(self.gather(*self.project(x)))  # no name holds the projections, so their memory is free again
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        # No name holds the projections, so their memory is free again.
+        out = self.out(self.gather(*self.project(x, lengths), lengths))
         if self.norm is not None:
-            out = self.norm(out.flatten(0, 2)).view_as(out)
-        return x + self.restore(out, x)
+            out = norm_of_existing(self.norm, out.flatten(0, 2), x, lengths).view_as(out)
+        return zero_past_end(x, lengths) + zero_past_end(self.restore(out, x), lengths)
 
-    def attention(self, x: Tensor) -> Tensor:
+    def attention(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns the matrix A of each window, (b, windows, queries, keys); frames that do not exist have zeros.
 
         It holds all the entries that `forward` avoids: (t h w)^2 for one window over all frames.
         """
-        query, key, _ = self.project(x)
+        query, key, _ = self.project(x, lengths)
         affinity = self._windows(query) @ self._windows(key).mT
+        exists, asks = self._exists(key, lengths), self._exists(query, lengths)
         if self.pairing == "dot":
-            return affinity / self._queries(query)
-        exists, asks = self._exists(key), self._exists(query)
-        if exists is None or asks is None:
-            return affinity.softmax(dim=-1)
-        return affinity.masked_fill(~exists, float("-inf")).softmax(dim=-1) * asks.mT
+            affinity = affinity / self._queries(query, lengths)
+        elif exists is None:
+            affinity = affinity.softmax(dim=-1)
+        else:
+            affinity = affinity.masked_fill(~_or_all(exists), float("-inf")).softmax(dim=-1)
+        return affinity if exists is None or asks is None else affinity * asks.mT * exists
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns query, key and value of the n tokens of each frame, (b, t, n, d) each."""
         check_clip(x, self.channels, weight=getattr(self.query, "weight", None))
+        if lengths is not None:
+            check_lengths(lengths, x)
+            x = zero_past_end(x, lengths)
         h, w = x.shape[3:]
         tokens = pixels(x) if self.stripes is None else striped(x, self.stripes, self.pool)
         query, key, value = self.query(tokens), self.key(tokens), self.value(tokens)
         return (query, _subsampled(key, h, w), _subsampled(value, h, w)) if self.subsample else (query, key, value)
 
-    def gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def gather(self, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns ``A value`` for each token, (b, t, n, d)."""
         t, n = query.shape[1:3]
         queries, keys, values = self._windows(query), self._windows(key), self._windows(value)
+        exists = self._exists(key, lengths)
         if self.pairing == "softmax":
-            gathered = self.attend(queries, keys, values, self._exists(key))
+            gathered = self.attend(queries, keys, values, None if exists is None else _or_all(exists))
         else:  # the product of keys and values first, which is linear in the tokens; float16 would overflow undivided
-            gathered = queries @ ((keys / self._queries(query)).mT @ values)
+            keys = keys / self._queries(query, lengths)
+            if lengths is not None and exists is not None:
+                keys = keys.masked_fill(~exists.mT, 0)
+            gathered = queries @ (keys.mT @ values)
         if self.window is None:
             return gathered.squeeze(1).unflatten(1, (t, n))
         frames = torch.arange(t, device=query.device)
@@ -155,30 +165,38 @@ class NonLocalBlock(Attending):
         tokens = F.pad(tokens, (0, 0, 0, 0, 0, count * self.window - t))
         return tokens.unflatten(1, (count, self.window)).flatten(2, 3)
 
-    def _exists(self, tokens: Tensor) -> Tensor | None:
-        """Which tokens of a window belong to a frame of the clip, (1, windows, 1, frames n); None if all do.
+    def _exists(self, tokens: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """Which tokens of a window belong to a frame of the clip, (b or 1, windows, 1, frames n); None if all do.
 
         The mask has four axes, because the fused attention takes no mask of three and would hold the matrix.
         """
-        if self.window is None:
+        if self.window is None and lengths is None:
             return None
         t, n = tokens.shape[1:3]
-        count = (t + self.window - 1) // self.window
-        exists = torch.arange(count * self.window, device=tokens.device) < t
-        return exists.view(1, count, 1, self.window).repeat_interleave(n, dim=3)
+        end = t if lengths is None else lengths.to(tokens.device).view(-1, 1, 1, 1)
+        window, count = (t, 1) if self.window is None else (self.window, (t + self.window - 1) // self.window)
+        frames = torch.arange(count * window * n, device=tokens.device) // n
+        return frames.view(1, count, 1, window * n) < end
 
-    def _queries(self, query: Tensor) -> Tensor | int:
-        """The number of queries in each window, by which dot pairs are divided."""
+    def _queries(self, query: Tensor, lengths: Tensor | None) -> Tensor | int:
+        """The number of queries in each window, by which dot pairs are divided; 1 for a window past the end."""
         t, n = query.shape[1:3]
-        if self.window is None:
+        if self.window is None and lengths is None:
             return t * n
-        first = torch.arange(0, t, self.window, device=query.device)
-        return (n * (t - first).clamp(max=self.window))[:, None, None]
+        end = t if lengths is None else lengths.to(query.device).view(-1, 1, 1, 1)
+        window, count = (t, 1) if self.window is None else (self.window, (t + self.window - 1) // self.window)
+        first = (torch.arange(count, device=query.device) * window).view(1, count, 1, 1)
+        return (n * (end - first).clamp(max=window)).clamp(min=1)
 
     def extra_repr(self) -> str:
         pixels = "" if self.stripes is None else f", stripes={self.stripes}, pool={self.pool!r}"
         window = "" if self.window is None else f", window={self.window}"
         return f"{self.channels}, pairing={self.pairing!r}{pixels}{window}"
+
+
+def _or_all(exists: Tensor) -> Tensor:
+    """The keys that exist, or all keys of a window that has none, because a softmax needs one at least."""
+    return exists | ~exists.any(dim=-1, keepdim=True)
 
 
 def pixels(x: Tensor) -> Tensor:
@@ -189,14 +207,11 @@ def pixels(x: Tensor) -> Tensor:
 def striped(x: Tensor, stripes: int, pool: Pool) -> Tensor:
     """A clip pooled over horizontal stripes, (b, t, stripes, c), or 2 c channels if ``pool`` is "both"."""
     t, h, w = x.shape[2:]
-    if stripes > h:
-        raise ValueError(f"{stripes} stripes need as many rows at least, but x has a height of {h}: {tuple(x.shape)}")
     # Pooling by windows is many times as fast as a reduction over two axes.
-    if h % stripes == 0:
+    if h % stripes == 0 and stripes <= h:
         maps = [pooling(flatten_time(x), (h // stripes, w)) for pooling in POOLS[pool]]
     else:
-        edges = [-(-h * stripe // stripes) for stripe in range(stripes + 1)]
-        bands = [flatten_time(x[:, :, :, i:j]) for i, j in itertools.pairwise(edges)]
+        bands = [flatten_time(band) for band in bands_of(x, stripes)]
         maps = [torch.cat([pooling(band, band.shape[2:]) for band in bands], dim=2) for pooling in POOLS[pool]]
     return pixels(unflatten_time(torch.cat(maps, dim=1), t))
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip
+from strfnet.layers.lengths import check_lengths, existing, zero_past_end
 
 
 class TemporalReduction(nn.Module):
@@ -31,31 +32,19 @@ class TemporalReduction(nn.Module):
         A group without a valid frame becomes zeros. `lengths_after` returns the lengths of the output.
         """
         check_clip(x)
-        b, _, t = x.shape[:3]
+        t = x.shape[2]
         if lengths is not None:
-            self._check_lengths(lengths, b, t)
-            valid = torch.arange(t, device=x.device) < lengths[:, None]
-            x = x.masked_fill(~valid[:, None, :, None, None], float("-inf"))
+            check_lengths(lengths, x)
+            x = x.masked_fill(~existing(x, lengths), float("-inf"))
         first = torch.arange(0, t, self.factor, device=x.device)
         merged = x[:, :, :: self.factor]
         for step in range(1, self.factor):
             merged = torch.maximum(merged, x.index_select(2, (first + step).clamp(max=t - 1)))
-        if lengths is None:
-            return merged
-        return merged.masked_fill(~(first < lengths[:, None])[:, None, :, None, None], 0.0)
+        return merged if lengths is None else zero_past_end(merged, self.lengths_after(lengths))
 
     def lengths_after(self, lengths: Tensor) -> Tensor:
         """Returns the number of valid frames in each clip of the output."""
         return (lengths + self.factor - 1) // self.factor
-
-    @staticmethod
-    def _check_lengths(lengths: Tensor, b: int, t: int) -> None:
-        if not isinstance(lengths, Tensor):
-            raise TypeError(f"lengths must be a tensor of {b} integers, one a clip, got {type(lengths).__name__}")
-        if lengths.shape != (b,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
-            raise ValueError(f"lengths must be {b} integers, one a clip, got {lengths.dtype} {tuple(lengths.shape)}")
-        if lengths.min() < 1 or lengths.max() > t:
-            raise ValueError(f"lengths must lie in 1..{t}, the frames of the clips, got {lengths.tolist()}")
 
     def extra_repr(self) -> str:
         return f"factor={self.factor}"

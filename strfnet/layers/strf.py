@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 from strfnet.layers.fam import Mask, TimePadding
 from strfnet.layers.ffm import FFM, Dynamic, Unit
+from strfnet.layers.lengths import check_lengths, norm_of_existing, zero_past_end
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
 DEFAULT_REDUCTION, FEWEST = 16, 2
@@ -82,24 +83,30 @@ class STRF(nn.Module):
         """Makes the unit the identity; its other layers have a ``reset_parameters`` of their own."""
         nn.init.zeros_(self.expand.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        added = self.factors(x)
-        return x + added if self.residual else added
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        added = self.factors(x, lengths)
+        return zero_past_end(x, lengths) + added if self.residual else added
 
-    def factors(self, x: Tensor) -> Tensor:
+    def factors(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns the sum of the units, expanded to (b, c, t, h, w)."""
-        z = self._squeeze(x)
-        total = reduce(torch.add, [unit(z) for unit in self.units.values()])
+        z = self._squeeze(self._checked(x, lengths), lengths)
+        total = reduce(torch.add, [unit(z, lengths) for unit in self.units.values()])
         return unflatten_time(self.expand(flatten_time(total)), x.shape[2])
 
-    def masks(self, x: Tensor) -> dict[str, Tensor]:
+    def masks(self, x: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
         """Returns the mask of each unit on a clip, (b, 1, t, h, w) each, in (0, 1)."""
-        z = self._squeeze(x)
-        return {name: cast(FFM, unit).mask(z) for name, unit in self.units.items()}
+        z = self._squeeze(self._checked(x, lengths), lengths)
+        return {name: cast(FFM, unit).mask(z, lengths) for name, unit in self.units.items()}
 
-    def _squeeze(self, x: Tensor) -> Tensor:
+    def _checked(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         check_clip(x, self.channels, weight=self.squeeze.weight)
-        return unflatten_time(self.norm(self.squeeze(flatten_time(x))).relu(), x.shape[2])
+        if lengths is not None:
+            check_lengths(lengths, x)
+        return zero_past_end(x, lengths)
+
+    def _squeeze(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        squeezed = norm_of_existing(self.norm, self.squeeze(flatten_time(x)), x, lengths)
+        return unflatten_time(squeezed.relu(), x.shape[2])
 
     def extra_repr(self) -> str:
         return f"{self.channels}" + ("" if self.residual else ", residual=False")

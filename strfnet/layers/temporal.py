@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
+from strfnet.layers.lengths import check_lengths, zero_past_end
 from strfnet.system.compat import ConvertedKernels, ConvertedState, children_of, implicit_padding
 
 How = Literal["center", "mean"]
@@ -77,12 +78,19 @@ class TemporalConv(nn.Conv2d):
         vars(self).update(vars(copy.deepcopy(conv)))
         self.time_kernel, self.time_stride, self.time_dilation = time_kernel, time_stride, time_dilation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         check_clip(x, self.in_channels, weight=self.weight)
-        return self.convolve(x)
+        if lengths is None:
+            return self.convolve(x)
+        check_lengths(lengths, x)
+        return zero_past_end(self.convolve(zero_past_end(x, lengths), lengths), self.lengths_after(lengths))
 
-    def convolve(self, clip: Tensor) -> Tensor:
-        """Returns the output for a valid clip."""
+    def lengths_after(self, lengths: Tensor) -> Tensor:
+        """Returns the number of existing frames in each clip of the output."""
+        return lengths if self.time_stride == 1 else (lengths + self.time_stride - 1) // self.time_stride
+
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Returns the output for a valid clip, whose frames past the end are zeros."""
         raise TypeError(f"{type(self).__name__} does not implement convolve")
 
     def spatial(self, clip: Tensor) -> Tensor:
@@ -132,7 +140,7 @@ class C2D(TemporalConv):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(conv)
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.spatial(clip)
 
 
@@ -166,7 +174,7 @@ class I3D(ConvertedState, ConvertedKernels, TemporalConv):
         weight = inflate_weight(self.weight.detach(), time_kernel, how=how)
         self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         padding = self.time_dilation * (self.time_kernel // 2)
         return self._convolve3d(clip, step=self.time_stride, padding=padding, spread=self.time_dilation)
 
@@ -211,9 +219,9 @@ class P3D(TemporalConv):
         """Returns the input frames of the temporal convolution: those of the clip."""
         return clip
 
-    def over_time(self, clip: Tensor, stride: tuple[int, ...] = (1, 1)) -> Tensor:
+    def over_time(self, clip: Tensor, stride: tuple[int, ...] = (1, 1), lengths: Tensor | None = None) -> Tensor:
         """Computes the temporal convolution on the (t, h w) plane, at every ``stride``-th row and column."""
-        plane = self.neighbours(clip)[..., :: stride[0], :: stride[1]]
+        plane = self.neighbours(zero_past_end(clip, lengths))[..., :: stride[0], :: stride[1]]
         h, w = plane.shape[3:]
         return self.temporal(plane.flatten(3)).unflatten(3, (h, w))
 
@@ -245,8 +253,8 @@ class P3DA(P3D):
             channels = torch.arange(self.out_channels)
             self.temporal.weight[channels, channels % self.temporal.weight.shape[1], taps] = part
 
-    def convolve(self, clip: Tensor) -> Tensor:
-        return self.over_time(self.spatial(clip))
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.over_time(self.spatial(clip), lengths=lengths)
 
 
 class P3DB(P3D):
@@ -269,7 +277,7 @@ class P3DB(P3D):
         _check_centred(conv)
         self.temporal = temporal_conv(self, self.in_channels)
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.spatial(self.strided(clip)) + self.over_time(clip, self.stride)
 
 
@@ -285,9 +293,9 @@ class P3DC(P3D):
     Source: Qiu et al., P3D, ICCV 2017.
     """
 
-    def convolve(self, clip: Tensor) -> Tensor:
+    def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
         y = self.spatial(clip)
-        return self.strided(y) + self.over_time(y)
+        return self.strided(y) + self.over_time(y, lengths=lengths)
 
 
 class FrameStride(nn.Module):
@@ -300,9 +308,13 @@ class FrameStride(nn.Module):
         super().__init__()
         self.stride = stride
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         check_clip(x)
         return x[:, :, :: self.stride]
+
+    def lengths_after(self, lengths: Tensor) -> Tensor:
+        """Returns the number of existing frames in each clip of the output."""
+        return (lengths + self.stride - 1) // self.stride
 
 
 def temporal_conv(conv: TemporalConv, in_channels: int) -> nn.Conv2d:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip
+from strfnet.layers.lengths import check_lengths, existing, zero_past_end
 
 WIDEST_HEAD = 64
 
@@ -51,11 +52,12 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.project(x)
-        gathered = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (b h w, t, d)
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        query, key, value = self.project(x, lengths)
+        gathered = F.scaled_dot_product_attention(query, key, value, self._exists(x, lengths))
         b, h, w = x.shape[0], x.shape[3], x.shape[4]
-        return x + self.out(gathered).unflatten(0, (b, h, w)).permute(0, 4, 3, 1, 2)
+        out = self.out(gathered.transpose(1, 2).flatten(2))  # (b h w, t, c)
+        return zero_past_end(x, lengths) + zero_past_end(out.unflatten(0, (b, h, w)).permute(0, 4, 3, 1, 2), lengths)
 
     def attention(self, x: Tensor) -> Tensor:
         """Returns the weights of each position, (b, h, w, heads, t, t): of queries, then of keys."""
@@ -63,14 +65,23 @@ class TemporalAttention(nn.Module):
         affinity = query @ key.mT / math.sqrt(query.shape[-1])
         return affinity.softmax(dim=-1).unflatten(0, (x.shape[0], x.shape[3], x.shape[4]))
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns query, key and value of the frames of each position, (b h w, heads, t, d) each."""
         check_clip(x, self.channels, weight=self.query.weight)
+        if lengths is not None:
+            check_lengths(lengths, x)
+            x = zero_past_end(x, lengths)
         value = self.norm(x.permute(0, 3, 4, 2, 1).flatten(0, 2))
         placed = value + frame_code(value) if self.positions else value
         projected = (self.query(placed), self.key(placed), self.value(value))
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in projected)
         return query, key, value
+
+    def _exists(self, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """Which frames of each position exist, as keys: (b h w, 1, 1, t); None if all do."""
+        if lengths is None:
+            return None
+        return existing(x, lengths).permute(0, 3, 4, 1, 2).expand(-1, *x.shape[3:], -1, -1).flatten(0, 2)[:, None]
 
     def extra_repr(self) -> str:
         return f"{self.channels}, heads={self.heads}" + ("" if self.positions else ", positions=False")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from strfnet.losses.center import CenterLoss
     from strfnet.losses.objective import Objective, ReIDLoss, nvan_loss, strf_loss
     from strfnet.losses.triplet import BatchHardTriplet
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.random import fork_rng
 
+from strfnet.inflation.ragged import refuse_lengths
 from strfnet.layers.clip import check_clip, in_channels_last
 from strfnet.layers.head import Head, ReIDOutput
 from strfnet.system.references import is_reference
@@ -16,8 +18,12 @@ from strfnet.weights.rebuilt import differences
 class ReIDNetwork(nn.Module):
     """Computes embeddings of clips. Feature maps are in channels-last order throughout the network.
 
+    Clips of unequal lengths make one batch with ``network(clip, lengths)``, ``lengths`` (b,): only the first
+    ``lengths[i]`` frames of clip i exist, the others may hold anything.
+
     Args:
-        backbone: maps clips to feature maps, (b, c, t, h, w).
+        backbone: maps clips to feature maps, (b, c, t, h, w). For ragged clips it is called as
+            ``backbone(clip, lengths=lengths, return_lengths=True)`` and returns maps and their lengths.
         head: maps feature maps to an embedding and logits.
 
     Attributes:
@@ -51,6 +57,12 @@ class ReIDNetwork(nn.Module):
             rebuilt = create_model(self.name, num_classes=self.num_classes, **self.options)
         return differences(self, rebuilt)
 
-    def forward(self, clip: Tensor) -> ReIDOutput:
+    def forward(self, clip: Tensor, lengths: Tensor | None = None) -> ReIDOutput:
         check_clip(clip, name="clip")
-        return self.head(self.backbone(in_channels_last(clip)))
+        if isinstance(clip, Proxy):
+            clip, lengths = refuse_lengths(clip, lengths), None
+        clip = in_channels_last(clip)
+        if lengths is None:
+            return self.head(self.backbone(clip))
+        maps, lengths = self.backbone(clip, lengths=lengths, return_lengths=True)
+        return self.head(maps, lengths)

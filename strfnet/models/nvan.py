@@ -13,8 +13,9 @@ from torch import nn
 
 from strfnet.inflation.inflation import inflate
 from strfnet.inflation.splicing import splice
-from strfnet.layers.head import Head, Pooling
+from strfnet.layers.head import Head
 from strfnet.layers.non_local import NonLocalBlock
+from strfnet.layers.pooling import Pooling
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import blocks_of, check_blocks, map_channels, resnet_maps, stages_of, stride_of

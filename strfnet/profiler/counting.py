@@ -25,6 +25,7 @@ from strfnet.system.compat import (
     storage_id,
     tensors_of,
     tree_leaves,
+    tree_map_only,
 )
 
 aten = torch.ops.aten
@@ -67,8 +68,8 @@ MORE_PRODUCTS: dict[OpOverloadPacket, Callable[..., int]] = {
 }
 
 
-def profile(model: nn.Module, clip_shape: Sequence[int]) -> Profile:
-    """Counts the parameters and operations of one forward pass of ``model`` in evaluation mode.
+def profile(model: nn.Module, clip_shape: Sequence[int] | None, *inputs: Any, **keywords: Any) -> Profile:
+    r"""Counts the parameters and operations of one forward pass of ``model`` in evaluation mode.
 
     The pass runs on PyTorch's meta device, with shapes but without values, so it takes neither the model's time nor
     its memory. The model is not modified, and its hooks are not run. A module that is called twice counts twice. A
@@ -78,7 +79,10 @@ def profile(model: nn.Module, clip_shape: Sequence[int]) -> Profile:
     Args:
         model: a network whose ``forward`` takes a clip, on any device.
         clip_shape: (b, c, t, h, w), or another shape that the model takes. The clip has the type of the model's
-            first floating-point parameter. Default: float32.
+            first floating-point parameter. Default: float32. None for a model whose inputs are all given below.
+        \*inputs: further inputs, ``model(clip, *inputs, **keywords)``, such as camera ids or ``lengths``; tensors in
+            them give their shape and type.
+        \*\*keywords: further inputs by name.
 
     Raises:
         TypeError: ``model`` is no ``nn.Module``, or ``clip_shape`` no sequence.
@@ -89,20 +93,24 @@ def profile(model: nn.Module, clip_shape: Sequence[int]) -> Profile:
     Source: the formulas of ``torch.utils.flop_counter``, where ``register_flop_formula`` adds those of other
     operators. Ours: elementwise operations, the split by kind, and the list of operators that are not counted.
     """
-    shape = checked_shape(clip_shape)
+    without_clip = clip_shape is None and bool(inputs or keywords)
+    shape = () if clip_shape is None and without_clip else checked_shape(clip_shape)
     network = meta_copy(model).eval()
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    clip = [] if without_clip else [torch.empty(shape, dtype=type_of_input(network)[0], device="meta")]
+    given, named = tree_map_only(Tensor, on_meta, ((*clip, *inputs), keywords))
+    if not shape:
+        shape = next((tuple(leaf.shape) for leaf in tree_leaves((given, named)) if isinstance(leaf, Tensor)), ())
     counter = OperationCounter(network)
     try:
         with torch.no_grad(), counter:
-            network(torch.empty(shape, dtype=dtype, device="meta"))
+            network(*given, **named)
     except Exception as error:
         raise ValueError(failure(network, counter.running[-1], shape, error)) from error
     uncounted = tuple(Uncounted(name, path, calls) for (name, path), calls in counter.uncounted.items())
     return Profile(shape, tuple(rows_of(network, counter.counted)), uncounted)
 
 
-def checked_shape(clip_shape: Sequence[int]) -> tuple[int, ...]:
+def checked_shape(clip_shape: Sequence[int] | None) -> tuple[int, ...]:
     """Returns ``clip_shape`` as a tuple of integers. Raises: TypeError or ValueError if it is none."""
     wanted = "a sequence of positive whole numbers such as (1, 3, 8, 256, 128) is wanted"
     if not isinstance(clip_shape, Sequence) or isinstance(clip_shape, str | bytes):
@@ -113,8 +121,19 @@ def checked_shape(clip_shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(map(int, clip_shape))
 
 
+def type_of_input(network: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Returns type and device of the first floating-point parameter, or float32 on the CPU."""
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+    return like.dtype, like.device
+
+
 def meta_copy(model: nn.Module) -> nn.Module:
-    """Returns a copy of ``model`` on the meta device, made without copying weights, and without hooks.
+    """Returns a copy of ``model`` on the meta device, made without copying weights, and without hooks."""
+    return copy_without_values(model, on_meta)
+
+
+def copy_without_values(model: nn.Module, empty: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Returns a copy of ``model``, without hooks, whose tensors are what ``empty`` returns for those of the model.
 
     Raises: TypeError if ``model`` is no module; ValueError if it is lazy or cannot be copied.
     """
@@ -127,13 +146,14 @@ def meta_copy(model: nn.Module) -> nn.Module:
             if is_lazy(value):
                 raise ValueError(f"model: {name} in {path or 'model'!r} has no shape yet; call the model once first")
             if isinstance(value, Tensor):
-                memo[id(value)] = on_meta(value)
+                memo[id(value)] = empty(value)
     try:
         network = deepcopy(model, memo)
     except Exception as error:
         raise ValueError(f"model is a {type(model).__name__} that cannot be copied: {error}") from error
+    made = set(map(id, memo.values()))
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if not tensor.is_meta:
+        if id(tensor) not in made:
             raise ValueError(f"model: {name!r} stays on {tensor.device}; profile the model before scripting it")
     return network
 

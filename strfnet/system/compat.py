@@ -162,6 +162,16 @@ def overload_names(operator: OpOverload) -> tuple[str, str]:
     return operator._opname, operator._overloadname
 
 
+def shapes_only() -> AbstractContextManager[Any]:
+    """While it lasts, new tensors have shapes and no values, and choose kernels by their device.
+
+    The meta device, which is public, has kernels of its own: attention there holds the whole matrix. 2.0.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode()
+
+
 def storage_id(tensor: Tensor) -> int:
     """A number that tensors of one storage share, on the meta device too, where ``data_ptr`` is 0; 2.0."""
     return tensor.untyped_storage()._cdata

@@ -92,10 +92,11 @@ def join_rows(output: ReIDOutput, labels: Tensor, counts: Sequence[int]) -> tupl
         raise ValueError("output has no logits: the network must be in training and have a classifier")
     if world_size() == 1:
         return output, labels
-    tensors = (output.embedding, output.feature, output.logits)
+    tensors = (output.embedding, output.feature, output.logits.flatten(1))
     together = gather_rows(torch.cat(tensors, dim=1), counts)  # one message instead of three
     parts = together.split([tensor.shape[1] for tensor in tensors], dim=1)
-    return ReIDOutput(*parts), gather_rows(labels, counts)
+    logits = parts[2].unflatten(1, output.logits.shape[1:])
+    return ReIDOutput(parts[0], parts[1], logits), gather_rows(labels, counts)
 
 
 def highest(number: int, device: torch.device) -> Tensor:

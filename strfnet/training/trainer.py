@@ -78,6 +78,8 @@ def train(
     before the first step; `Diverged` with the step and its
     tracklets if a loss or gradient is not finite; `Stopped`.
     """
+    if isinstance(objective, nn.Module) and any(weight.requires_grad for weight in objective.parameters()):
+        raise ValueError("the objective has weights, and the optimizer trains those of the network; wanted none")
     labels = identity_labels(tracklets)
     if not CheckpointStore(Path(folder) / CHECKPOINTS).numbers():
         _check_model(network, recipe, max(labels) + 1)
@@ -323,8 +325,8 @@ def _check_model(network: nn.Module, recipe: Recipe, classes: int) -> None:
 
 def _check_classes(output: ReIDOutput, labels: Sequence[int]) -> None:
     classes = max(labels) + 1
-    if output.logits is not None and output.logits.shape[1] < classes:
-        raise ValueError(f"the network has logits of {output.logits.shape[1]} identities, wanted at least {classes}")
+    if output.logits is not None and output.logits.shape[-1] < classes:
+        raise ValueError(f"the network has logits of {output.logits.shape[-1]} identities, wanted at least {classes}")
 
 
 def _seed(seed: int) -> None:

@@ -6,6 +6,7 @@ from strategies import wake
 
 import strfnet
 from strfnet.layers.head import ReIDOutput
+from strfnet.losses.center import CenterLoss
 from strfnet.losses.objective import ReIDLoss, nvan_loss, strf_loss
 from strfnet.losses.triplet import BatchHardTriplet
 
@@ -72,3 +73,50 @@ def test_impossible_sums_are_refused(arguments, words):
 def test_output_without_logits_is_refused():
     with pytest.raises(ValueError, match="no logits: the network must be in training"):
         strf_loss()(output()._replace(logits=None), LABELS)
+
+
+def test_of_several_logits_and_embeddings_each_part_is_the_mean():
+    one, other = output(), output()._replace(logits=torch.ones(4, 2).double(), embedding=torch.eye(4).double())
+    loss = strf_loss(smoothing=0.1)
+    apart = [loss(given, LABELS) for given in (one, other)]
+    as_stripes = ReIDOutput((one.embedding, other.embedding), one.feature, torch.stack([one.logits, other.logits], 1))
+    as_list = as_stripes._replace(logits=[one.logits, other.logits])
+    for together in (as_stripes, as_list):
+        for name in ("total", "identity", "triplet"):
+            expected = sum(getattr(part, name) for part in apart) / 2
+            torch.testing.assert_close(getattr(loss(together, LABELS), name), expected)
+
+
+def test_class_weights_weigh_identities():
+    given = output()
+    loss = ReIDLoss(BatchHardTriplet(), mined_on="feature", class_weights=[1.0, 3.0])
+    each = [cross_entropy(given.logits[row : row + 1], LABELS[row : row + 1], 0.0) for row in range(4)]
+    expected = (each[0] + each[1] + 3 * each[2] + 3 * each[3]) / 8
+    assert abs(loss(given, LABELS).identity.item() - expected) < 1e-6
+    assert not loss.state_dict()
+    with pytest.raises(ValueError, match="class_weights are of 3 identities, and the logits of 2"):
+        ReIDLoss(BatchHardTriplet(), mined_on="feature", class_weights=[1, 1, 1])(given, LABELS)
+    with pytest.raises(ValueError, match="class_weights must be one number of at least 0 for each identity"):
+        ReIDLoss(BatchHardTriplet(), mined_on="feature", class_weights=[1, -1])
+
+
+@pytest.mark.parametrize("metric", ["CircleLoss", "ArcFaceLoss", "CosFaceLoss", "SubCenterArcFaceLoss"])
+def test_losses_of_pytorch_metric_learning_take_the_place_of_the_triplets(metric):
+    kind = getattr(pytest.importorskip("pytorch_metric_learning.losses"), metric)
+    torch.manual_seed(0)
+    other = kind(**({"num_classes": 2, "embedding_size": 3} if "Face" in metric else {})).double()
+    given = output()
+    answer = ReIDLoss(other, mined_on="embedding", weight=2)(given, LABELS)
+    torch.testing.assert_close(answer.triplet, other(given.embedding, LABELS))
+    torch.testing.assert_close(answer.total, answer.identity + 2 * answer.triplet)
+
+
+def test_the_centre_loss_pulls_features_to_the_centre_of_their_identity():
+    loss, features = CenterLoss(3, 2).double(), torch.randn(4, 2).double()
+    labels = torch.tensor([0, 2, 2, 0])
+    expected = sum((x - loss.centers[k]).square().sum() / 2 for x, k in zip(features, labels, strict=True)) / 4
+    torch.testing.assert_close(loss(features, labels), expected)
+    loss(features, labels).backward()
+    torch.testing.assert_close(loss.centers.grad[2], (2 * loss.centers[2] - features[1] - features[2]) / 4)
+    with pytest.raises(ValueError, match=r"features must be \(n, 2\), got \(4, 3\)"):
+        loss(torch.zeros(4, 3).double(), labels)

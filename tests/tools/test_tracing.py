@@ -61,3 +61,5 @@ def test_a_traced_network_returns_its_embeddings():
     with torch.no_grad():
         for b, t in ((2, 3), (1, 4)):
             torch.testing.assert_close(traced(clip(b, t)).embedding, network(clip(b, t)).embedding)
+    with pytest.raises(ValueError, match=r"a network traced by torch\.fx takes whole clips only"):
+        traced(clip(2, 3), torch.tensor([3, 1]))

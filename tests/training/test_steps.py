@@ -28,6 +28,8 @@ from strfnet.data.identities import identity_batches
 from strfnet.data.loader import TrainingClips, draws, load
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
+from strfnet.layers.head import Head
+from strfnet.losses import CenterLoss, ReIDLoss
 from strfnet.losses.objective import Objective, strf_loss
 from strfnet.system.signals import Stopped
 from strfnet.training.log import read_log
@@ -300,3 +302,22 @@ def test_one_gpu_is_not_given_to_several_processes(tmp_path, monkeypatch):
     monkeypatch.setattr("strfnet.training.recipe.Recipe.check_device", lambda self: None)
     with pytest.raises(ValueError, match="device 'cuda:1' is one GPU for several processes, wanted cuda"):
         run(tmp_path, device="cuda:1")
+
+
+def test_a_head_of_four_stripes_trains_by_a_recipe(tmp_path):
+    network = network_for(tiny_recipe())
+    torch.manual_seed(0)
+    network.head = Head(64, 4, pooling="gem", stripes=4)
+    before = {key: value.clone() for key, value in network.head.state_dict().items()}
+    clip = torch.zeros(2, 3, 2, 64, 32)
+    outcome = run(tmp_path, network=network, evaluate=lambda net: {"width": net(clip).embedding.shape[1]})
+    assert outcome.metrics == {"width": 256}
+    after = read_weights(tmp_path).tensors
+    changed = [key for key, value in before.items() if not torch.equal(after[f"head.{key}"], value)]
+    assert {"pooler.p", "neck.weight", *(f"classifier.{part}.weight" for part in range(4))} <= set(changed)
+
+
+def test_an_objective_with_weights_is_refused(tmp_path):
+    objective = ReIDLoss(CenterLoss(4, 64), mined_on="feature")
+    with pytest.raises(ValueError, match="the objective has weights, and the optimizer trains those of the network"):
+        run(tmp_path, objective=objective)
