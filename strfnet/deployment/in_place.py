@@ -13,6 +13,7 @@ from strfnet.deployment.fusion import has_statistics
 from strfnet.inflation.extension import Extension, extend, own_class
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
+from strfnet.system.compat import multiplies_bfloat16
 
 CHUNK = 512  # queries
 
@@ -41,7 +42,7 @@ def chunk_attention(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
 
     There a product of matrices is faster than PyTorch's fused attention.
     """
-    if not torch.cpu.get_capabilities().get("avx512_bf16"):
+    if not multiplies_bfloat16():
         return 0
     blocks = [
         module
