@@ -38,11 +38,10 @@ CORE = {
     "training resume": ["tests/training/test_resume.py"],
     "fresh processes": ["tests/test_fresh_processes.py"],
 }
-# Parts that raise in PyTorch below 2.8; tests/test_fresh_processes.py holds that they do.
-SINCE_2_8 = {
-    "optimize": ["tests/test_deployment.py", "tests/test_fusion.py", "tests/test_winograd.py"],
-    "export": ["tests/test_exporting.py"],
-    "compiled whole": ["tests/models/test_deployment.py"],
+# Parts that raise below a version of PyTorch; tests/test_fresh_processes.py holds that they do.
+SINCE = {
+    "optimize": ("2.11", ["tests/test_deployment.py", "tests/test_fusion.py", "tests/test_winograd.py"]),
+    "export": ("2.14", ["tests/test_exporting.py", "tests/models/test_deployment.py"]),
 }
 INSTALLED = """import json, platform, torch, torchvision, numpy
 print(json.dumps({"Python": platform.python_version(), "PyTorch": torch.__version__,
@@ -92,18 +91,18 @@ def keeps_torch(python: str) -> str:
 
 def run(name: str, python: str, jobs: str) -> dict[str, str]:
     """Runs the parts and returns what became of each, by its name."""
-    parts = CORE if name == "oldest" else CORE | SINCE_2_8
-    refused = dict.fromkeys(SINCE_2_8, "raises, needs 2.8") if name == "oldest" else {}
+    refused = {part: f"raises below {since}" for part, (since, _) in SINCE.items() if _is_older(name, since)}
+    parts = CORE | {part: paths for part, (_, paths) in SINCE.items() if part not in refused}
     paths = [path for paths in parts.values() for path in paths]
     if missing := [path for path in paths if not (ROOT / path).exists()]:
-        raise FileNotFoundError(f"no {', '.join(missing)}: CORE or SINCE_2_8 is out of date")
+        raise FileNotFoundError(f"no {', '.join(missing)}: CORE or SINCE is out of date")
     with TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [python, "-m", "pytest", "-n", jobs, "-m", "not slow", "--tb=short", f"--junitxml={report}"]
         settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         code = subprocess.run([*command, *paths], cwd=ROOT, env=settings).returncode
         if code > 1:
-            return refused | dict.fromkeys(parts, f"failed: pytest exits with {code}")
+            return dict.fromkeys(parts, f"failed: pytest exits with {code}") | refused
         cases = list(ElementTree.parse(report).iter("testcase"))
     counts: dict[str, Counter[str]] = {part: Counter() for part in parts}
     for case in cases:
@@ -113,10 +112,23 @@ def run(name: str, python: str, jobs: str) -> dict[str, str]:
         )
         outcomes = {child.tag for child in case}
         counts[part]["failed" if outcomes & {"failure", "error"} else "skipped" if outcomes else "passed"] += 1
-    cells = {part: ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts[part].items())) for part in parts}
-    return refused | {
-        part: cell if "passed" in cell else f"failed: {cell or 'no test'}" for part, cell in cells.items()
-    }
+    return {part: _cell(count) for part, count in counts.items()} | refused
+
+
+def _is_older(name: str, since: str) -> bool:
+    """Whether the column called ``name`` has a PyTorch below ``since``, such as "2.11"."""
+    if VERSIONS[name] is None:
+        return False
+    installed, wanted = ([int(number) for number in text.split(".")] for text in (VERSIONS[name][0], since))
+    return installed < wanted
+
+
+def _cell(counts: Counter[str]) -> str:
+    """What the table says of a part. A part without a test, or with one that did not run, has not passed."""
+    other = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()) if outcome != "passed")
+    if other or not counts:
+        return f"failed: {other or 'no test'}"
+    return "passes"
 
 
 def main() -> int:
