@@ -110,7 +110,8 @@ def export(
 
     Raises: ValueError for an unknown format, a wrong suffix, a size that the network does not take, a network that
     cannot be exported (naming the reason), and outputs that differ by more than 1e-4 of the largest value;
-    ImportError if the extra ``onnx`` is missing; RuntimeError for PyTorch below 2.14. No file is left, and an existing one stays.
+    ImportError if the extra ``onnx`` is missing; RuntimeError for PyTorch below 2.14. No file is
+    left, and an existing one stays.
     """
     path = Path(path)
     check_target(path, format)
