@@ -1,4 +1,4 @@
-"""What the speed benchmark measures of the non-local block alone, and how times grow with the length of a clip."""
+"""Cases of the speed benchmark: the non-local block alone, and its time by the length of a clip."""
 
 from functools import partial
 from typing import Any

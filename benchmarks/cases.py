@@ -1,4 +1,4 @@
-"""What the speed benchmark measures of whole networks: inference, deployment, a training step, STRF's price."""
+"""Cases of the speed benchmark: inference, deployment and a training step of whole networks, and the cost of STRF."""
 
 import copy
 from dataclasses import dataclass, replace

@@ -1,19 +1,18 @@
-"""`strfnet embed` at work on many tracklets: how fast, in how much memory, and what kills leave behind.
+"""`strfnet embed` on many tracklets: speed, memory, and resuming after kills.
 
     python benchmarks/embedding.py                   # some minutes
     python benchmarks/embedding.py --quick           # under two minutes, fewer of everything
     python benchmarks/embedding.py --tracklets 100000 --json figures.json
 
-Tracklets are drawn: one random picture of 32 x 16 pixels, saved once as JPEG, under as many names as are wanted
-(hard links), two frames to a tracklet; the network is the smallest there is (c2d_resnet8, random weights, one
-thread). Each command is a fresh process. Three tables:
+A tracklet has two frames: hard links to one random JPEG image of 32 x 16 pixels. The network is the smallest
+(c2d_resnet8, random weights, one thread). Each command is a fresh process. Three tables:
 
-- throughput: wall and CPU time of `strfnet.inference.embed` without workers and with two, and how much of it the
-  network alone takes on clips that are decoded already;
-- memory: the highest resident memory of the whole command, for more and more tracklets; what it grows by is the
-  list of frames;
+- throughput: wall and CPU time of `strfnet.inference.embed` without workers and with two, and the time of the
+  network alone on decoded clips;
+- memory: the highest resident memory of the whole command, by the number of tracklets; it grows by
+  the list of frames;
 - kills: a command that is killed with SIGKILL at a random moment after each part but the last, and started again
-  until it ends, must leave the bytes of one that was never killed.
+  until it ends, must write the same bytes as a command that is not killed.
 
 The goals: two workers are not slower than none (5 % for the noise of a shared machine); memory grows by at most
 5 MiB for 1000 tracklets; there were kills, and every file is the same. Linux only. Exits 1 if a goal is missed.

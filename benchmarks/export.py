@@ -1,10 +1,10 @@
-"""Every form of network as a file for other programs: sizes, times, and how far answers are from the network's.
+"""Exported networks: file sizes, times, and the largest difference from the network's output.
 
     python benchmarks/export.py --depth resnet50 --formats onnx pt2
     python benchmarks/export.py --depth resnet8 --size 256 16 --forms ste_nvan_{} strf_p3dc_{}
 
-Exits with 1 if a form cannot be exported or its file does not answer as it does. Parameters are random and norms
-are awake, so that every layer matters. Times are of one thread, on a clip of the largest size that is checked.
+Exits with 1 if a network cannot be exported, or the output of its file differs. Parameters and norms are random,
+so that every layer affects the output. Times are of one thread, on a clip of the largest size that is checked.
 """
 
 import argparse

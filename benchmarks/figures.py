@@ -1,4 +1,4 @@
-"""The figures of the speed benchmark: what was measured, what was wanted, and the tables of both."""
+"""Results of the speed benchmark: measured values, goals, and the tables of both."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Both papers' cost tables, ours beside what is printed; exits 1 if a row leaves its stated tolerance.
+"""The cost tables of both papers beside our counts; exits 1 if a row is outside its stated tolerance.
 
 python benchmarks/flops.py
 python benchmarks/flops.py --network ste_nvan_resnet50 --clip 1 3 16 256 128 --json

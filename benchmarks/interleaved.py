@@ -1,7 +1,7 @@
-"""The runner: variants called in turn, timed by the processor's own clock, and what comes of it.
+"""Interleaved timing: variants are called in turn and timed by process CPU time.
 
-On a shared machine wall time says little and speed drifts, so variants take turns, A B A B, in one process, and
-a ratio is taken round by round from times that lie side by side.
+Wall time is noisy on a shared machine, and its speed drifts. So variants take turns, A B A B, in one process, and
+ratios are computed for each round from adjacent times.
 """
 
 import math

@@ -1,10 +1,10 @@
-"""Peak memory of the non-local block and NVAN against the published computation, as clips grow.
+"""Peak memory of the non-local block and NVAN beside the published computation, by the length of a clip.
 
     python benchmarks/memory.py
 
-Each figure is taken in a fresh process: resident memory at its peak during one inference, or one step of training
-(forward and backward), less what was resident before, inputs and weights included there. Large buffers are given
-back at once (malloc's M_MMAP_THRESHOLD), so resident memory is live memory. Linux only. The published computation is
+Each value is measured in a fresh process: peak resident memory during one inference, or one training step (forward
+and backward), minus resident memory before, which includes inputs and weights. Large buffers are freed at once
+(malloc's M_MMAP_THRESHOLD), so resident memory is live memory. Linux only. The published computation is
 left out at 64 frames, where one matrix takes 4 GiB; NVAN has 16 at most, for its time. Exits 1 if a goal is missed.
 """
 

@@ -1,8 +1,8 @@
 """Checkouts of the published code, timed with the same weights; none of it is part of this project.
 
-STE-NVAN is known by its ``net/models.py``, which holds ``CNN``; AP3D by its ``models/ResNet.py`` and
-``models/AP3D.py``, which hold ``ResNet503D`` and its convolutions. Parameters go by the names in
-published_names.py. The published constructors fetch ImageNet weights; here they get random ones, as ours follow.
+STE-NVAN is recognised by its ``net/models.py``, which holds ``CNN``; AP3D by its ``models/ResNet.py`` and
+``models/AP3D.py``, which hold ``ResNet503D`` and its convolutions. Parameters are matched by
+the names in published_names.py. The published constructors fetch ImageNet weights; here both get random ones.
 """
 
 import importlib

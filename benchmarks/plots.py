@@ -1,4 +1,4 @@
-"""A stored run of the speed benchmark as a picture: growth with the length of a clip, networks under the roof."""
+"""A figure of a stored run of the speed benchmark: time by clip length, and networks relative to the roof."""
 
 import re
 from pathlib import Path

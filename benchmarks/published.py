@@ -1,7 +1,7 @@
-"""Every figure that the two papers print, with its source: `python benchmarks/published.py` lists them.
+"""All values that the two papers print, with their sources; `python benchmarks/published.py` lists them.
 
-Costs are what benchmarks/flops.py compares with. Accuracies need the real data sets, which are not part of this
-project: they are the authors' figures and nothing here has measured them.
+benchmarks/flops.py compares with the costs. Accuracies need the real data sets, which are not part of this project:
+they are the authors' values and are not measured here.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,16 @@
 """The published names of our parameters, so that published code and its restatements take the same weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from strfnet.weights.published import published
+from strfnet.weights.published import published_name
 
-__all__ = ["published", "published_state"]
+
+def published(network: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values by parameter name, such as gradients, under published names."""
+    return {published_name(network, key): value for key, value in values.items()}
 
 
 def published_state(network: Any) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Ranking a gallery of MARS' size against two rules that sort indices: time in turns, memory in a fresh process.
 
     python benchmarks/ranking.py             # about three minutes
-    python benchmarks/ranking.py --quick     # small sizes, nothing judged but that the figures agree
+    python benchmarks/ranking.py --quick     # small sizes; only the metrics are compared
 
 The rules are written from their definition: torchreid's in Python, query by query with a list of quotients of
 NumPy's numbers, and the same one in C behind NumPy's argsort, as its compiled form has it, where a C compiler is

@@ -1,11 +1,11 @@
-"""The yardsticks: how the published code computes the papers' networks, restated from its description.
+"""The baselines: the papers' networks as the published code computes them, restated from its description.
 
-What they compute is what our networks compute, with the same weights; how they compute it is the authors' way.
+Their outputs equal those of our networks with the same weights; they compute them in the authors' way.
 The STE-NVAN family runs 2-D convolutions on frames in the contiguous order and copies the maps into clips and
 back around every non-local block, which is made of 1x1x1 convolutions and holds the whole matrix of attention.
 The AP3D family is inflated throughout: every kernel is a 3-D one and every clip contiguous. Parameters have the
-published names. Nothing is copied from the published code, and nothing is made slower than it is there: where a
-description leaves a choice open, the quicker form is taken.
+published names. No code is copied. Where a
+description leaves a choice open, the faster form is used.
 """
 
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""The roof: what this machine does at best, by probes that run in the same rounds as what is held against them."""
+"""The roof: the best speed of this machine, measured by probes that run in the same rounds as the networks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,16 +1,16 @@
-"""How fast the networks are beside the published code, how close to the machine's roof, and in how much memory.
+"""Speed of the networks beside the published code and relative to the machine's roof, and their memory.
 
     python benchmarks/speed.py                                 # 16 minutes on two cores
     python benchmarks/speed.py --json speed.json --plot speed.png
-    python benchmarks/speed.py --quick                         # two minutes: answers are judged, speed is not
-    python benchmarks/speed.py --only "batch 4" --jobs 1       # cases whose name has this in it
-    python benchmarks/speed.py --peers ../STE-NVAN             # that code itself too, with the same weights
+    python benchmarks/speed.py --quick                         # two minutes: outputs are checked, speed is not
+    python benchmarks/speed.py --only "batch 4" --jobs 1       # cases whose name contains this
+    python benchmarks/speed.py --peers ../STE-NVAN             # also the published code, with the same weights
     python benchmarks/speed.py --from docs/data/speed.json --page docs/performance.md
 
-Every case runs in a process of its own, on one thread, a few that hang on memory one at a time. In it the
+Every case runs in its own process on one thread; cases bound by memory run one at a time. The
 variants take turns: the published computation as restated in restatements.py, our eager network, the deployed one
-(`strfnet.optimize`; at batch 4 where it has a goal), and the probes of the roof. Answers are compared
-before times are taken. What counts is process CPU time, or on a GPU (`--device cuda`) the time between device events.
+(`strfnet.optimize`; at batch 4 where it has a goal), and the probes of the roof. Outputs are compared
+before anything is timed. Times are process CPU time, or on a GPU (`--device cuda`) the time between device events.
 With `--json` each case is kept as soon as it is done, and `--only` measures some of a stored run again. Exits 1 if a
 goal is missed.
 """

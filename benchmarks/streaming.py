@@ -1,12 +1,12 @@
-"""One more frame of a tracklet, embedded by a stream, against the clip of all frames embedded anew.
+"""The cost of one more frame of a tracklet in a stream, beside that of embedding all frames again.
 
     python benchmarks/streaming.py                # ten minutes of one core
-    python benchmarks/streaming.py --json FILE    # the figures too
-    python benchmarks/streaming.py --quick        # a small network, nothing judged but that the answers agree
+    python benchmarks/streaming.py --json FILE    # also write the results
+    python benchmarks/streaming.py --quick        # a small network; only outputs are checked
 
-In turns, on one thread, by process CPU time. The stream is in its stride: it has seen the frames before, and is
-asked for the embedding after every push. Its cost does not depend on how many frames it has seen. Beside the
-time stands the share of multiply-adds, counted while both run. "Deployed" is the network with its norms folded and
+Both are timed in turn, on one thread, by process CPU time. The stream has received all earlier frames and returns
+the embedding after every push. Its cost does not depend on the number of frames before. The table also has the
+share of multiply-adds, counted while both run. "Deployed" is the network with fused batch norms and
 Winograd's convolutions (`strfnet.optimize` without compiling), as stream and on the clip. Exits 1 if embeddings
 differ or a goal is missed.
 """

@@ -1,10 +1,10 @@
 """The batch-hard triplet loss against a loop over anchors: forward and backward, in turns, on one thread.
 
     python benchmarks/triplet.py             # half a minute
-    python benchmarks/triplet.py --quick     # a small batch, nothing judged but that the answers agree
+    python benchmarks/triplet.py --quick     # a small batch; only outputs are checked
 
-The loop takes the distances of all pairs and then, anchor by anchor, the farthest positive and the nearest
-negative, as published code does. What counts is process CPU time. Exits 1 if losses or gradients differ or the
+The loop computes the distances of all pairs and then, for each anchor, the farthest positive and the nearest
+negative, as published code does. Times are process CPU time. Exits 1 if losses or gradients differ or the
 goal is missed.
 """
 

@@ -3,8 +3,8 @@
     python benchmarks/winograd.py            # under a minute of one core
 
 In turns, on one thread, by process CPU time, median of nine rounds. The error is the largest difference from the
-float64 answer, as a share of the largest value. The widths below ``winograd.FEWEST`` show why they are left
-alone. Exits 1 if one that is replaced is slower, or its error above 1e-5.
+float64 output, as a share of the largest value. The widths below ``winograd.FEWEST`` show why they are not
+replaced. Exits 1 if one that is replaced is slower, or its error above 1e-5.
 """
 
 import copy

@@ -17,10 +17,10 @@ import strfnet
 from strfnet.layers.ap3d import AppearancePreserving
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.models.checkpoints import load, load_official, save, save_official
-from strfnet.weights.published import AP3D, APPEARANCE, FORMS, STE_NVAN, published_name
+from strfnet.weights.published import AP3D, APPEARANCE, NETWORKS, STE_NVAN, published_name
 
 ROOT = Path(__file__).parents[1]
-SMALL = {form.format("resnet8"): family for family in (STE_NVAN, AP3D) for form in FORMS[family]}
+SMALL = {form.format("resnet8"): family for family in (STE_NVAN, AP3D) for form in NETWORKS[family]}
 RESTATED = [name for name in SMALL if not name.startswith(("ap3d", "c2d_nl"))]
 
 

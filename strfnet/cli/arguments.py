@@ -41,7 +41,10 @@ class HelpFormatter(DefaultHelpFormatter):
         return f"{text.removesuffix('.')} (default: {_shown(action.default)})."
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        return PRINT_CONFIG if PRINT_CONFIG in action.option_strings else super()._format_action_invocation(action)
+        if PRINT_CONFIG in action.option_strings:
+            return PRINT_CONFIG
+        shown = super()._format_action_invocation(action)
+        return shown.partition(",")[0] if action.nargs == "+" else shown  # without --name+, which appends
 
     def _format_action(self, action: argparse.Action) -> str:
         if isinstance(action, argparse._SubParsersAction):  # its choices alone
@@ -133,13 +136,19 @@ def _add_fields(parser: Parser, record: Any, group: Any = None) -> None:
             continue
         settings: dict[str, Any] = {"help": texts[one.name], "type": hint, "default": one.default}
         kinds = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
-        choices = [choice for kind in kinds for choice in get_args(kind) if get_origin(kind) is Literal]
-        settings["metavar"] = f"{{{','.join(choices)}}}" if choices else METAVARS.get(kinds[0], "[A,B,...]")
+        parts = [part for kind in kinds for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+        choices = [choice for part in parts for choice in get_args(part)]
+        several = get_origin(hint) is tuple
+        settings["metavar"] = METAVARS.get(kinds[0], "[A,B,...]")
+        if choices and not several:
+            settings["metavar"] = f"{{{','.join(choices)}}}"
         if hint is bool:
             settings |= {"nargs": "?", "const": True, "metavar": "true|false"}
-        elif get_origin(hint) is tuple and Ellipsis not in get_args(hint):
+        elif several and Ellipsis not in get_args(hint):
             default = list(settings["default"])
             settings |= {"nargs": len(default), "type": get_args(hint)[0], "default": default}
+        elif get_origin(kinds[0]) is list:
+            settings |= {"nargs": "+", "type": get_args(kinds[0])[0]}
         settings["metavar"] = one.metadata.get("metavar", settings["metavar"])
         if one.default is MISSING:
             del settings["default"]
@@ -154,7 +163,7 @@ def _add_fields(parser: Parser, record: Any, group: Any = None) -> None:
 def _usage(name: str, command: Parser) -> str:
     """The command with its required arguments."""
     required = [action for action in command._actions if action.required]
-    words = [" ".join([*action.option_strings, str(action.metavar)]) for action in required]
+    words = [" ".join([*action.option_strings[:1], str(action.metavar)]) for action in required]
     return " ".join(["strfnet", name, *words, "[options]"])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from strfnet.system.files import write_atomically
 from strfnet.training.distributed import process_rank
 
 if TYPE_CHECKING:
+    from strfnet.data import Box, Tracklet
     from strfnet.inference import Embedder
     from strfnet.training import Recipe
 
@@ -42,6 +44,17 @@ def convert(call: options.Convert) -> None:
     from strfnet.models import convert
 
     print(convert(call.source, call.target, name=call.name))
+
+
+def crop(call: options.Crop) -> None:
+    from strfnet.data import crop_video
+
+    boxes = _boxes(call.tracks, call.boxes)
+    cropping, count = call.boxes.cropping, len({box.track for box in boxes})
+    written = crop_video(
+        call.video, boxes, call.out, camera=call.camera, cropping=cropping, quality=call.quality, progress=True
+    )
+    print(f"{len(written)} of {count} tracks are in {call.out / call.camera}, listed in {call.out / 'tracklets.csv'}")
 
 
 def train(call: options.Train) -> None:
@@ -88,8 +101,7 @@ def evaluate(call: options.Evaluate) -> None:
 
 def embed(call: options.Embed) -> None:
     _check_file(call.out)
-    data = call.data_set
-    tracklets = read_folder(Path(str(data.data))) if data.format == "folder" else _read(data).test
+    tracklets = _tracklets(call)
     embedder, _ = _load(call.network, call.inference)
     width = embedder.embed_into(call.out, tracklets, options.clip_sampler(call.clips))
     _print(f"{len(tracklets)} embeddings of {width} numbers are in {call.out}")
@@ -121,6 +133,33 @@ def export(call: options.Export) -> None:
     check_target(call.out, call.format)
     embedder, _ = _load(call.network, options.Inference(device="cpu"))
     print(export(embedder.network, call.out, call.format, size=embedder.preprocessing.size))
+
+
+def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":
+    from strfnet.data import read_tracks
+
+    boxes = read_tracks(files, first_frame=settings.first_frame, units=settings.units)
+    tracks, frames = len({box.track for box in boxes}), len({box.frame for box in boxes})
+    print(f"{len(boxes)} boxes of {tracks} tracks in {frames} frames", file=sys.stderr)
+    return boxes
+
+
+def _tracklets(call: options.Embed) -> "Sequence[Tracklet]":
+    """The tracklets of a video or of a data set."""
+    from strfnet.data import evaluation_sampler, read_video
+
+    if call.video is None or call.tracks is None:
+        data = call.data_set
+        return read_folder(Path(str(data.data))) if data.format == "folder" else _read(data).test
+    sampler, frames = options.clip_sampler(call.clips)
+    return read_video(
+        call.video,
+        _boxes(call.tracks, call.boxes),
+        camera=call.camera,
+        cropping=call.boxes.cropping,
+        clips=evaluation_sampler(sampler, frames=frames),
+        progress=True,
+    )
 
 
 def _load(call: options.Network, inference: options.Inference) -> tuple["Embedder", LoadedNetwork]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from strfnet.data.readers.formats import FORMATS, Format
 from strfnet.data.sampling import EVALUATION_SAMPLERS
+from strfnet.data.tracks import Units
+from strfnet.data.video import Cropping
 from strfnet.evaluation.protocols import PROTOCOLS, ProtocolName
 from strfnet.system.names import check_name
 from strfnet.training.recipe import Recipe
@@ -189,24 +191,6 @@ class Evaluate(_OnTracklets):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed(_OnTracklets):
-    """Write the embeddings of tracklets to a file.
-
-    Args:
-        out: safetensors file to write. Its finished shards are in OUT.parts, from where the same command resumes.
-        clips: Clip sampler and frames of a clip.
-    """
-
-    out: Path = field(metadata={"metavar": "FILE"})
-    clips: str = field(default="restricted_first:8", metadata={"metavar": "SAMPLER:N"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.data_set.data is None:
-            raise ValueError("data is missing, wanted the folder of the tracklets")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Show(_OnTracklets):
     """Draw figures of attention, rankings and training, and an HTML report.
 
@@ -265,6 +249,87 @@ class Show(_OnTracklets):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """Boxes of tracks.
+
+    Args:
+        first_frame: Number of the video's first frame in the files of tracks, 0 or 1. Default: as their format
+            defines.
+        units: Units of the boxes in JSON lines and CSV. Default: pixels, unless all are within 0 .. 1.
+        padding: Margin on each side, as a fraction of the box's width and height.
+        min_height: Least height of a box in pixels.
+        min_width: Least width of a box in pixels.
+        min_length: Least frames of a track.
+        step: Keep every n-th frame of a track.
+    """
+
+    first_frame: int | None = None
+    units: Units | None = None
+    padding: float = 0.0
+    min_height: int = 16
+    min_width: int = 8
+    min_length: int = 1
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        _ = self.cropping
+
+    @property
+    def cropping(self) -> Cropping:
+        return Cropping(self.padding, self.min_height, self.min_width, self.min_length, self.step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """Cut the tracklets out of a video: a folder of JPEG files for each track, and a listing.
+
+    Args:
+        video: Video file.
+        tracks: Files of tracks: MOT Challenge text, a folder of text files of ultralytics, JSON lines, or CSV.
+        camera: Name of the camera.
+        out: Folder to write to. It may have tracklets of other cameras. The same command resumes.
+        quality: Quality of the JPEG files.
+    """
+
+    video: Path = field(metadata={"metavar": "FILE"})
+    tracks: list[Path] = field(metadata={"metavar": "FILE"})
+    camera: str
+    out: Path = field(metadata={"metavar": "DIR"})
+    quality: int = 95
+    boxes: Boxes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(_OnTracklets):
+    """Write the embeddings of tracklets to a file.
+
+    Args:
+        out: safetensors file to write. Its finished shards are in OUT.parts, from where the same command resumes.
+        clips: Clip sampler and frames of a clip.
+        video: Video file whose tracks are embedded instead of data; no frame is written.
+        tracks: Files of tracks of the video, as for `strfnet crop`.
+        camera: Name of the video's camera.
+    """
+
+    out: Path = field(metadata={"metavar": "FILE"})
+    clips: str = field(default="restricted_first:8", metadata={"metavar": "SAMPLER:N"})
+
+    video: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    tracks: list[Path] | None = field(default=None, metadata={"metavar": "FILE"})
+    camera: str | None = None
+    boxes: Boxes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data_set.data is None and self.video is None:
+            raise ValueError("data is missing, wanted the folder of the tracklets, or a video")
+        if self.data_set.data is not None and self.video is not None:
+            raise ValueError(f"data is {self.data_set.data} and video is {self.video}, wanted one of the two")
+        if (self.video is None) != (self.tracks is None) or (self.video is None and self.camera is not None):
+            raise ValueError(f"video is {self.video} and tracks are {self.tracks}, wanted both or neither")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export:
     """Export a network to ONNX or to a PyTorch program, and check its output.
 
@@ -279,7 +344,8 @@ class Export:
 
 
 COMMANDS: dict[str, type] = {
-    record.__name__.lower(): record for record in (Models, Profile, Convert, Train, Evaluate, Embed, Show, Export)
+    record.__name__.lower(): record
+    for record in (Models, Profile, Convert, Crop, Train, Evaluate, Embed, Show, Export)
 }
 
 

@@ -3,6 +3,7 @@
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 BLOCKS = {"masks": (STRF,), "attention": (NonLocalBlock, AppearancePreserving)}  # modules that have the figure
 
 
+@dataclass(eq=False)
 class Figures:
     """The figures of one network and one data set; a method for each key of `SUFFIXES`.
 
@@ -35,19 +37,15 @@ class Figures:
         found: what is known of the network.
         data_set: its test tracklets are shown.
         protocols: at least one; ranked lists follow the first.
+        embeddings: of the test tracklets, by clip sampler, as they are computed.
     """
 
-    def __init__(
-        self,
-        call: Show,
-        embedder: Embedder,
-        found: LoadedNetwork,
-        data_set: DataSet,
-        protocols: Sequence[Protocol],
-    ) -> None:
-        self.call, self.embedder, self.found, self.data_set = call, embedder, found, data_set
-        self.protocols = protocols
-        self._embeddings: dict[tuple[str, int], Tensor] = {}
+    call: Show
+    embedder: Embedder
+    found: LoadedNetwork
+    data_set: DataSet
+    protocols: Sequence[Protocol]
+    embeddings: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def draw(self, name: str) -> bytes:
         """Returns the content of the file of a figure."""
@@ -137,9 +135,9 @@ class Figures:
 
     def _embed(self, tracklets: Sequence[Tracklet], clips: tuple[str, int]) -> Tensor:
         """Embeddings of the test tracklets, computed once for each clip sampler."""
-        if clips not in self._embeddings:
-            self._embeddings[clips] = self.embedder.embed(tracklets, clips)
-        return self._embeddings[clips]
+        if clips not in self.embeddings:
+            self.embeddings[clips] = self.embedder.embed(tracklets, clips)
+        return self.embeddings[clips]
 
     def _notes(self) -> list[str]:
         notes = ["Metrics on synthetic walkers do not measure accuracy on people; they show that everything runs."]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from strfnet.data.readers.formats import read_data_set
     from strfnet.data.sampling import evaluation_sampler, training_sampler
     from strfnet.data.tracklet import DataSet, Tracklet
+    from strfnet.data.tracks import Box, read_tracks
     from strfnet.data.transforms import Augmentation
+    from strfnet.data.video import Cropping, crop_video, read_video
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

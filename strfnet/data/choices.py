@@ -5,16 +5,6 @@ from typing import Literal
 TrainingSampling = Literal[
     "restricted_random", "balanced_random", "strided", "random_sorted", "consecutive", "evenly"
 ]
-EvaluationSampling = Literal[
-    "restricted_first",
-    "restricted_all",
-    "balanced_first",
-    "strided_first",
-    "evenly",
-    "middle",
-    "dense",
-    "all_frames",
-]
 Interpolation = Literal["bilinear", "bicubic"]
 Change = Literal["crop", "flip", "erasing"]  # of an augmentation, in the order in which they are applied
 Batches = Literal["every_identity", "groups", "distinct"]

@@ -7,11 +7,9 @@ generator in a fixed order, so equal generators give equal frames.
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
-from typing import cast, get_args
 
 from numpy.random import Generator
 
-from strfnet.data.choices import EvaluationSampling, TrainingSampling
 from strfnet.system.names import check_choice
 
 TrainingSampler = Callable[..., list[int]]  # of length, frames and rng
@@ -33,20 +31,16 @@ def restricted_random(length: int, frames: int, rng: Generator) -> list[int]:
     return [min(chunk * stride + entry, length - 1) for chunk, entry in enumerate(drawn)]
 
 
-def restricted_first(length: int, chunks: int) -> list[int]:
-    """The first frame of each chunk of a tracklet.
+def restricted_first(length: int, frames: int) -> list[int]:
+    """The first frame of each chunk of ``restricted_random``.
 
-    Chunks have ceil(length / chunks) frames. Past the end the last frame is repeated: 9 frames in 8 chunks give
-    0 2 4 6 8 8 8 8, which is not even, but as published.
+    9 frames in 8 chunks give 0 2 4 6 8 8 8 8, which is not even, but as published.
 
-    Returns: ``chunks`` ascending indices in 0 .. length - 1.
-    Raises: ValueError if either number is below 1.
     Source: the test of Liu et al., STE-NVAN, BMVC 2019, arXiv:1908.01683.
     """
-    if length < 1 or chunks < 1:
-        raise ValueError(f"got {length} frames in {chunks} chunks, wanted at least 1 of each")
-    stride = -(-length // chunks)
-    return [min(chunk * stride, length - 1) for chunk in range(chunks)]
+    _check(length, frames)
+    stride = -(-length // frames)
+    return [min(chunk * stride, length - 1) for chunk in range(frames)]
 
 
 def restricted_all(length: int, frames: int) -> list[list[int]]:
@@ -118,8 +112,8 @@ def random_sorted(length: int, frames: int, rng: Generator) -> list[int]:
     return sorted(rng.choice(length, size=frames, replace=length < frames).tolist())
 
 
-def evenly(length: int, frames: int) -> list[int]:
-    """Every floor(n / t)-th frame from the first; a shorter tracklet repeats its last frame.
+def evenly(length: int, frames: int, rng: Generator | None = None) -> list[int]:
+    """Every floor(n / t)-th frame from the first; a shorter tracklet repeats its last frame. Nothing is drawn.
 
     17 frames give the same clip of 8 as 16 frames do. Source: torchreid, in training and evaluation.
     """
@@ -165,34 +159,22 @@ def all_frames(length: int, frames: int) -> list[list[int]]:
     return [list(range(start, min(start + frames, length))) for start in range(0, length, frames)]
 
 
-def _certain(pick: Callable[[int, int], list[int]], length: int, frames: int, rng: Generator) -> list[int]:
-    """A training sampler that draws nothing."""
-    return pick(length, frames)
-
-
 def _single(pick: Callable[[int, int], list[int]], length: int, frames: int) -> list[list[int]]:
     """An evaluation sampler of one clip."""
     return [pick(length, frames)]
 
 
-# Partial functions, which can be pickled for another process; closures cannot.
-TRAINING_SAMPLERS: dict[TrainingSampling, TrainingSampler] = {
-    "restricted_random": restricted_random,
-    "balanced_random": balanced_random,
-    "strided": strided,
-    "random_sorted": random_sorted,
-    "consecutive": consecutive,
-    "evenly": partial(_certain, evenly),
+TRAINING_SAMPLERS: dict[str, TrainingSampler] = {
+    sampler.__name__: sampler
+    for sampler in (restricted_random, balanced_random, strided, random_sorted, consecutive, evenly)
 }
-EVALUATION_SAMPLERS: dict[EvaluationSampling, EvaluationSampler] = {
-    "restricted_first": partial(_single, restricted_first),
-    "restricted_all": restricted_all,
-    "balanced_first": partial(_single, balanced_first),
-    "strided_first": partial(_single, strided_first),
-    "evenly": partial(_single, evenly),
-    "middle": partial(_single, middle),
-    "dense": dense,
-    "all_frames": all_frames,
+# Partial functions can be pickled for another process; closures cannot.
+EVALUATION_SAMPLERS: dict[str, EvaluationSampler] = {
+    **{
+        one.__name__: partial(_single, one)
+        for one in (restricted_first, balanced_first, strided_first, evenly, middle)
+    },
+    **{several.__name__: several for several in (restricted_all, dense, all_frames)},
 }
 
 
@@ -207,9 +189,9 @@ def training_sampler(name: str, *, frames: int, stride: int = 8) -> TrainingSamp
     Returns: a function of the length of a tracklet and, by name, a generator ``rng``.
     Raises: ValueError for another name, or a number below 1.
     """
-    check_choice("sampling", name, get_args(TrainingSampling))
+    check_choice("sampling", name, TRAINING_SAMPLERS)
     _check_frames(frames, stride)
-    sampler = TRAINING_SAMPLERS[cast(TrainingSampling, name)]
+    sampler = TRAINING_SAMPLERS[name]
     return partial(sampler, frames=frames, **({"stride": stride} if sampler is strided else {}))
 
 
@@ -218,9 +200,9 @@ def evaluation_sampler(name: str, *, frames: int) -> Callable[[int], list[list[i
 
     Returns: a function of the length of a tracklet. Raises: ValueError for another name, or ``frames`` below 1.
     """
-    check_choice("sampling", name, get_args(EvaluationSampling))
+    check_choice("sampling", name, EVALUATION_SAMPLERS)
     _check_frames(frames)
-    return partial(EVALUATION_SAMPLERS[cast(EvaluationSampling, name)], frames=frames)
+    return partial(EVALUATION_SAMPLERS[name], frames=frames)
 
 
 def _balanced(length: int, frames: int) -> list[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Tracklets, the images of one person in one camera over a while, and data sets of them."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,17 @@ class Tracklet:
 
     Args:
         frames: at least one: image files, or images in memory (h, w, 3), RGB uint8.
-        identity: of the person; tracklets with equal identities show the same person.
+        identity: of the person; tracklets with equal identities show the same person. None if it is unknown.
         camera: of the images; None if it is unknown.
+        details: what else is known, such as track and times; it is kept with the embedding.
 
     Raises: ValueError if there are no frames.
     """
 
     frames: tuple[Frame, ...]
-    identity: str | int
+    identity: str | int | None
     camera: str | int | None = None
+    details: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -35,7 +38,10 @@ class Tracklet:
     @property
     def where(self) -> str:
         """The path of the first frame, for messages and lists of tracklets."""
-        return str(self.frames[0]) if isinstance(self.frames[0], Path) else f"memory, identity {self.identity}"
+        if isinstance(self.frames[0], Path):
+            return str(self.frames[0])
+        track = self.details.get("track")
+        return f"memory, identity {self.identity}" if track is None else f"track {track} of camera {self.camera}"
 
 
 @dataclass(frozen=True)

@@ -17,5 +17,6 @@ if TYPE_CHECKING:
     from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
     from strfnet.evaluation.ranking import Ranking, rank, rank_embeddings
     from strfnet.evaluation.reranking import rerank
+    from strfnet.evaluation.verification import OperatingPoint, operating_point, operating_points_by_cameras
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -1,7 +1,7 @@
 """Distances between embeddings of queries and of a gallery, as a matrix or tile by tile."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import get_args
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from strfnet.evaluation.protocols import Distance
+from strfnet.system.names import check_choice
 
 
 def euclidean_distances(query: Tensor, gallery: Tensor) -> Tensor:
@@ -60,11 +61,11 @@ class StreamedDistances:
         self, query: Tensor, gallery: Tensor, *, distance: Distance = "cosine", byte_budget: int = 2**25
     ) -> None:
         _check_comparable(query, gallery)
-        if distance not in get_args(Distance):
-            raise ValueError(f"distance must be one of {', '.join(get_args(Distance))}, got {distance!r}")
+        check_choice("distance", distance, get_args(Distance))
         if byte_budget < 1:
             raise ValueError(f"byte_budget must be at least 1, got {byte_budget}")
         self.query, self.gallery, self.distance = query.detach(), gallery.detach(), distance
+        self.shape = len(query), len(gallery)
         # A tile of s x s takes 24 bytes an entry while it is computed, each of its two sides 8 d an entry.
         width = 16 * query.shape[1]
         self.side = max(1, int((math.sqrt(width**2 + 96 * byte_budget) - width) / 48))
@@ -72,10 +73,12 @@ class StreamedDistances:
         sides = self.query, self.gallery
         self._centre, self._grid = None, 2.0**-30
         if distance == "cosine":
-            self._of_rows = [self._inverse_lengths(vectors) for vectors in sides]
+            self._of_rows = [self._each(vectors, _inverse_lengths) for vectors in sides]
         else:
             self._centre = centre = self._mean()
-            self._of_rows = [self._squared_lengths(vectors, centre) for vectors in sides]
+            self._of_rows = [
+                self._each(vectors, lambda rows: rows.sub_(centre).square_().sum(dim=1)) for vectors in sides
+            ]
             largest = max((float(squares.max()) for squares in self._of_rows if len(squares)), default=0.0)
             if 0 < largest < math.inf:
                 self._grid = 2.0 ** (math.ceil(math.log2(largest)) - 36)
@@ -90,12 +93,12 @@ class StreamedDistances:
 
     def pairs(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns the distances (k,) of the pairs (rows[k], columns[k])."""
-        found = [np.zeros(0, np.float32)]
+        found = np.empty(len(rows), np.float32)  # small arrays between large temporaries would fragment memory
         for part in _slices(len(rows), max(1, self.side // 2)):
             r, c = (torch.from_numpy(of[part]).to(self.query.device) for of in (rows, columns))
             products = torch.linalg.vecdot(self._converted(0, r), self._converted(1, c))
-            found.append(self._rounded(products, self._of_rows[0][r], self._of_rows[1][c]))
-        return np.concatenate(found)
+            found[part] = self._rounded(products, self._of_rows[0][r], self._of_rows[1][c])
+        return found
 
     def _converted(self, which: int, rows: slice | Tensor) -> Tensor:
         """Rows in float64, normalized for cosines and centered for differences."""
@@ -125,21 +128,10 @@ class StreamedDistances:
                 total += vectors[rows].double().sum(dim=0)
         return total / (len(self.query) + len(self.gallery))
 
-    def _squared_lengths(self, vectors: Tensor, centre: Tensor) -> Tensor:
-        squares = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
-        for rows in self._rows(vectors):
-            squares[rows] = vectors[rows].double().sub(centre).square_().sum(dim=1)
-        return squares
-
-    def _inverse_lengths(self, vectors: Tensor) -> Tensor:
-        """The factors that normalize the rows; 0 for a zero row."""
-        inverse = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
-        for rows in self._rows(vectors):
-            part = vectors[rows].to(torch.float64, copy=True)
-            largest = part.abs().amax(dim=1)
-            lengths = largest * part.div_(largest[:, None]).square_().sum(dim=1).sqrt()  # squares of 1e200 overflow
-            inverse[rows] = torch.where(largest > 0, lengths.reciprocal(), 0)
-        return inverse
+    def _each(self, vectors: Tensor, number: Callable[[Tensor], Tensor]) -> Tensor:
+        """A number for each row, computed in float64 from a copy of some rows at a time."""
+        parts = [number(vectors[rows].to(torch.float64, copy=True)) for rows in self._rows(vectors)]
+        return torch.cat([vectors.new_zeros(0, dtype=torch.float64), *parts])
 
     def _rows(self, vectors: Tensor) -> Iterator[slice]:
         """Slices of one side whose temporaries fit the byte budget."""
@@ -148,6 +140,13 @@ class StreamedDistances:
 
 def _slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _inverse_lengths(vectors: Tensor) -> Tensor:
+    """The factors that normalize the rows, which are modified; 0 for a zero row."""
+    largest = vectors.abs().amax(dim=1)
+    lengths = largest * vectors.div_(largest[:, None]).square_().sum(dim=1).sqrt()  # squares of 1e200 overflow
+    return torch.where(largest > 0, lengths.reciprocal(), 0)
 
 
 def _directions(vectors: Tensor, eps: float = 1e-12) -> Tensor:

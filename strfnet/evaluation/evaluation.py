@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
+from strfnet.evaluation.distances import StreamedDistances
 from strfnet.evaluation.protocols import Protocol
-from strfnet.evaluation.ranking import Ranking, rank, rank_embeddings
+from strfnet.evaluation.ranking import Ranking, rank
 from strfnet.evaluation.reranking import rerank
 
 Embed = Callable[[Sequence[Tracklet], tuple[str, int]], Tensor]  # of tracklets and a clip sampler with its frames
@@ -104,19 +105,17 @@ def evaluate(
     query = embeddings[list(data_set.query)]
     # The whole tensor where it is the gallery: a copy of a large one would double the memory.
     items = embeddings if rows == tuple(range(len(embeddings))) else embeddings[list(rows)]
-    rules: dict[str, Any] = {
-        "query_cameras": [item.camera for item in queries],
-        "gallery_cameras": [item.camera for item in gallery],
-        "self_match": [columns.get(row) for row in data_set.query],
-        "average_precision": protocol.average_precision,
-        "cut": protocol.cut,
-        "ranks": ranks,
-    }
-    identities = [item.identity for item in queries], [item.identity for item in gallery]
-    if reranked:
-        ranking = rank(rerank(query, items, distance=protocol.distance), *identities, **rules)
-    else:
-        ranking = rank_embeddings(query, items, *identities, distance=protocol.distance, **rules)
+    ranking = rank(
+        (rerank if reranked else StreamedDistances)(query, items, distance=protocol.distance),
+        [item.identity for item in queries],
+        [item.identity for item in gallery],
+        query_cameras=[item.camera for item in queries],
+        gallery_cameras=[item.camera for item in gallery],
+        self_match=[columns.get(row) for row in data_set.query],
+        average_precision=protocol.average_precision,
+        cut=protocol.cut,
+        ranks=ranks,
+    )
     return Evaluation(protocol, data_set.name, sampling, (ranking,), reranked)
 
 

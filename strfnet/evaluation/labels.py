@@ -9,7 +9,7 @@ from torch import Tensor
 
 from strfnet.data.tracklet import JUNK
 
-Identity = str | int
+Identity = str | int | None  # None is refused
 Camera = str | int | None
 
 
@@ -77,6 +77,12 @@ class Labels:
         rows = np.repeat(np.arange(len(self.query)), counts)
         place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts - first, counts)
         return rows, order[place]
+
+    def are_matches(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which pairs of one identity count as matches: from two cameras, not the query itself, no junk."""
+        cameras = self.query_cameras[rows]
+        matches = (cameras != self.gallery_cameras[columns]) | (cameras < 0)
+        return matches & (self.self_match[rows] != columns) & (self.query[rows] != self.junk)
 
 
 def _listed(given: Sequence, name: str, count: int | None = None) -> list:

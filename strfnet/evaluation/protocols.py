@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from strfnet.data.tracklet import DataSet
+from strfnet.system.names import check_choice
 
 Gallery = Literal["all", "listed", "without_queries"]
 AveragePrecision = Literal["rectangle", "trapezoid"]
@@ -46,8 +47,7 @@ class Protocol:
     cut: int | None = None
 
     def __post_init__(self) -> None:
-        if self.gallery not in get_args(Gallery):
-            raise ValueError(f"gallery must be one of {', '.join(get_args(Gallery))}, got {self.gallery!r}")
+        check_choice("gallery", self.gallery, get_args(Gallery))
 
     @property
     def sampling(self) -> str:

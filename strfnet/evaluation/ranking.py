@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from strfnet.evaluation.distances import StreamedDistances
 from strfnet.evaluation.labels import Camera, Identity, Labels
 from strfnet.evaluation.protocols import AveragePrecision, Distance
+from strfnet.system.names import check_choice
 
 Junk = Literal["removed", "wrong"]
 Array = NDArray[np.floating]
@@ -51,7 +52,7 @@ class Ranking:
 
 
 def rank(
-    distances: Tensor | Array,
+    distances: Tensor | Array | StreamedDistances,
     query_identities: Sequence[Identity],
     gallery_identities: Sequence[Identity],
     *,
@@ -78,7 +79,8 @@ def rank(
     r_j = 1, as in the MATLAB code of MARS and in the code of NVAN. A trapezoid is never larger.
 
     Args:
-        distances: (queries, gallery); smaller is more similar, and only the order matters. Not modified.
+        distances: (queries, gallery) as a matrix, which is not modified, or as `StreamedDistances`. Smaller is more
+            similar, and only the order matters.
         query_identities: one for each row, text or integers; 1 and "1" differ.
         gallery_identities: one for each column.
         query_cameras: one for each row; None, for all or for one, if it is not known.
@@ -89,23 +91,34 @@ def rank(
         cut: length at which a ranking ends, counted before items are removed; matches behind it are not found.
             None for no end. The code of NVAN cuts at 10000.
         ranks: length of the CMC.
-        byte_budget: memory for the rows that are sorted at a time, at least one row.
+        byte_budget: memory for the rows of a matrix that are sorted at a time, at least one row.
 
     Raises: ValueError for NaN (naming its place), other shapes or labels, no queries or gallery, an entry of
     ``self_match`` of another identity, or if no query has a match.
     Source: the rule is that of Zheng et al., MARS, ECCV 2016. Ours: ties, unknown cameras, and the search, which
     sorts only values and looks up the few matches in them.
     """
-    matrix = distances.detach().cpu() if isinstance(distances, Tensor) else distances
-    if isinstance(matrix, Tensor):
-        matrix = matrix.float().numpy() if matrix.dtype in (torch.float16, torch.bfloat16) else matrix.numpy()
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
-        raise ValueError(f"distances are {matrix.dtype} {matrix.shape}, wanted numbers (queries, gallery)")
-    if matrix.dtype not in (np.float32, np.float64):
-        matrix = matrix.astype(np.float64 if matrix.dtype.kind in "iu" else np.float32)
+    source = distances if isinstance(distances, StreamedDistances) else _Matrix(distances, byte_budget)
     labels = Labels.encode(query_identities, gallery_identities, query_cameras, gallery_cameras, self_match)
-    return _rank(_Matrix(matrix, byte_budget), matrix.shape, labels, average_precision, junk, cut, ranks)
+    check_choice("average_precision", average_precision, get_args(AveragePrecision))
+    check_choice("junk", junk, get_args(Junk))
+    if ranks < 1 or (cut is not None and cut < 1):
+        raise ValueError(f"got {ranks=} and {cut=}, wanted at least 1")
+    if not all(source.shape) or source.shape != (len(labels.query), len(labels.gallery)):
+        wanted = f"{len(labels.query)} queries and {len(labels.gallery)} gallery items, one identity each"
+        raise ValueError(f"distances are {source.shape}, wanted {wanted}, and at least 1 of both")
+
+    rows, columns = labels.same_identity()
+    matches = labels.are_matches(rows, columns)
+    if not matches.any():
+        wanted = "a gallery item of its identity and another camera"
+        raise ValueError(f"none of {source.shape[0]} queries has a match: {wanted}")
+    is_junk = (labels.gallery == labels.junk) & (junk == "removed")
+    values = source.pairs(rows[matches], columns[matches])
+    order = np.lexsort((values, rows[matches]))
+    counts = _Counts(rows[matches][order], values[order], rows, columns, matches, np.flatnonzero(is_junk))
+    counts.count(source, with_removed=cut is not None)
+    return _metrics(counts, source.shape[0], int((~is_junk).sum()), average_precision, cut, ranks)
 
 
 def rank_embeddings(
@@ -115,14 +128,8 @@ def rank_embeddings(
     gallery_identities: Sequence[Identity],
     *,
     distance: Distance = "cosine",
-    query_cameras: Sequence[Camera] | None = None,
-    gallery_cameras: Sequence[Camera] | None = None,
-    self_match: Sequence[int | None] | None = None,
-    average_precision: AveragePrecision = "rectangle",
-    junk: Junk = "removed",
-    cut: int | None = None,
-    ranks: int = 50,
     byte_budget: int = 2**25,
+    **rules: Any,
 ) -> Ranking:
     """Computes CMC and mean average precision from embeddings (n, d) and (m, d), without the whole matrix.
 
@@ -133,22 +140,24 @@ def rank_embeddings(
     Raises: ValueError as `rank` does, and for embeddings with NaN or infinity (naming the row).
     """
     streamed = StreamedDistances(query, gallery, distance=distance, byte_budget=byte_budget)
-    labels = Labels.encode(query_identities, gallery_identities, query_cameras, gallery_cameras, self_match)
-    return _rank(streamed, (len(query), len(gallery)), labels, average_precision, junk, cut, ranks)
-
-
-class _Distances(Protocol):
-    """A source of distances. The receiver may modify a tile."""
-
-    def tiles(self) -> Iterator[tuple[slice, slice, Array]]: ...
-    def pairs(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array: ...
+    return rank(streamed, query_identities, gallery_identities, **rules)
 
 
 class _Matrix:
-    def __init__(self, matrix: Array, byte_budget: int) -> None:
+    """A whole matrix with the methods of `StreamedDistances`."""
+
+    def __init__(self, distances: Tensor | Array, byte_budget: int) -> None:
+        if isinstance(distances, Tensor):
+            distances = distances.detach().cpu()
+            distances = distances.float() if distances.dtype in (torch.float16, torch.bfloat16) else distances
+        matrix = np.asarray(distances)
+        if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+            raise ValueError(f"distances are {matrix.dtype} {matrix.shape}, wanted numbers (queries, gallery)")
+        if matrix.dtype not in (np.float32, np.float64):
+            matrix = matrix.astype(np.float64 if matrix.dtype.kind in "iu" else np.float32)
         if byte_budget < 1:
             raise ValueError(f"byte_budget must be at least 1, got {byte_budget}")
-        self.matrix = matrix
+        self.matrix, self.shape = matrix, matrix.shape
         self.rows = max(1, byte_budget // max(1, matrix.shape[1] * matrix.itemsize))
 
     def tiles(self) -> Iterator[tuple[slice, slice, Array]]:
@@ -161,41 +170,7 @@ class _Matrix:
         return found
 
 
-def _rank(
-    distances: _Distances,
-    shape: tuple[int, ...],
-    labels: Labels,
-    average_precision: AveragePrecision,
-    junk: Junk,
-    cut: int | None,
-    ranks: int,
-) -> Ranking:
-    for name, value, choices in (("average_precision", average_precision, AveragePrecision), ("junk", junk, Junk)):
-        if value not in get_args(choices):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
-    if ranks < 1 or (cut is not None and cut < 1):
-        raise ValueError(f"got {ranks=} and {cut=}, wanted at least 1")
-    if not all(shape) or shape != (len(labels.query), len(labels.gallery)):
-        wanted = f"{len(labels.query)} queries and {len(labels.gallery)} gallery items, one identity each"
-        raise ValueError(f"distances are {shape}, wanted {wanted}, and at least 1 of both")
-
-    rows, columns = labels.same_identity()
-    cameras = labels.query_cameras[rows]
-    removed = (cameras == labels.gallery_cameras[columns]) & (cameras >= 0)
-    removed |= (labels.self_match[rows] == columns) | (labels.query[rows] == labels.junk)
-    if removed.all():
-        raise ValueError(f"none of {shape[0]} queries has a match: a gallery item of its identity and another camera")
-    is_junk = (labels.gallery == labels.junk) & (junk == "removed")
-    values = distances.pairs(rows[~removed], columns[~removed])
-    order = np.lexsort((values, rows[~removed]))
-    counts = _Counts(
-        rows[~removed][order], values[order], rows, columns, ~removed, np.flatnonzero(is_junk), cut is not None
-    )
-    for tile in distances.tiles():
-        counts.add(*tile)
-    return _metrics(counts, shape[0], int((~is_junk).sum()), average_precision, cut, ranks)
-
-
+@dataclass
 class _Counts:
     """Counts, tile by tile, the wrong items that come before each match.
 
@@ -206,25 +181,26 @@ class _Counts:
         same_columns: the gallery items of these pairs.
         matches: which of these pairs are matches; the others are removed.
         junk: columns that are removed.
-        with_removed: whether to count removed items as well, for ``cut``.
+
+    Attributes:
+        wrong: number of wrong items before each match.
+        wrong_or_removed: the same with removed items, for ``cut``; None if they are not counted.
     """
 
-    def __init__(
-        self,
-        rows: NDArray[np.int64],
-        values: Array,
-        same_rows: NDArray[np.int64],
-        same_columns: NDArray[np.int64],
-        matches: NDArray[np.bool_],
-        junk: NDArray[np.int64],
-        with_removed: bool,
-    ) -> None:
-        self.rows, self.values = rows, values
-        self.same_rows, self.same_columns, self.matches, self.junk = same_rows, same_columns, matches, junk
-        self.wrong = np.zeros(len(rows), np.int64)
-        self.wrong_or_removed = np.zeros(len(rows), np.int64) if with_removed else None
+    rows: NDArray[np.int64]
+    values: Array
+    same_rows: NDArray[np.int64]
+    same_columns: NDArray[np.int64]
+    matches: NDArray[np.bool_]
+    junk: NDArray[np.int64]
 
-    def add(self, rows: slice, columns: slice, tile: Array) -> None:
+    def count(self, distances: "StreamedDistances | _Matrix", *, with_removed: bool) -> None:
+        self.wrong = np.zeros(len(self.rows), np.int64)
+        self.wrong_or_removed = np.zeros(len(self.rows), np.int64) if with_removed else None
+        for tile in distances.tiles():
+            self._count_tile(*tile)
+
+    def _count_tile(self, rows: slice, columns: slice, tile: Array) -> None:
         if np.isnan(tile.min()):
             row, column = np.argwhere(np.isnan(tile))[0] + (rows.start, columns.start)
             raise ValueError(f"the distance of query {row} and gallery item {column} is NaN")

@@ -200,7 +200,7 @@ def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tr
     """Writes embeddings and the labels of their tracklets into one safetensors file, atomically.
 
     The tensor is called ``embeddings``. The entry ``tracklets`` of the metadata is a JSON list with the identity, the
-    camera, the number of frames and the path of the first frame of each tracklet.
+    camera, the number of frames and the path of the first frame of each tracklet, and its ``details`` if it has some.
 
     Raises: ValueError if ``embeddings`` is not one row per tracklet; OSError if the file cannot be written.
     """
@@ -217,6 +217,7 @@ def describe(tracklets: Sequence[Tracklet]) -> str:
     """Returns the JSON list of labels in a file of embeddings, see `save_embeddings`."""
     described = (
         {"identity": item.identity, "camera": item.camera, "frames": len(item.frames), "path": item.where}
+        | ({"details": dict(item.details)} if item.details else {})
         for item in tracklets
     )
     return f"[{', '.join(map(json.dumps, described))}]"  # one at a time: there may be 100,000

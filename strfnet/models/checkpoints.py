@@ -19,8 +19,8 @@ from strfnet.system.version import __version__
 from strfnet.weights.file import check_finite, check_fit, listed, misfits, read_weights, write_file
 from strfnet.weights.published import (
     AP3D,
-    FORMS,
     IMAGE,
+    NETWORKS,
     PREFIX,
     Official,
     family_of,
@@ -129,8 +129,8 @@ def save_official(network: ReIDNetwork, path: str | Path, *, family: str | None 
     """
     origin = network.origin or {}
     chosen = family or origin.get("family") or family_of(network)
-    if chosen not in FORMS:
-        raise ValueError(f"family must be one of {', '.join(FORMS)}, got {family!r}")
+    if chosen not in NETWORKS:
+        raise ValueError(f"family must be one of {', '.join(NETWORKS)}, got {family!r}")
     state = published_state(network, chosen)
     if chosen == IMAGE:
         _check_is_image(network, len(state))
@@ -179,7 +179,7 @@ def _only_candidate(official: Official) -> str:
 
 
 def _forms(official: Official) -> list[str]:
-    return [form.format(official.depth) for form in FORMS[official.family]]
+    return [form.format(official.depth) for form in NETWORKS[official.family]]
 
 
 def _classes(network: ReIDNetwork) -> int | None:

@@ -48,8 +48,9 @@ def create_model(
         name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50".
         num_classes: identities of the classifier; None for no classifier. Default: 625, those of MARS.
         weights: of the 2-D backbone, as torchvision takes them, e.g. "IMAGENET1K_V2"; None initialises at random.
-        pretrained: a file with weights of the whole network: of `strfnet.save`, a published one of its family (see
-            `strfnet.load_official`), or an image ResNet's, which fills the 2-D backbone alone. A classifier for
+        pretrained: weights of the whole network: the folder of a training run (its newest checkpoint), a file of
+            `strfnet.save`, a published one of its family (see `strfnet.load_official`), or the file of a 2-D ResNet,
+            which fills the 2-D backbone alone. A classifier for
             another number of classes is not loaded: a warning says so, and it is initialised at random. Everything
             else must fit. "walkers" names the weights shipped with strfnet for "strf_c2d_resnet8", trained on
             synthetic walkers for examples and figures, and of no use on people.

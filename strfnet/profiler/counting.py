@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from fnmatch import translate
+from itertools import accumulate
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -237,17 +238,9 @@ def rows_of(network: nn.Module, counted: Counter[tuple[str, str]]) -> Iterator[R
         parameters[name.rpartition(".")[0]] += parameter.numel()
     for path, _ in network.named_modules():
         own[path] = Counts(parameters[path], *(counted[path, kind] for kind in KINDS))
-        for ancestor in ancestors(path):
+        for ancestor in {"", *accumulate(path.split("."), "{}.{}".format)}:  # "", "a" and "a.b" for "a.b"
             subtree[ancestor] += own[path]
     return (Row(path, type(m).__name__, own[path], subtree[path]) for path, m in network.named_modules())
-
-
-def ancestors(path: str) -> Iterator[str]:
-    """Yields ``path``, the modules that contain it, and the model: "a.b", "a" and "" for "a.b"."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-    yield ""
 
 
 def failure(network: nn.Module, path: str, shape: tuple[int, ...], error: Exception) -> str:

@@ -138,12 +138,7 @@ class Profile:
         return {
             "clip_shape": list(self.clip_shape),
             "rule": self.rule,
-            "totals": {
-                **plain(self.total),
-                "flops": self.flops,
-                "gmacs": self.gmacs,
-                "gimacs": self.gimacs,
-            },
+            "totals": {**plain(self.total), "flops": self.flops, "gmacs": self.gmacs, "gimacs": self.gimacs},
             "modules": [
                 {"path": row.path, "class": row.class_name, "own": plain(row.own), "subtree": plain(row.subtree)}
                 for row in self.rows

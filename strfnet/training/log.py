@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-Value = str | int | float | None | list[str] | list[int]
-
 
 class Log:
     """A file to which each line is appended in a single write, so that a kill leaves no part of one.
@@ -40,7 +38,10 @@ class Log:
         """Append a line. TensorBoard gets the numbers of steps and evaluations too."""
         if self._file is None:
             return
-        plain = {name: _plain(value) for name, value in values.items()}
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
         line = json.dumps({"kind": kind, "step": step, **plain}, ensure_ascii=False, allow_nan=False)
         os.write(self._file, line.encode() + b"\n")
         if self._board is not None and kind in ("step", "evaluation"):
@@ -68,7 +69,3 @@ class Log:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log."""
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _plain(value: Any) -> Value:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from strfnet.training.distributed import gather_rows, world_size
+from strfnet.training.distributed import gather_rows, process_rank, world_size
 
 Item = TypeVar("Item")
 
@@ -42,11 +42,9 @@ def share(work: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], devic
         items: the same on all processes.
         device: used for communication.
     """
-    import torch.distributed as dist
-
     size = world_size()
     if size == 1 or len(items) < size:
         return work(items)
-    begin, end = (len(items) * part // size for part in (dist.get_rank(), dist.get_rank() + 1))
+    begin, end = (len(items) * part // size for part in (process_rank(), process_rank() + 1))
     rows = work(items[begin:end])
     return gather_rows(rows.to(device)).cpu()

@@ -3,14 +3,13 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from strfnet.weights.file import WEIGHTS, check_fit, read_weights
+from strfnet.weights.file import WEIGHTS, check_fit
 from strfnet.weights.store import pack
 
 OPTIMIZER = "optimizer.safetensors"
@@ -68,19 +67,6 @@ def restore(network: nn.Module, optimizer: torch.optim.Optimizer, files: Mapping
     optimizer.state.clear()
     for path, entries in state.items():
         optimizer.state[parameters[path]] = entries
-
-
-def start_from(network: nn.Module, path: str | Path) -> None:
-    """Load weights into a network, in place: those of a file, a checkpoint, or the newest checkpoint of a run.
-
-    All keys must fit, so a classifier of another number of identities is refused. NVAN's weights fit STE-NVAN,
-    because their names and shapes are the same.
-
-    Raises: ValueError that lists what does not fit; nothing has changed then.
-    """
-    weights = read_weights(path).tensors
-    check_fit(weights, network.state_dict(), f"{path} does not fit {type(network).__name__}", dtypes=True)
-    network.load_state_dict(weights)
 
 
 def random_states(device: torch.device) -> bytes:

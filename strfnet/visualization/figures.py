@@ -163,11 +163,8 @@ def _rows(
 
 def _strip(images: Images, gap: int) -> Images:
     """Frames side by side, (h, t w + gaps, 3), with white gaps."""
-    t, h, w = images.shape[:3]
-    strip = np.ones((h, t * (w + gap) - gap, 3))
-    for frame, image in enumerate(images):
-        strip[:, frame * (w + gap) : frame * (w + gap) + w] = image
-    return strip
+    spaced = np.pad(images, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=1)
+    return np.concatenate(spaced, axis=1)[:, :-gap]
 
 
 def _draw_tracklet(page: Page, row: int, column: int, tracklet: Tracklet, colour: str, text: str) -> None:

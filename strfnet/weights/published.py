@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.temporal import I3D, TemporalConv, inflate_weight
 from strfnet.system.compat import COMPILED_PREFIX
-from strfnet.weights.file import Weights, check_finite, listed, misfits, read_weights
+from strfnet.weights.file import Weights, check_finite, check_fit, read_weights
 
 STE_NVAN, AP3D, IMAGE = "STE-NVAN", "AP3D", "image"
-# By family: the networks that the published code has, and what stands before its names in a file.
-FORMS = {
+# By family: the networks of the published code, and the prefix of its names in a file.
+NETWORKS = {
     STE_NVAN: ("{}_fpl", "nvan_{}", "nvan_spatial_{}", "nvan_temporal_{}", "ste_nvan_{}"),
     AP3D: ("c2d_{}", "c2d_nl_{}", "i3d_{}", "p3da_{}", "p3db_{}", "p3dc_{}", "ap3d_{}", "ap3d_nl_{}"),
     IMAGE: ("c2d_{}",),
@@ -43,9 +43,9 @@ class Official:
 
     Args:
         family: STE_NVAN, AP3D or IMAGE.
-        tensors: by published name, without what wrappers put before it.
-        prefix: which is this, such as "module.".
-        source: where they are from, for errors.
+        tensors: by published name, without the prefix of wrappers.
+        prefix: the prefix of wrappers, such as "module.".
+        source: the file, for errors.
     """
 
     family: str
@@ -112,34 +112,28 @@ def published_state(network: Any, family: str) -> dict[str, Tensor]:
 def own_state(network: Any, official: Official, *, classifier: bool = True) -> dict[str, Tensor]:
     """Weights under our names and in our shapes, as ``network`` has them.
 
-    Of an image file there is none for units, temporal kernels and the neck. Its ``fc`` belongs to a classifier with a
-    bias, and is left out otherwise.
+    A file of a 2-D ResNet has no weights for units, temporal kernels and the BN neck. Its ``fc`` is the classifier's
+    if the classifier has a bias; otherwise it is left out.
 
     Args:
-        network: of `strfnet.create_model`; only its names and shapes matter.
+        network: one of `strfnet.create_model`; only its names and shapes are read.
         official: the weights.
-        classifier: whether that is wanted too.
+        classifier: whether to include the classifier.
 
     Raises: ValueError listing what is missing, left over or of another shape, or what is not finite.
     """
     unfit = f"{official.source} ({official.family}) does not fit {network.name}"
     try:
-        wanted, tensors = published_state(network, official.family), dict(official.tensors)
+        wanted, tensors = published_state(network, official.family), official.tensors
     except ValueError as error:
         raise ValueError(f"{unfit}: {error}") from error
     if official.family == IMAGE:
         # Files of before torch 0.4.1 do not have these counts, which nothing in our networks depends on.
-        tensors |= {
-            name: torch.zeros((), dtype=v.dtype) for name, v in _counts(wanted).items() if name not in tensors
-        }
-        tensors = {name: value for name, value in tensors.items() if name in wanted or not name.startswith("fc.")}
+        counts = {name: torch.zeros((), dtype=v.dtype) for name, v in wanted.items() if name.endswith("_tracked")}
+        tensors = counts | (tensors if "fc.weight" in wanted else _without(tensors, "fc."))
     if not classifier:
-        wanted, tensors = (
-            {name: value for name, value in state.items() if not name.startswith(("classifier.", "fc."))}
-            for state in (wanted, tensors)
-        )
-    if wrong := misfits(tensors, wanted):
-        raise ValueError(f"{unfit}: {listed(wrong)}")
+        wanted, tensors = (_without(state, "classifier.", "fc.") for state in (wanted, tensors))
+    check_fit(tensors, wanted, unfit)
     check_finite(tensors, official.source)
     state = network.state_dict()
     names = (
@@ -167,12 +161,10 @@ def fill(network: Any, path: Path) -> None:
     if official:
         own = own_state(network, official, classifier=fits)
     else:
-        own, wanted = (
-            {key: value for key, value in state.items() if fits or not key.startswith("head.classifier.")}
-            for state in (weights.tensors, network.state_dict())
-        )
-        if wrong := misfits(own, wanted):
-            raise ValueError(f"{path} does not fit {type(network).__name__}: {listed(wrong)}")
+        own, wanted = weights.tensors, network.state_dict()
+        if not fits:
+            own, wanted = (_without(state, "head.classifier.") for state in (own, wanted))
+        check_fit(own, wanted, f"{path} does not fit {type(network).__name__}")
         check_finite(own, path)
     if classifier is not None and classes is not None and not fits and not image:
         what = f"the classifier in {path} is for {classes} classes, wanted {classifier.out_features}"
@@ -181,11 +173,11 @@ def fill(network: Any, path: Path) -> None:
 
 
 def published_name(network: Any, key: str) -> str:
-    """The name in the code of STE-NVAN (without "module.") or AP3D of what we call ``key``.
+    """Returns the name of a parameter in the code of STE-NVAN (without "module.") or AP3D.
 
     Args:
         network: one of `strfnet.create_model`, or a `NonLocalBlock`.
-        key: of its state dict.
+        key: name of the parameter in the network's state dict.
     """
     if isinstance(network, NonLocalBlock):
         return _non_local_name(network, key)
@@ -213,14 +205,14 @@ def published_name(network: Any, key: str) -> str:
 
 
 def _non_local_name(block: Any, key: str) -> str:
-    """Keys and values that are sub-sampled stand in a sequence before their pooling."""
+    """Returns the published name; sub-sampled keys and values are the first item of a sequence with their pooling."""
     part, _, field = key.partition(".")
     item = ".0" if block.subsample and part in ("key", "value") else ""
     return f"{NON_LOCAL[part]}{item}.{field}"
 
 
 def _temporal_name(block: nn.Module, key: str) -> str:
-    """The name of a residual block's parameter in AP3D, whose temporal convolutions have parts of their own."""
+    """Returns the name of a residual block's parameter in AP3D, whose temporal convolutions have named parts."""
     conv = block.conv2
     if not isinstance(conv, TemporalConv):
         return key
@@ -236,7 +228,7 @@ def _plain_name(name: str, tensor: Tensor) -> str:
 
 
 def _published_kernel(key: str, value: Tensor, family: str) -> Tensor:
-    """A kernel with the axes of length one that the published code gives it."""
+    """Returns a kernel with the axes of length one of the published code."""
     if key.startswith("head.") or value.ndim < 2:
         return value
     if value.ndim == 2:  # of the tokens in a unit
@@ -261,14 +253,9 @@ def _image_kernel(value: Tensor) -> Tensor:
 
 
 def _own_kernel(value: Tensor, shape: torch.Size) -> Tensor:
-    """A published kernel in our shape: without axes of length one, or, of an image, with an extent in time."""
+    """Returns a published kernel in our shape: without axes of length one, or inflated in time."""
     return inflate_weight(value, shape[2]) if (value.ndim, len(shape)) == (4, 5) else value.reshape(shape)
 
 
-def _counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if name.endswith("num_batches_tracked")}
-
-
-def published(network: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns values by parameter name, such as gradients, under published names."""
-    return {published_name(network, key): value for key, value in values.items()}
+def _without(state: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}

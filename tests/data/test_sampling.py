@@ -1,6 +1,7 @@
 from collections import Counter
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from strfnet.data.choices import TrainingSampling
 from strfnet.data.sampling import (
     EVALUATION_SAMPLERS,
     TRAINING_SAMPLERS,
@@ -194,6 +196,10 @@ def test_forms_are_had_by_name():
     assert training_sampler("restricted_random", frames=4)(9, rng=rng) == restricted_random(9, 4, again)
     assert evaluation_sampler("all_frames", frames=32)(40) == [list(range(32)), list(range(32, 40))]
     assert evaluation_sampler("restricted_first", frames=3)(4) == [[0, 2, 3]]
+
+
+def test_a_recipe_may_name_every_training_sampler():
+    assert set(get_args(TrainingSampling)) == set(TRAINING_SAMPLERS)
 
 
 @pytest.mark.parametrize("form", [training_sampler, evaluation_sampler])

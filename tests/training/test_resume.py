@@ -16,6 +16,7 @@ from tiny_runs import checkpoints, metadata_of, network_for, objective_for, tiny
 from torch import nn
 
 from strfnet import create_model
+from strfnet.models import find_network
 from strfnet.training.log import Log, read_log
 from strfnet.training.optimization import make_optimizer
 from strfnet.training.state import (
@@ -24,7 +25,6 @@ from strfnet.training.state import (
     random_states,
     restore,
     restore_random_states,
-    start_from,
     training_state,
 )
 from strfnet.training.trainer import train
@@ -111,25 +111,27 @@ def test_weights_are_found_in_files_checkpoints_and_runs(tmp_path):
     train(network, objective_for(recipe), walkers(), recipe, tmp_path, progress=False)
     (checkpoint,) = checkpoints(tmp_path / "checkpoints")
     for place in (tmp_path, checkpoint, str(checkpoint / WEIGHTS)):
-        other = create_model(recipe.model, num_classes=4)
-        start_from(other, place)
+        other = find_network(recipe.model, weights=place, num_classes=4).network
+        torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
+        other = create_model(recipe.model, num_classes=4, pretrained=place)
         torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
     with pytest.raises(
         ValueError, match=r"does not fit ReIDNetwork: .*head.classifier.weight is .*\(4, 64\), wanted"
     ):
-        start_from(create_model(recipe.model, num_classes=5), tmp_path)
+        find_network(recipe.model, weights=tmp_path, num_classes=5)
     for wrong in (tmp_path / "best", tmp_path / "log.jsonl", tmp_path / "nothing"):
         with pytest.raises(ValueError, match=wrong.name):
             read_weights(wrong)
     (checkpoint / WEIGHTS).write_bytes((checkpoint / WEIGHTS).read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match=r"is damaged: weights.safetensors is not what was written"):
-        start_from(create_model(recipe.model, num_classes=4), tmp_path)
+        find_network(recipe.model, weights=tmp_path, num_classes=4)
 
 
 def test_ste_nvan_starts_from_nvan(tmp_path):
     nvan = create_model("nvan_resnet8", num_classes=4)
     (tmp_path / "nvan.safetensors").write_bytes(pack(nvan.state_dict()))
-    start_from(create_model("ste_nvan_resnet8", num_classes=4), tmp_path / "nvan.safetensors")
+    found = find_network("ste_nvan_resnet8", weights=tmp_path / "nvan.safetensors", num_classes=4)
+    torch.testing.assert_close(found.network.state_dict(), nvan.state_dict(), rtol=0, atol=0)
 
 
 def dropout_run(folder, fatal=0):

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from strfnet.data.readers.directory import frames_among, frames_in
-from strfnet.data.readers.folder import with_derived_queries, with_explicit_queries
+from strfnet.data.readers.directory import check_file, frames_among, frames_in
+from strfnet.data.readers.folder import PARTS, check_parts, data_set_of
 from strfnet.data.tracklet import DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
 
 _NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera",)
-_SUBSETS = ("train", "test", "query", "gallery")
 
 
 @dataclass(frozen=True)
@@ -41,26 +40,17 @@ def read_listing(path: str | Path) -> DataSet:
     empty field, a path without frames, or a tracklet that is listed twice.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path} is {'no file' if path.exists() else 'missing'}, wanted a CSV listing of tracklets")
+    check_file(path, "a CSV listing of tracklets")
     lines = list(_lines(path))
     if not lines:
         raise ValueError(f"{path} lists no tracklets, wanted a line for each after the first")
     _check_repeats(lines)
-    subsets = {name: [line.tracklet for line in lines if line.subset == name] for name in _SUBSETS}
-    train, test, query, gallery = subsets.values()
-    if bool(query) != bool(gallery) or (test and query):
-        held = ", ".join(name for name, tracklets in subsets.items() if tracklets)
-        raise ValueError(f"{path} holds {held}, wanted train, and test or both query and gallery")
-    if not query:
-        return with_derived_queries(f"listing {path.name}", train=train, test=test)
-    return with_explicit_queries(
-        f"listing {path.name}",
-        train=train,
-        query=query,
-        gallery=gallery,
-        same=lambda one, other: one.frames == other.frames,
-    )
+    parts: dict[str, list[Tracklet]] = {}
+    for name in PARTS:
+        if tracklets := [line.tracklet for line in lines if line.subset == name]:
+            parts[name] = tracklets
+    check_parts(parts, path)
+    return data_set_of(f"listing {path.name}", parts, same=lambda one, other: one.frames == other.frames)
 
 
 def _lines(path: Path) -> Iterator[_Line]:
@@ -102,8 +92,8 @@ def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
         if not fields[name].strip():
             raise ValueError(f"{place} has an empty {name}")
     subset = fields["subset"].strip()
-    if subset not in _SUBSETS:
-        raise ValueError(f"{place} has the subset {subset!r}, the nearest known is {nearest(subset, _SUBSETS)!r}")
+    if subset not in PARTS:
+        raise ValueError(f"{place} has the subset {subset!r}, the nearest known is {nearest(subset, PARTS)!r}")
     try:
         frames = _frames(fields["path"], base)
     except (ValueError, OSError) as error:

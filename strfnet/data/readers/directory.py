@@ -66,9 +66,20 @@ def frames_among(files: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(frames)
 
 
+def check_folder(path: Path, wanted: str) -> None:
+    """Raises: ValueError if there is no folder at a path."""
+    if not path.is_dir():
+        raise ValueError(f"{path} is {'no folder' if path.exists() else 'missing'}, wanted {wanted}")
+
+
+def check_file(path: Path, wanted: str) -> None:
+    """Raises: ValueError if there is no file at a path."""
+    if not path.is_file():
+        raise ValueError(f"{path} is {'no file' if path.exists() else 'missing'}, wanted {wanted}")
+
+
 def _scan(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is {'no folder' if folder.exists() else 'missing'}, wanted a folder")
+    check_folder(folder, "a folder")
     files, folders = {}, []
     with os.scandir(folder) as found:  # it distinguishes files from folders without a call for each
         for entry in found:

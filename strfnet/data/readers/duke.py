@@ -5,7 +5,7 @@ from pathlib import Path
 
 from strfnet.data.readers.directory import folders_in, frames_in
 from strfnet.data.readers.folder import frame_names, with_explicit_queries
-from strfnet.data.readers.published import check_counts, data_root
+from strfnet.data.readers.published import checked, data_root
 from strfnet.data.tracklet import DataSet, Tracklet
 
 _NAME = re.compile(r"(\d+)(_?)C(\d)\2F(\d+)\2[XD](\d+)\.jpg", re.IGNORECASE)
@@ -41,17 +41,7 @@ def read_duke(root: str | Path, *, complete: bool = True) -> DataSet:
     base = data_root(root, holds="gallery", inside="DukeMTMC-VideoReID")
     train, query, gallery = (_tracklets(base / part) for part in ("train", "query", "gallery"))
     data = with_explicit_queries("DukeMTMC-VideoReID", train=train, query=query, gallery=gallery, same=_same_names)
-    if complete:
-        found = {
-            "training tracklets": len(train),
-            "training identities": len({tracklet.identity for tracklet in train}),
-            "test tracklets": len(data.test),
-            "test identities": len({tracklet.identity for tracklet in data.test}),
-            "queries": len(query),
-            "query identities": len({tracklet.identity for tracklet in query}),
-        }
-        check_counts(data.name, base, found=found, published=_PUBLISHED)
-    return data if complete else data.named_after(base)
+    return checked(data, base, complete=complete, published=_PUBLISHED)
 
 
 def _tracklets(part: Path) -> list[Tracklet]:

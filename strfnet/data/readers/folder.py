@@ -1,14 +1,15 @@
 """Tracklets from folders of image files that are named by identity and camera."""
 
 import filecmp
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from strfnet.data.readers.directory import FRAME_SUFFIXES, entries, frames_among
+from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, entries, frames_among
 from strfnet.data.tracklet import DataSet, Tracklet
 
 _LAYOUT = "<identity>/<camera>/<tracklet>/*.jpg (or without <camera>, or <tracklet>/*.jpg alone)"
-_PARTS = ("train", "test", "query", "gallery")
+PARTS = ("train", "test", "query", "gallery")
+_WANTED = "wanted train, and test or both query and gallery"
 
 
 def read_folder(root: str | Path) -> list[Tracklet]:
@@ -29,8 +30,7 @@ def read_folder(root: str | Path) -> list[Tracklet]:
     images are in the root, beside folders, too deep or at two depths; or if a link is broken.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root} is {'no folder' if root.exists() else 'missing'}, wanted {_LAYOUT} in it")
+    check_folder(root, f"{_LAYOUT} in it")
     files, folders = entries(root)
     tracklets = [tracklet for folder in folders for tracklet in _tracklets(folder, root)]
     if frames_among(files):
@@ -61,25 +61,29 @@ def read_folder_data_set(root: str | Path) -> DataSet:
     """
     root = Path(root)
     parts = {folder.name: folder for folder in (entries(root)[1] if root.is_dir() else ())}
-    if not parts.keys() & set(_PARTS):
-        return with_derived_queries(f"folder {root.name}", train=(), test=read_folder(root))
-    wanted = "wanted train, and test or both query and gallery"
-    stray = next((path for name, path in parts.items() if name not in _PARTS), None)
+    if not parts.keys() & set(PARTS):
+        parts = {"test": root}
+    stray = next((path for name, path in parts.items() if name not in PARTS), None)
     if stray is not None:
-        raise ValueError(f"{stray} is beside {', '.join(name for name in _PARTS if name in parts)}, {wanted}")
-    if ("query" in parts) != ("gallery" in parts) or {"test", "query"} <= parts.keys():
-        raise ValueError(f"{root} holds {', '.join(parts)}, {wanted}")
+        raise ValueError(f"{stray} is beside {', '.join(name for name in PARTS if name in parts)}, {_WANTED}")
+    check_parts(parts, root)
     tracklets = {name: read_folder(path) for name, path in parts.items()}
-    name, train = f"folder {root.name}", tracklets.get("train", [])
-    if "query" not in tracklets:
-        return with_derived_queries(name, train=train, test=tracklets.get("test", []))
-    return with_explicit_queries(
-        name, train=train, query=tracklets["query"], gallery=tracklets["gallery"], same=_same_files
-    )
+    return data_set_of(f"folder {root.name}", tracklets, same=_same_files)
 
 
-def with_derived_queries(name: str, *, train: Sequence[Tracklet], test: Sequence[Tracklet]) -> DataSet:
-    """A data set whose gallery is the whole test set, with the queries of ``first_queries``."""
+def check_parts(parts: Iterable[str], source: Path) -> None:
+    """Raises: ValueError for a query without a gallery or the reverse, or for ``test`` beside them."""
+    if ("query" in parts) != ("gallery" in parts) or {"test", "query"} <= {*parts}:
+        raise ValueError(f"{source} holds {', '.join(parts)}, {_WANTED}")
+
+
+def data_set_of(
+    name: str, parts: Mapping[str, Sequence[Tracklet]], *, same: Callable[[Tracklet, Tracklet], bool]
+) -> DataSet:
+    """A data set of some of `PARTS`: with a query and a gallery, or with the queries of ``first_queries``."""
+    train, test = parts.get("train", ()), parts.get("test", ())
+    if "query" in parts:
+        return with_explicit_queries(name, train=train, query=parts["query"], gallery=parts["gallery"], same=same)
     return DataSet(name, tuple(train), tuple(test), first_queries(test), tuple(range(len(test))))
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from strfnet.data.readers.published import check_counts, data_root, read_matlab
-from strfnet.data.readers.two_cameras import check_split, identity_folders, two_camera_data_set
+from strfnet.data.readers.two_cameras import check_split, identity_folders, split_file, two_camera_data_set
 from strfnet.data.tracklet import DataSet
 
 _SPLITS = Path("train-test people splits", "train_test_splits_ilidsvid.mat")
@@ -35,7 +35,7 @@ def read_ilids(root: str | Path, *, split: int = 0, complete: bool = True) -> Da
         missing = cameras[person in one] / person
         raise ValueError(f"{missing} is missing, wanted every identity in both cameras")
     names = list(one)
-    file = next((place / _SPLITS for place in (Path(root), base) if (place / _SPLITS).exists()), Path(root) / _SPLITS)
+    file = split_file(_SPLITS, root, base)
     table = read_matlab(file, "ls_set", "the 10 splits of iLIDS-VID, which come in its archive")
     if complete:
         found = {"people": len(names), "splits": len(table)}

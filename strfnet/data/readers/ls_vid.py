@@ -4,7 +4,7 @@ from bisect import bisect_left
 from pathlib import Path
 
 from strfnet.data.readers.directory import files_by_name, frames_among
-from strfnet.data.readers.published import check_counts, data_root, read_hdf5, read_lines
+from strfnet.data.readers.published import checked, data_root, read_hdf5, read_lines
 from strfnet.data.tracklet import DataSet, Tracklet, natural_order
 
 _PUBLISHED = {"training identities": 842, "test identities": 2730}
@@ -37,12 +37,8 @@ def read_ls_vid(root: str | Path, *, complete: bool = True) -> DataSet:
     if wrong is not None or len(set(query)) < len(query):
         found = "one twice" if wrong is None else wrong + 1
         raise ValueError(f"{file} numbers queries, {found} among them, wanted each once, from 1 to {len(test)}")
-    if complete:
-        parts = {"training identities": train, "test identities": test}
-        found = {what: len({tracklet.identity for tracklet in part}) for what, part in parts.items()}
-        check_counts("LS-VID", base, found=found, published=_PUBLISHED)
     data = DataSet("LS-VID", train, test, tuple(query), tuple(range(len(test))))
-    return data if complete else data.named_after(base)
+    return checked(data, base, complete=complete, published=_PUBLISHED)
 
 
 def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:

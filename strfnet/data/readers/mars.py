@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfnet.data.readers.directory import files_by_name
-from strfnet.data.readers.published import check_counts, data_root, read_lines, read_matlab
+from strfnet.data.readers.published import checked, data_root, read_lines, read_matlab
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 
 _SOURCE = "of MARS; it is in folder info of the authors' evaluation code, which is a download of its own"
@@ -49,10 +49,8 @@ def read_mars(root: str | Path, *, complete: bool = True) -> DataSet:
     if stray is not None:
         raise ValueError(f"{stray.where} is of identity {stray.identity}, wanted none of it in the training")
     query = _queries(base / "info" / "query_IDX.mat", test)
-    if complete:
-        check_counts("MARS", base, found=_counts(train, test, query), published=_PUBLISHED)
     data = DataSet("MARS", train, test, query, tuple(range(len(test))))
-    return data if complete else data.named_after(base)
+    return checked(data, base, complete=complete, published=_PUBLISHED)
 
 
 def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:
@@ -108,18 +106,3 @@ def _queries(path: Path, test: tuple[Tracklet, ...]) -> tuple[int, ...]:
         if test[row].identity in (JUNK, DISTRACTOR):
             raise ValueError(f"query {row + 1} of {path} is of identity {test[row].identity}, wanted a person")
     return tuple(rows)
-
-
-def _counts(train: tuple[Tracklet, ...], test: tuple[Tracklet, ...], query: tuple[int, ...]) -> dict[str, int]:
-    return {
-        "training tracklets": len(train),
-        "training identities": len({tracklet.identity for tracklet in train}),
-        "training frames": sum(len(tracklet.frames) for tracklet in train),
-        "test tracklets": len(test),
-        "test identities": len({tracklet.identity for tracklet in test} - {JUNK, DISTRACTOR}),
-        "test frames": sum(len(tracklet.frames) for tracklet in test),
-        "junk tracklets": sum(tracklet.identity == JUNK for tracklet in test),
-        "distractor tracklets": sum(tracklet.identity == DISTRACTOR for tracklet in test),
-        "queries": len(query),
-        "query identities": len({test[row].identity for row in query}),
-    }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from strfnet.data.readers.published import check_counts, data_root, read_json
-from strfnet.data.readers.two_cameras import check_split, identity_folders, two_camera_data_set
+from strfnet.data.readers.two_cameras import check_split, identity_folders, split_file, two_camera_data_set
 from strfnet.data.tracklet import DataSet
 
 _SPLITS = "splits_prid2011.json"
@@ -30,7 +30,7 @@ def read_prid(root: str | Path, *, split: int = 0, complete: bool = True) -> Dat
     the split file is torchreid's.
     """
     base = data_root(root, holds="multi_shot", inside="prid_2011")
-    file = next((place / _SPLITS for place in (Path(root), base) if (place / _SPLITS).exists()), Path(root) / _SPLITS)
+    file = split_file(_SPLITS, root, base)
     splits = read_json(file, "the 10 splits of PRID2011, a download of its own (torchreid's)")
     shape = 'a list of {"train": [names of folders], "test": [names of folders]}'
     if not isinstance(splits, list) or not all(_is_split(part) for part in splits):

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strfnet.data.readers.directory import check_file, check_folder
+from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet
+
 
 def data_root(root: str | Path, *, holds: str, inside: str) -> Path:
     """The folder that has ``holds``: the root, or the folder ``inside`` it, once or twice, as archives unpack.
@@ -16,10 +19,7 @@ def data_root(root: str | Path, *, holds: str, inside: str) -> Path:
     Raises: ValueError naming the root if it is missing, no folder, or none of these has it.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise ValueError(
-            f"{root} is {'no folder' if root.exists() else 'missing'}, wanted a folder with {holds} in it"
-        )
+    check_folder(root, f"a folder with {holds} in it")
     for place in (root, root / inside, root / inside / inside):
         if (place / holds).exists():
             return place
@@ -31,8 +31,9 @@ def read_lines(path: Path, what: str) -> list[str]:
 
     Raises: ValueError naming the file if it is missing, empty or not UTF-8.
     """
+    check_file(path, what)
     try:
-        lines = _present(path, what).read_text(encoding="utf-8-sig").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"cannot read {path}, {what}: {error}") from error
     while lines and not lines[-1].strip():
@@ -44,7 +45,7 @@ def read_lines(path: Path, what: str) -> list[str]:
 
 def read_json(path: Path, what: str) -> Any:
     """The content of a JSON file. Raises: ValueError naming the file if it is missing or not JSON."""
-    _present(path, what)
+    check_file(path, what)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -56,13 +57,13 @@ def read_matlab(path: Path, variable: str, what: str) -> NDArray[np.int64]:
 
     Raises: ValueError naming the file if it is missing, damaged, or has no such table; ImportError without scipy.
     """
-    _present(path, what)
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImportError(_needs(path, "scipy")) from error
 
-    return _numbers(path, variable, what, lambda: loadmat(path, appendmat=False, variable_names=[variable]))
+    def load() -> Mapping[str, Any]:
+        from scipy.io import loadmat
+
+        return loadmat(path, appendmat=False, variable_names=[variable])
+
+    return _numbers(path, variable, what, load)
 
 
 def read_hdf5(path: Path, dataset: str, what: str) -> NDArray[np.int64]:
@@ -70,17 +71,24 @@ def read_hdf5(path: Path, dataset: str, what: str) -> NDArray[np.int64]:
 
     Raises: ValueError naming the file if it is missing, damaged, or has no such table; ImportError without h5py.
     """
-    _present(path, what)
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(_needs(path, "h5py")) from error
 
     def load() -> Mapping[str, Any]:
+        import h5py
+
         with h5py.File(path, mode="r") as file:
             return {name: file[name][()] for name in file if name == dataset}
 
     return _numbers(path, dataset, what, load)
+
+
+def checked(data: DataSet, root: Path, *, complete: bool, published: Mapping[str, int]) -> DataSet:
+    """Returns a published data set; if it need not be ``complete``, it is named after its folder.
+
+    Raises: ValueError listing the counts that differ from the published ones, if it has to be complete.
+    """
+    if complete:
+        check_counts(data.name, root, found=_counts(data), published=published)
+    return data if complete else data.named_after(root)
 
 
 def check_counts(name: str, root: Path, *, found: Mapping[str, int], published: Mapping[str, int]) -> None:
@@ -91,20 +99,26 @@ def check_counts(name: str, root: Path, *, found: Mapping[str, int], published: 
         raise ValueError(f"{root} is not {name} as published, it has {', '.join(wrong)}; {advice}")
 
 
-def _present(path: Path, what: str) -> Path:
-    if not path.is_file():
-        raise ValueError(f"{path} is {'no file' if path.exists() else 'missing'}, wanted {what}")
-    return path
-
-
-def _needs(path: Path, library: str) -> str:
-    return f'{path} is read with {library}, which is not installed: pip install "strfnet[matlab]"'
+def _counts(data: DataSet) -> dict[str, int]:
+    counts = {"queries": len(data.query), "query identities": len({data.test[row].identity for row in data.query})}
+    for name, part in (("training", data.train), ("test", data.test)):
+        counts[f"{name} tracklets"] = len(part)
+        counts[f"{name} identities"] = len({item.identity for item in part} - {JUNK, DISTRACTOR})
+        counts[f"{name} frames"] = sum(len(item.frames) for item in part)
+    for name, identity in (("junk", JUNK), ("distractor", DISTRACTOR)):
+        counts[f"{name} tracklets"] = sum(item.identity == identity for item in data.test)
+    return counts
 
 
 def _numbers(path: Path, variable: str, what: str, load: Callable[[], Mapping[str, Any]]) -> NDArray[np.int64]:
     """A loaded variable as int64, because arithmetic of narrow unsigned numbers overflows."""
+    check_file(path, what)
     try:
         content = load()
+    except ImportError as error:
+        library = str(error.name).partition(".")[0]
+        advice = f'{library}, which is not installed: pip install "strfnet[matlab]"'
+        raise ImportError(f"{path} is read with {advice}") from error
     except Exception as error:  # parsers raise any exception on damaged files
         raise ValueError(f"cannot read {path}, {what}: {error or type(error).__name__}") from error
     if variable not in content:

@@ -13,6 +13,11 @@ def check_split(name: str, splits: int, split: int) -> None:
         raise ValueError(f"split is {split}, but {name} has {splits} splits: wanted 0 to {splits - 1}")
 
 
+def split_file(name: str | Path, root: str | Path, base: Path) -> Path:
+    """The file of the splits, in the given folder or in the data set's."""
+    return next((place / name for place in (Path(root), base) if (place / name).exists()), Path(root) / name)
+
+
 def identity_folders(camera: Path) -> dict[str, Path]:
     """The sorted folders of the identities of a camera, by name. Raises: ValueError as `folders_in` does."""
     return {folder.name: folder for folder in sorted(folders_in(camera))}

@@ -110,7 +110,7 @@ def _write_jpegs(paths: Sequence[Path], clip: Iterable[NDArray[np.uint8]]) -> No
 
 def _by_identity(tracklets: Sequence[Tracklet]) -> list[tuple[int, Tracklet]]:
     """Returns rows and tracklets, sorted by identity."""
-    return sorted(enumerate(tracklets), key=lambda item: int(item[1].identity))
+    return sorted(enumerate(tracklets), key=lambda item: int(str(item[1].identity)))
 
 
 def _write_part(folder: Path, tracklets: Sequence[Tracklet]) -> tuple[list[str], list[tuple[int, ...]]]:
@@ -125,7 +125,9 @@ def _write_part(folder: Path, tracklets: Sequence[Tracklet]) -> tuple[list[str],
         files = [f"{start}F{number:03d}.jpg" for number in range(1, len(tracklet.frames) + 1)]
         frames = [frame for frame in tracklet.frames if isinstance(frame, np.ndarray)]
         _write_jpegs([folder / person / name for name in files], frames)
-        table.append((len(names) + 1, len(names) + len(files), int(tracklet.identity), int(tracklet.camera or 0)))
+        table.append(
+            (len(names) + 1, len(names) + len(files), int(str(tracklet.identity)), int(tracklet.camera or 0))
+        )
         names += files
     return names, table
 

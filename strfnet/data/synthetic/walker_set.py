@@ -8,16 +8,7 @@ from itertools import product
 import numpy as np
 
 from strfnet.data.synthetic.rendering import render
-from strfnet.data.synthetic.walkers import (
-    Coarse,
-    Dynamic,
-    Fine,
-    Nuisances,
-    Static,
-    Walker,
-    draw_camera,
-    draw_walker,
-)
+from strfnet.data.synthetic.walkers import Coarse, Dynamic, Fine, Nuisances, Static, Walker, draw_camera, draw_walker
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 
 # The appearance of all walkers where appearance must not identify them.
@@ -128,7 +119,6 @@ def draw_gait_set(
 
     step = 0.4 / (train - 1)
     rows = tuple(walk(np.linspace(0.05 + step / 2, 0.45 - step / 2, test), 1001, tracklets // 4))
-    query, gallery = (
-        tuple(r for r, item in enumerate(rows) if (item.camera == 1) is asked) for asked in (True, False)
-    )
+    query = tuple(row for row, item in enumerate(rows) if item.camera == 1)
+    gallery = tuple(row for row, item in enumerate(rows) if item.camera != 1)
     return DataSet("synthetic gaits", tuple(walk(np.linspace(0.05, 0.45, train), 1, tracklets)), rows, query, gallery)

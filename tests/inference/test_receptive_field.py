@@ -1,4 +1,4 @@
-"""How far each layer looks, told and found out by changing one frame."""
+"""The temporal receptive field of each layer, as declared and as measured by changing one frame."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def changed(layer):
 
 
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
-def test_convolutions_over_time_see_one_neighbour_on_each_side(kind):
+def test_temporal_convolutions_see_one_neighbour_on_each_side(kind):
     check_receptive_field(awake(kind(conv())), past=1, future=1)
 
 
@@ -65,7 +65,7 @@ def test_a_convolution_without_time_sees_its_frame():
         ({"mask": "time", "time_padding": "zeros"}, 2, 2),
     ],
 )
-def test_strf_sees_its_bands_and_its_taps(arguments, past, future):
+def test_strf_sees_its_components_and_its_taps(arguments, past, future):
     check_receptive_field(awake(strf(**arguments)), past=past, future=future)
 
 
@@ -106,7 +106,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("make", LAYERS)
-def test_what_is_called_final_is_what_a_longer_clip_leaves_as_it_is(make):
+def test_final_frames_do_not_change_in_a_longer_clip(make):
     """And the first frame that is needed gives, from there on, the rest of the answer."""
     layer = awake(make())
     extent = receptive_field(layer, "here")
@@ -137,14 +137,14 @@ def test_what_is_called_final_is_what_a_longer_clip_leaves_as_it_is(make):
         ),
     ],
 )
-def test_what_looks_at_all_frames_is_refused_and_does_look_at_all(make, reason):
+def test_layers_that_depend_on_all_frames_are_refused(make, reason):
     layer = awake(make(4))
     with pytest.raises(ValueError, match=f"^layer3.1.after.0 .*{reason}.* Stream\\(network, frames=8\\)"):
         receptive_field(layer, "layer3.1.after.0")
     assert changed(layer)[0][-1] == FRAMES - 1 and changed(layer)[-1][0] == 0
 
 
-def test_a_strange_layer_is_refused():
+def test_an_unknown_layer_is_refused():
     class Own(strfnet.NonLocalBlock):
         pass
 

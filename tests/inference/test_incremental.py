@@ -1,4 +1,4 @@
-"""Layers over time at any place of a network, and the places where they are refused."""
+"""Incremental inference with temporal layers at any module path, and the paths where it is refused."""
 
 import copy
 from collections import OrderedDict
@@ -69,7 +69,7 @@ def test_units_after_convolutions_norms_blocks_and_stages(units):
     check_exact(network(units))
 
 
-def test_units_in_the_place_of_a_module():
+def test_units_that_replace_a_module():
     backbone = strfnet.inflate(resnet_maps("resnet8").double(), temporal="i3d", unit=None)
     instead = {
         "layer2.0.conv1": strfnet.P3DB(nn.Conv2d(16, 32, 3, padding=1)),
@@ -92,7 +92,7 @@ def test_timm_blocks_with_squeeze_excitation():
     check_exact(whole(backbone, 512))
 
 
-def test_a_network_that_lies_in_contiguous_order():
+def test_a_network_in_contiguous_memory_order():
     net = copy.deepcopy(network({"layer3": strf}))
     for parameter in net.parameters():
         parameter.data = parameter.data.contiguous()
@@ -124,7 +124,7 @@ def refused(net, message):
         torch.testing.assert_close(stream.embedding(), net(CLIP[:, :, [0, 3, 6]]).embedding)
 
 
-def test_a_strange_unit_is_refused_by_its_path():
+def test_an_unknown_unit_is_refused_by_its_path():
     refused(network({"layer2.0.bn1": Own()}), r"^backbone.layer2.0.bn1.after.0 \(Own\) is not a layer of strfnet")
     spliced = strfnet.splice(network().backbone, {"layer3": Own()}, instead=True)
     net = ReIDNetwork(spliced, Head(32, None).double()).eval()
@@ -133,7 +133,7 @@ def test_a_strange_unit_is_refused_by_its_path():
     refused(network(stacked), r"^backbone.layer1.0.after.1 \(NonLocalBlock\) attends over all frames")
 
 
-def test_places_where_the_order_of_things_is_not_known_are_refused():
+def test_blocks_with_an_unknown_order_of_layers_are_refused():
     refused(
         network({"layer2.0.relu": strfnet.NonLocalBlock(32, window=2)}),
         r"^backbone.layer2.0.relu \(ReLU\) stands where a layer over time",
@@ -147,7 +147,7 @@ def test_places_where_the_order_of_things_is_not_known_are_refused():
     )
 
 
-def test_a_layer_that_stands_at_two_places_is_refused():
+def test_a_layer_at_two_paths_is_refused():
     image = resnet_maps("resnet8").double()
     image.layer1 = nn.Sequential(OrderedDict(one=image.layer1, two=nn.Identity(), three=nn.Identity()))
     spliced = strfnet.splice(strfnet.inflate(image, temporal="c2d", unit=None), {"layer1.two": window(16)})

@@ -1,0 +1,347 @@
+"""Tracklets from a video and the boxes of its tracks."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strfnet.data.tracklet import Frame, Tracklet
+from strfnet.data.tracks import Box
+from strfnet.system.files import lock, write_atomically
+from strfnet.system.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+LISTING = "tracklets.csv"
+DETAILS = ("track", "first_frame", "last_frame", "first_time", "last_time")  # of a tracklet from a video
+_SKIPPED: NDArray[np.uint8] = np.zeros((0, 0, 3), np.uint8)  # a frame that the clips of a tracklet do not use
+_FACTS = ".crop.json"
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """Which boxes become frames of a tracklet.
+
+    Args:
+        padding: added on each side of a box, as a fraction of its width and height.
+        min_height: boxes of fewer pixels, after padding and within the frame, are left out.
+        min_width: likewise.
+        min_length: tracks of fewer frames are left out.
+        step: every ``step``-th frame of a track is kept, from its first.
+
+    Raises: ValueError naming an argument that is out of range.
+    """
+
+    padding: float = 0.0
+    min_height: int = 16
+    min_width: int = 8
+    min_length: int = 1
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.padding <= 2:
+            raise ValueError(f"padding is {self.padding}, wanted a fraction of the box from 0 to 2")
+        for name in ("min_height", "min_width", "min_length", "step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 1")
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """A frame of a tracklet before it is decoded: number in the video, position in the track, box in pixels."""
+
+    track: str
+    number: int
+    at: int
+    edges: tuple[int, int, int, int]
+
+
+class Video:
+    """A video file that is decoded once, from the first frame to the last.
+
+    The picture is upright: the rotation that a phone stores is applied, as OpenCV does, so that boxes fit.
+
+    Args:
+        path: a file that FFmpeg can read.
+
+    Attributes:
+        width: of a frame in pixels, upright.
+        height: likewise.
+
+    Raises: ValueError naming the file if it is missing, no video or damaged; ImportError naming what to install.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ValueError(f"{path} is {'no file' if self.path.exists() else 'missing'}, wanted a video")
+        decoded = self._decoded()
+        first = next(decoded, None)
+        if first is None:
+            raise ValueError(f"{path} has no frames, wanted a video")
+        self._frames = chain([first], decoded)
+        self.height, self.width = _upright(first).shape[:2]
+
+    def read(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, float, NDArray[np.uint8] | None]]:
+        """Yields each frame's number from 0, its time in seconds from the first frame, and its picture, once.
+
+        Args:
+            wanted: whether the picture of a frame is needed; others are not converted, and are None.
+
+        Yields: pictures as RGB uint8 (h, w, 3).
+        Raises: ValueError naming the file and the frame where the video is damaged.
+        """
+        start: float | None = None
+        for number, frame in enumerate(self._frames):
+            start = frame.time if start is None else start
+            if frame.time is None or start is None:
+                raise ValueError(f"frame {number} of {self.path} has no time, wanted a video with time stamps")
+            yield number, frame.time - start, _upright(frame) if wanted(number) else None
+
+    def _decoded(self) -> Iterator["VideoFrame"]:
+        try:
+            import av
+        except ImportError as error:
+            raise ImportError('video needs PyAV: pip install "strfnet[video]"') from error
+        number = 0
+        try:
+            with av.open(str(self.path)) as container:
+                if not container.streams.video:
+                    raise ValueError(f"{self.path} has no video stream, wanted a video")
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                for frame in container.decode(stream):
+                    yield frame
+                    number += 1
+        except av.FFmpegError as error:
+            raise ValueError(f"cannot read {self.path} at frame {number}: {error.strerror or error}") from error
+
+
+def _upright(frame: "VideoFrame") -> NDArray[np.uint8]:
+    turns = round(frame.rotation / 90)  # counterclockwise
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+
+
+def read_video(
+    video: str | Path,
+    boxes: Sequence[Box],
+    *,
+    camera: str | int | None = None,
+    cropping: Cropping | None = None,
+    clips: Callable[[int], list[list[int]]] | None = None,
+    progress: bool = False,
+) -> list[Tracklet]:
+    """Read the tracklets of a video into memory; nothing is written.
+
+    Args:
+        video: the file.
+        boxes: of `read_tracks`.
+        camera: of the tracklets.
+        cropping: which boxes are kept; None for the defaults.
+        clips: a clip sampler. Only frames of its clips are kept in memory; other frames are empty and cannot be read.
+            None keeps all frames.
+        progress: whether to show progress on stderr.
+
+    Returns: one tracklet for each track, without identity; ``details`` has its track, frames and times.
+    Raises: ValueError as `Video` does, if no track is left, or if a box is in a frame that the video does not have.
+    """
+    source = Video(video)
+    plan = _plan(source, boxes, cropping or Cropping())
+    lengths = _lengths(plan)
+    needed = {
+        track: set(range(length)) if clips is None else {index for clip in clips(length) for index in clip}
+        for track, length in lengths.items()
+    }
+    frames: dict[str, list[Frame]] = {track: [_SKIPPED] * length for track, length in lengths.items()}
+    times = _Times()
+    for crop, time, picture in _crops(source, plan, lambda crop: crop.at in needed[crop.track], progress):
+        times.add(crop, time)
+        if picture is not None:
+            frames[crop.track][crop.at] = picture.copy()
+    return [Tracklet(tuple(frames[track]), None, camera, {"track": track, **times.of(track)}) for track in lengths]
+
+
+def crop_video(
+    video: str | Path,
+    boxes: Sequence[Box],
+    out: str | Path,
+    *,
+    camera: str,
+    cropping: Cropping | None = None,
+    quality: int = 95,
+    progress: bool = False,
+) -> list[Path]:
+    """Write the tracklets of a video as folders of JPEG files, and a listing of them.
+
+    The files are ``out/<camera>/<track>/<number of the frame>.jpg``. ``out/tracklets.csv`` has a line for each
+    tracklet, with camera, track, and the numbers and times in seconds of its first and last frame; the lines of
+    other cameras are kept. `read_listing` reads it.
+
+    If the call is interrupted, the same call goes on with the crops that are missing.
+
+    Args:
+        video: the file.
+        boxes: of `read_tracks`.
+        out: the folder, made if it is missing.
+        camera: name of the camera, a plain name.
+        cropping: which boxes are kept; None for the defaults.
+        quality: of the JPEG files, 1 to 100.
+        progress: whether to show progress on stderr.
+
+    Returns: the folders of the tracklets.
+    Raises: ValueError as `read_video` does, for a camera that is no plain name, or if the camera's folder has crops
+    of another video, other boxes or other settings.
+    """
+    from PIL import Image
+
+    cropping, out, folder = cropping or Cropping(), Path(out), Path(out) / camera
+    if Path(camera).name != camera or camera.startswith("."):
+        raise ValueError(f"camera is {camera!r}, wanted a plain name that can be a folder's")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}, wanted 1 to 100")
+    source = Video(video)
+    plan = _plan(source, boxes, cropping)
+    folder.mkdir(parents=True, exist_ok=True)
+    locked = lock(out / ".lock")
+    try:
+        _claim(folder, source, boxes, cropping, quality)
+        times = _Times()
+
+        def file(crop: _Crop) -> Path:
+            return folder / crop.track / f"{crop.number:06d}.jpg"
+
+        for track in _lengths(plan):
+            (folder / track).mkdir(exist_ok=True)
+        kept = {path for track in _lengths(plan) for path in (folder / track).glob("*.jpg")}
+        for crop, time, picture in _crops(source, plan, lambda crop: file(crop) not in kept, progress):
+            times.add(crop, time)
+            if picture is None:
+                continue
+            content = io.BytesIO()
+            Image.fromarray(picture).save(content, "JPEG", quality=quality, subsampling=0)
+            unfinished = file(crop).with_suffix(".part")
+            unfinished.write_bytes(content.getbuffer())
+            unfinished.replace(file(crop))
+        tracks = list(_lengths(plan))
+        _list(out, camera, {track: times.of(track) for track in tracks})
+    finally:
+        if locked is not None:
+            os.close(locked)
+    return [folder / track for track in tracks]
+
+
+class _Times:
+    """Numbers and times of the first and the last frame of each track."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[int, float]] = {}
+        self._last: dict[str, tuple[int, float]] = {}
+
+    def add(self, crop: _Crop, time: float) -> None:
+        self._last[crop.track] = (crop.number, time)
+        self._first.setdefault(crop.track, (crop.number, time))
+
+    def of(self, track: str) -> dict[str, str]:
+        (first, start), (last, end) = self._first[track], self._last[track]
+        values = (str(first), str(last), f"{start:.3f}", f"{end:.3f}")
+        return dict(zip(DETAILS[1:], values, strict=True))
+
+
+def _plan(video: Video, boxes: Iterable[Box], cropping: Cropping) -> dict[int, list[_Crop]]:
+    """The crops of each frame of a video."""
+    kept: dict[str, list[tuple[int, tuple[int, int, int, int]]]] = defaultdict(list)
+    count = 0
+    for box in boxes:
+        count += 1
+        left, top, right, bottom = edges = box.in_pixels(video.width, video.height, cropping.padding)
+        if right - left >= cropping.min_width and bottom - top >= cropping.min_height:
+            kept[box.track].append((box.frame, edges))
+    plan: dict[int, list[_Crop]] = defaultdict(list)
+    for track, found in kept.items():
+        found = found[:: cropping.step]
+        if len(found) >= cropping.min_length:
+            for at, (number, edges) in enumerate(found):
+                plan[number].append(_Crop(track, number, at, edges))
+    if not plan:
+        raise ValueError(
+            f"no track of {count} boxes is left: wanted boxes in {video.width} x {video.height} pixels of at least "
+            f"{cropping.min_width} x {cropping.min_height}, and {cropping.min_length} or more in a track"
+        )
+    return plan
+
+
+def _lengths(plan: dict[int, list[_Crop]]) -> dict[str, int]:
+    """The frames of each track."""
+    lengths: dict[str, int] = {}
+    for crops in plan.values():
+        for crop in crops:
+            lengths[crop.track] = max(lengths.get(crop.track, 0), crop.at + 1)
+    return lengths
+
+
+def _crops(
+    video: Video, plan: dict[int, list[_Crop]], wanted: Callable[[_Crop], bool], progress: bool
+) -> Iterator[tuple[_Crop, float, NDArray[np.uint8] | None]]:
+    """Yields each crop with the time of its frame, and its picture if it is wanted."""
+    last, number = max(plan), -1
+    with ProgressLine(last + 1, "frames read", "crops", shown=progress) as line:
+        for number, time, picture in video.read(lambda number: any(map(wanted, plan.get(number, ())))):
+            crops = plan.get(number, [])
+            for crop in crops:
+                left, top, right, bottom = crop.edges
+                part = picture[top:bottom, left:right] if picture is not None and wanted(crop) else None
+                yield crop, time, part
+            line.advance(1, len(crops))
+            if number == last:
+                return
+    found = f"{video.path} has {number + 1} frames"
+    raise ValueError(f"the tracks have frame {last} (from 0), but {found}: wanted the video of these tracks")
+
+
+def _claim(folder: Path, video: Video, boxes: Iterable[Box], cropping: Cropping, quality: int) -> None:
+    """Check that a folder holds nothing but crops of the same call, and write what they depend on into it."""
+    status = video.path.stat()
+    facts = {
+        "video": [video.path.name, status.st_size, status.st_mtime_ns],
+        "boxes": hashlib.sha256(repr(list(boxes)).encode()).hexdigest(),
+        "cropping": repr(cropping),
+        "quality": quality,
+    }
+    file = folder / _FACTS
+    if not file.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds other files, wanted a new folder or one that this command began")
+    if file.exists():
+        found = json.loads(file.read_text())
+        names = [name for name in facts if found.get(name) != facts[name]]
+        if names:
+            raise ValueError(f"{folder} has crops with another {', '.join(names)}: remove it, or name another camera")
+    else:
+        write_atomically(file, json.dumps(facts).encode())
+
+
+def _list(out: Path, camera: str, rows: dict[str, dict[str, str]]) -> None:
+    """Write the lines of a camera into the listing."""
+    names = ("path", "identity", "camera", *DETAILS)
+    file = out / LISTING
+    others: list[dict[str, str]] = []
+    if file.exists():
+        with file.open(newline="", encoding="utf-8") as opened:
+            others = [row for row in csv.DictReader(opened) if row.get("camera") != camera]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(others)
+    for track, times in rows.items():
+        writer.writerow({"path": f"{camera}/{track}", "identity": "", "camera": camera, "track": track, **times})
+    write_atomically(file, text.getvalue().encode())
