@@ -40,7 +40,7 @@ CORE = {
 }
 # Parts that raise below a version of PyTorch; tests/test_fresh_processes.py holds that they do.
 SINCE = {
-    "optimize": ("2.11", ["tests/test_deployment.py", "tests/test_fusion.py", "tests/test_winograd.py"]),
+    "optimize": ("2.14", ["tests/test_deployment.py", "tests/test_fusion.py", "tests/test_winograd.py"]),
     "export": ("2.14", ["tests/test_exporting.py", "tests/models/test_deployment.py"]),
 }
 INSTALLED = """import json, platform, torch, torchvision, numpy
