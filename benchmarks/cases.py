@@ -94,6 +94,8 @@ def awake(name: str, settings: Settings) -> Any:
                         value.uniform_(0.5, 1.5)
                     elif value.is_floating_point():
                         value.normal_(std=0.1)
+            if isinstance(module, strfnet.STRF):
+                module.expand.weight.normal_(std=0.05)
             temporal = getattr(module, "temporal", None)
             if isinstance(temporal, nn.Conv2d):
                 noise = torch.randn_like(temporal.weight)

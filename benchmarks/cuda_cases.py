@@ -1,76 +1,107 @@
 """What the speed benchmark measures on a GPU besides: number formats, compilation, and which kernels attend."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from cases import ERROR, HALF_ERROR, NETWORKS, Settings, awake, normal
+from cases import ERROR, HALF_ERROR, NETWORKS, TRAINED, Settings, awake, normal
 from figures import Figure
-from interleaved import difference, in_turn
+from interleaved import difference, in_turn, peak_mib
 from restatements import restate
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from strfnet import NonLocalBlock
+from strfnet.deployment import allow_tf32
+from strfnet.layers import choose_attention, set_attention
 
-FORMATS = ("float32", "TF32", "bfloat16")
-TF32_ERROR = 5e-3  # TF32 keeps ten bits of a number
+FORMATS = {"float32": torch.float32, "TF32": torch.float32, "bfloat16": torch.bfloat16}
+ERRORS = {"float32": ERROR, "TF32": 5e-3, "bfloat16": HALF_ERROR}  # TF32 keeps ten bits of a number
+COMPILED_HALF = 3.0  # how many times as long the published computation with TF32 takes
+
+
+def compiled(network: Any, **options: Any) -> Any:
+    """The network compiled apart from others of its class, as one code is compiled eight times at most."""
+
+    def call(clip: Tensor) -> Any:
+        return network(clip)
+
+    call.__code__ = call.__code__.replace()
+    return torch.compile(call, dynamic=False, **options)
+
+
 WAYS: dict[str, Callable[[Any], Any]] = {
     "eager": lambda network: network,
-    "compiled": torch.compile,
-    "CUDA graphs": partial(torch.compile, mode="reduce-overhead"),
+    "compiled": compiled,
+    "CUDA graphs": partial(compiled, mode="reduce-overhead"),
 }
 BLOCKS = {"layer2": (512, 32, 16), "layer3": (1024, 16, 8)}  # channels, rows and columns at 256 x 128
 
 
 def cases(settings: Settings) -> dict[str, Callable[[], list[Figure]]]:
-    """The cases by name."""
+    """The cases by name; in a quick run, only of the networks with a goal, and nothing is compiled."""
+    forms, ways = (NETWORKS, tuple(WAYS)) if settings.judged else (TRAINED, ("eager",))
     named: dict[str, Callable[[], list[Figure]]] = {
-        f"{form.format(settings.depth)}, formats": partial(formats, form, settings) for form in NETWORKS
+        f"{form.format(settings.depth)}, formats": partial(formats, form, settings, ways) for form in forms
     }
     return named | {"attention kernels": partial(attention, settings)}
 
 
-def formats(form: str, settings: Settings) -> list[Figure]:
-    """One network, batch 4, in every format and way, against the published computation in float32."""
+def formats(form: str, settings: Settings, ways: tuple[str, ...] = tuple(WAYS)) -> list[Figure]:
+    """One network, batch 4, in every format and way, against the published computation in the same format.
+
+    Compiled bfloat16 also against the published computation with TF32, as which published code runs by default.
+    """
     case = f"{form.format(settings.depth)}, formats"
-    network = awake(form.format(settings.depth), settings)
-    published, clip = restate(network), normal(settings, *settings.clip_shape(4))
-    half = awake(form.format(settings.depth), settings).to(torch.bfloat16)
-    calls: dict[str, Callable[[], Any]] = {"published": partial(published, clip)}
-    for way, made in WAYS.items():
-        whole, halved = made(network), made(half)
-        calls[f"{way}, float32"] = partial(whole, clip)
-        calls[f"{way}, TF32"] = partial(in_tf32, whole, clip)
-        calls[f"{way}, bfloat16"] = partial(halved, clip.to(torch.bfloat16))
+    clip = normal(settings, *settings.clip_shape(4))
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, dtype in FORMATS.items():
+        network = awake(form.format(settings.depth), settings).to(dtype)
+        networks = {"published": restate(network)}
+        choose_attention(network)
+        networks |= {way: WAYS[way](network) for way in ways}
+        calls |= {f"{way}, {name}": partial(called, each, clip.to(dtype), name) for way, each in networks.items()}
     with torch.inference_mode():
         answers = {name: call().embedding.clone() for name, call in calls.items()}
         timings = in_turn(calls, rounds=settings.rounds, device=settings.device)
-    bounds = {"float32": ERROR, "TF32": TF32_ERROR, "bfloat16": HALF_ERROR}
     figures = []
-    for name in list(calls)[1:]:
-        apart, bound = difference(answers[name], answers["published"]), bounds[name.rpartition(", ")[2]]
-        figures.append(Figure(case, f"{name}: output differs", apart, goal=bound, at_most=True))
-        figures.append(Figure.spread(case, f"{name}: published takes", timings.ratio("published", name), "x"))
+    for name in calls:
+        way, _, number = name.partition(", ")
+        apart = difference(answers[name], answers["published, float32"])
+        figures.append(Figure(case, f"{name}: output differs", apart, goal=ERRORS[number], at_most=True))
+        if way != "published":
+            figures.append(
+                Figure.spread(case, f"{name}: published takes", timings.ratio(f"published, {number}", name), "x")
+            )
+        if name == "compiled, bfloat16":
+            ratio = timings.ratio("published, TF32", name)
+            goal = settings.judge(COMPILED_HALF)
+            figures.append(Figure.spread(case, f"{name}: published, TF32 takes", ratio, "x", goal=goal))
+        if settings.device == "cuda":
+            with torch.inference_mode():
+                figures.append(Figure(case, f"{name}: memory", peak_mib(calls[name]), "MiB"))
     return figures
 
 
 def attention(settings: Settings) -> list[Figure]:
-    """The kernel on which each attention of NVAN spends most time, in the quantity's name; its seconds."""
+    """The kernel on which each attention of NVAN spends most time, in the quantity's name; its milliseconds."""
     figures = []
     for place, (channels, h, w) in BLOCKS.items():
-        for name in FORMATS:
-            dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
+        for name, dtype in FORMATS.items():
             block = NonLocalBlock(channels).to(settings.device, dtype).eval()
+            choose_attention(block)
+            chosen = block.attention_form
             clip = normal(settings, 1, channels, settings.frames, h, w).to(dtype)
-            call = partial(in_tf32 if name == "TF32" else _called, block, clip)
-            with torch.inference_mode():
-                kernel = longest(kernels(call, settings.device))
-                timings = in_turn({name: call}, rounds=settings.rounds, device=settings.device)
-            seconds = timings.of(name).median
-            figures.append(Figure("attention kernels", f"{place}, {name}: {kernel}", 1e3 * seconds, "ms"))
+            for form in ("fused", "chunked"):
+                set_attention(block, form)
+                call = partial(called, block, clip, name)
+                with torch.inference_mode():
+                    kernel = longest(kernels(call, settings.device))
+                    timings = in_turn({name: call}, rounds=settings.rounds, device=settings.device)
+                told = f"{place}, {name}, {form}{' (chosen)' * (form == chosen)}: {kernel}"
+                figures.append(Figure("attention kernels", told, 1e3 * timings.of(name).median, "ms"))
     return figures
 
 
@@ -93,25 +124,7 @@ def longest(times: dict[str, float]) -> str:
     return max(attending or times, key=lambda name: times[name])
 
 
-def in_tf32(network: Callable[[Tensor], Any], clip: Tensor) -> Any:
-    """A call in which float32 products may be rounded to TF32."""
-    with tf32():
+def called(network: Callable[[Tensor], Any], clip: Tensor, number: str) -> Any:
+    """A call in a format: float32 without TF32, or with it."""
+    with allow_tf32(number == "TF32") if number != "bfloat16" else nullcontext():
         return network(clip)
-
-
-@contextmanager
-def tf32() -> Iterator[None]:
-    """Products in TF32, put back afterwards."""
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = True
-    try:
-        yield
-    finally:
-        for switch, allowed in zip(switches, before, strict=True):
-            switch.allow_tf32 = allowed
-
-
-def _called(network: nn.Module, clip: Tensor) -> Any:
-    return network(clip)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Call = Callable[[], Any]
+WARM_UPS = 3  # calls on a GPU, in which kernels are chosen and compiled
 SHORTEST = 0.1  # seconds that a turn should last at least: the clock and the interpreter cost microseconds
 
 
@@ -50,12 +51,17 @@ def in_turn(variants: Mapping[str, Call], *, rounds: int, device: str = "cpu", s
     """Time every variant once in each of ``rounds`` rounds.
 
     A call shorter than ``shortest`` seconds is repeated within its turn as often as that takes, judged by one
-    call before the first round, which also warms it up; with ``shortest`` 0 there is no such call. Seconds are
-    of process CPU time, all threads together, on "cpu", and between events on the device on "cuda".
+    call before the first round, which also warms it up; with ``shortest`` 0 there is no such call on "cpu". Seconds
+    are of process CPU time, all threads together, on "cpu", and between events on the device on "cuda", where every
+    turn lasts 50 ms at least, after three calls that warm it up.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     taken = cuda_seconds if device == "cuda" else cpu_seconds
+    if device == "cuda":
+        shortest = max(shortest, SHORTEST / 2)
+        for call in variants.values():
+            taken(call, WARM_UPS)
     repeats = dict.fromkeys(variants, 1)
     if shortest > 0:
         repeats = {name: math.ceil(shortest / max(taken(call, 1), 1e-6)) for name, call in variants.items()}
@@ -84,6 +90,17 @@ def cuda_seconds(call: Call, repeats: int) -> float:
     ended.record()
     torch.cuda.synchronize()
     return began.elapsed_time(ended) / 1000 / repeats
+
+
+def peak_mib(call: Call) -> float:
+    """MiB that a call adds on the GPU at its peak."""
+    torch.cuda.empty_cache()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def difference(answer: Tensor, expected: Tensor) -> float:

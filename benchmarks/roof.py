@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from interleaved import Timings
 
-CHANNELS, FRAMES, HEIGHT, WIDTH = 512, 4, 32, 16
+CHANNELS, HEIGHT, WIDTH = 512, 32, 16
+FRAMES = {"cpu": 4, "cuda": 256}  # a GPU is idle below a few milliseconds of work
+SIDE = {"cpu": 2, "cuda": 16}  # of the matrix, in channels
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,9 @@ class Probe:
 def probes(*, device: str = "cpu", dtype: torch.dtype = torch.float32, channels: int = CHANNELS) -> dict[str, Probe]:
     """A 3x3 convolution in both memory orders and a matrix product, all far too large to wait for memory."""
     generator = torch.Generator().manual_seed(0)
-    frames = torch.randn(FRAMES, channels, HEIGHT, WIDTH, generator=generator).to(device, dtype)
+    frames = torch.randn(FRAMES[device], channels, HEIGHT, WIDTH, generator=generator).to(device, dtype)
     kernel = torch.randn(channels, channels, 3, 3, generator=generator).to(device, dtype)
-    matrix = torch.randn(2 * channels, 2 * channels, generator=generator).to(device, dtype)
+    matrix = torch.randn(SIDE[device] * channels, SIDE[device] * channels, generator=generator).to(device, dtype)
     rows = frames.contiguous(memory_format=torch.channels_last)
     rows_kernel = kernel.contiguous(memory_format=torch.channels_last)
     flop = 2 * frames.numel() * channels * 9

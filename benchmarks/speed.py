@@ -17,12 +17,14 @@ goal is missed.
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from figures import Figure, dumped, figures_of, markdown, minutes, put, table
 Case = Callable[[], list[Figure]]
 # The times of the block and of what STRF adds hang on the way to memory, which neighbours share: one at a time.
 ALONE = (*FORMS, "p3dc_resnet50, batch 1")
+LATEST = 360  # seconds after which a quick run begins no further case
 LONGEST = ("memory", "training", "batch 4")
 
 
@@ -77,12 +80,16 @@ def run_one(name: str, settings: Settings, peers: Path | None) -> list[Figure]:
     return cases(settings, peers)[name]()
 
 
-def run_apart(name: str, settings: Settings, peers: Path | None = None) -> dict[str, Any]:
+def run_apart(name: str, settings: Settings, peers: Path | None = None, latest: float = math.inf) -> dict[str, Any]:
     """A case in a process of its own, forked from one that has only imported what it needs.
 
-    Returns its figures as plain values, and the seconds that it took. Raises: RuntimeError if it fails.
+    Returns its figures as plain values, and the seconds that it took; no figures if the clock is past ``latest``.
+    Raises: RuntimeError if it fails.
     """
     began = time.monotonic()
+    if began > latest:
+        print(f"{name}: left out for want of time", file=sys.stderr)
+        return {"seconds": 0.0, "figures": []}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["speed", "torchvision", "torch._inductor.compile_fx"])
     try:
@@ -130,7 +137,7 @@ def main() -> int:
     if given.stored:
         record = json.loads(given.stored.read_text())
     else:
-        settings = Settings(device=given.device) if not given.quick else QUICK
+        settings = replace(QUICK if given.quick else Settings(), device=given.device)
         try:
             named = cases(settings, given.peers)
         except ValueError as error:
@@ -138,7 +145,8 @@ def main() -> int:
         chosen = [name for name in named if not given.only or any(part in name for part in given.only)]
         if not chosen:
             parser.error(f"--only {' '.join(given.only)} is in none of: {'; '.join(named)}")
-        apart = partial(run_apart, settings=settings, peers=given.peers)
+        latest = time.monotonic() + LATEST if given.quick else math.inf
+        apart = partial(run_apart, settings=settings, peers=given.peers, latest=latest)
         record = begun(given.json, {"machine": machine(given.device), "settings": str(settings), "jobs": given.jobs})
         together, alone = ([name for name in chosen if (name in ALONE) == by_itself] for by_itself in (False, True))
         together.sort(key=lambda name: not name.endswith(LONGEST))  # the longest first, or a core waits for them

@@ -27,7 +27,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import strfnet
 from strfnet.inference.stream import Stream
-from strfnet.layers.clip import channels_last
 from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import map_channels, resnet_maps
@@ -59,9 +58,7 @@ def strf_p3dc(depth: str) -> ReIDNetwork:
     backbone = strfnet.inflate(
         maps, unit=partial(strfnet.STRF, mask="joint"), last_stride=1 if depth == "resnet50" else None
     )
-    network = ReIDNetwork(backbone, Head(map_channels(maps), None, pooling="max_mean"))
-    channels_last(network)
-    return network
+    return ReIDNetwork(backbone, Head(map_channels(maps), None, pooling="max_mean"))
 
 
 def measured(name: str, network: ReIDNetwork, frames: int, more: int, size: tuple[int, int], rounds: int) -> Row:

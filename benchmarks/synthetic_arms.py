@@ -9,7 +9,6 @@ from torch import nn
 
 import strfnet
 from strfnet.inflation.inflation import Temporal
-from strfnet.layers.clip import channels_last
 from strfnet.layers.ffm import FFM
 from strfnet.layers.head import Head
 from strfnet.layers.strf import STRF
@@ -69,7 +68,6 @@ def build(host: str, arm: str, classes: int) -> ReIDNetwork:
             factor.conv = nn.Conv2d(
                 factor.channels, factor.channels, kernel, padding=padding, dilation=dilation, bias=False
             )
-    channels_last(network)
     return network
 
 

@@ -79,7 +79,9 @@ def test_a_compiled_network_computes_what_its_original_does(compiled):
     assert deployed.form == "compiled" and set(deployed.seconds) == {"network", "fused", "compiled"}
     changed = ["merge_shortcuts", "fuse_batch_norms", "norms_in_place", "add_in_place", "compile"]
     assert kept(deployed) == changed
-    assert {reason(deployed, trial.name) for trial in deployed.passes if not trial.kept} == {"nothing to change"}
+    unchanged = {trial.name: trial.reason for trial in deployed.passes if not trial.kept}
+    assert unchanged.pop("cuda_graphs") == "needs a CUDA GPU, and the network is on cpu"
+    assert set(unchanged.values()) == {"nothing to change"}
     assert all(trial.error < 1e-5 and min(trial.before, trial.after) > 0 for trial in deployed.passes if trial.kept)
     assert str(deployed.passes[0]) == "merge_shortcuts: kept, kept for this test"
     assert deployed.error < 1e-5
@@ -221,7 +223,7 @@ def test_what_is_not_compiled_is_dropped_with_a_warning(monkeypatch):
 def test_more_networks_of_one_class_are_compiled_than_pytorch_compiles_one_code():
     with torch._dynamo.config.patch(recompile_limit=1):
         deployed = [optimize(network("c2d_resnet8"), (1, 3, 1, 16, 8)) for _ in range(2)]
-    assert all(each.passes[-1].error < 1e-4 for each in deployed)
+    assert all(each.passes[-2].name == "compile" and each.passes[-2].error < 1e-4 for each in deployed)
 
 
 @pytest.mark.parametrize(("longest", "rounds"), [(0.0, 2), (1e9, 3)])

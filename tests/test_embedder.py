@@ -10,6 +10,8 @@ from strfnet.data import evaluation_sampler, read_folder
 from strfnet.data.synthetic import write_walkers
 from strfnet.inference import Embedder, embed
 from strfnet.models import Preprocessing
+from strfnet.system.compat import tf32_is_allowed
+from strfnet.training.sharing import join_processes
 
 CLIPS = ("evenly", 4)
 
@@ -44,3 +46,36 @@ def test_an_optimized_network_embeds_alike_and_its_shards_are_its_own(embedder, 
 def test_wrong_numbers_are_refused(embedder, tracklets, changes):
     with pytest.raises(ValueError, match="wanted at least 1 and 0"):
         replace(embedder, **changes).embed(tracklets, CLIPS)
+
+
+def test_precision_sets_the_type_and_tf32(embedder, tracklets, monkeypatch):
+    expected, seen = embedder.embed(tracklets, CLIPS), []
+    forward = type(embedder.network).forward
+
+    def watched(network, clip, *arguments):
+        seen.append((clip.dtype, tf32_is_allowed()))
+        return forward(network, clip, *arguments)
+
+    monkeypatch.setattr(type(embedder.network), "forward", watched)
+    half = replace(embedder, precision="bf16").embed(tracklets, CLIPS)
+    assert {dtype for dtype, _ in seen} == {torch.bfloat16} and half.dtype == torch.float32
+    assert 1e-5 < (half - expected).abs().max() < 0.05 * expected.abs().max()
+    assert next(embedder.network.parameters()).dtype == torch.float32
+    for precision in ("fp32", "tf32"):
+        del seen[:]
+        assert torch.equal(replace(embedder, precision=precision).embed(tracklets, CLIPS), expected)
+        assert set(seen) == {(torch.float32, precision == "tf32")}
+    assert "precision" not in embedder._facts(CLIPS)
+    assert replace(embedder, precision="bf16")._facts(CLIPS)["precision"] == "bf16"
+    with pytest.raises(ValueError, match="precision must be one of fp32, tf32, bf16, got 'int8'"):
+        replace(embedder, precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("device", "built", "warned"), [(None, "13.0", True), (None, None, False), ("cpu", "13.0", False)]
+)
+def test_a_line_says_that_no_gpu_is_seen(monkeypatch, capsys, device, built, warned):
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert join_processes(device).type == "cpu"
+    assert ("is built for CUDA 13.0 but sees no GPU" in capsys.readouterr().err) == warned

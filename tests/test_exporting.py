@@ -12,7 +12,7 @@ from torch import nn
 
 import strfnet
 from strfnet.cli import parser as cli
-from strfnet.deployment.exporting import export
+from strfnet.deployment import export, open_exported
 from strfnet.layers.head import ReIDOutput
 from strfnet.layers.reduction import TemporalReduction
 
@@ -120,12 +120,14 @@ def test_an_onnx_file_says_what_it_is_and_nothing_of_this_machine(tmp_path):
     about = json.loads(session.get_modelmeta().custom_metadata_map["strfnet"])
     assert about["model"] == "p3dc_resnet8" and about["strfnet"] == strfnet.__version__
     assert about["clip"] == given.shape and about["mean"] == [0.485, 0.456, 0.406]
+    assert (about["clips"], about["distance"]) == ("restricted_first:8", "cosine") and about["unit_length"] is False
     assert b".py" not in (tmp_path / "network.onnx").read_bytes()
     assert told.size == (tmp_path / "network.onnx").stat().st_size
     assert [check.clip_shape[:3] for check in told.checks] == [(1, 3, 1), (1, 3, 4), (3, 3, 1), (3, 3, 4)]
     assert all(check.error <= 1e-4 and check.file_seconds > 0 for check in told.checks)
-    head, columns, *rows = str(told).splitlines()
+    head, use, columns, *rows = str(told).splitlines()
     assert head.startswith("p3dc_resnet8 as onnx in") and "difference" in columns and len(rows) == 4
+    assert use == "embeddings not of length 1, compared by cosine distance, of clips sampled by restricted_first:8"
 
 
 def test_the_network_stays_as_it_was_and_need_not_be_float32_or_in_evaluation(tmp_path):
@@ -136,6 +138,44 @@ def test_the_network_stays_as_it_was_and_need_not_be_float32_or_in_evaluation(tm
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     (answer,) = onnx_session(tmp_path / "network.onnx").run(None, {"clip": clip(2, 3).numpy()})
     agree(answer, network.eval()(clip(2, 3).double()).embedding.detach())
+
+
+def test_a_file_says_how_its_embeddings_are_used(tmp_path):
+    network = wake(Own(lambda embedding, clip: nn.functional.normalize(embedding)))
+    told = export(network, tmp_path / "n.onnx", size=(16, 12), clips=("all_frames", 32), distance="euclidean")
+    _, text = open_exported(tmp_path / "n.onnx", "onnx", threads=1)
+    read = json.loads(text)
+    assert (read["clips"], read["distance"], read["unit_length"]) == ("all_frames:32", "euclidean", True)
+    assert "embeddings of length 1, compared by euclidean distance, of clips sampled by all_frames:32" in str(told)
+    with pytest.raises(ValueError, match="distance must be one of cosine, euclidean, got 'dot'"):
+        export(network, tmp_path / "n.onnx", size=(16, 12), distance="dot")
+    with pytest.raises(ValueError, match=r"sampling must be one of .*, got 'none'"):
+        export(network, tmp_path / "n.onnx", size=(16, 12), clips=("none", 8))
+
+
+def rounding(embedding, clip):
+    """Cancels most digits: what float32 leaves differs from float64 by about 3e-4."""
+    return (embedding + 2e4) - 2e4
+
+
+@pytest.mark.parametrize("factor", [1, 1.01])
+def test_the_allowed_difference_follows_the_rounding_of_the_network(factor, tmp_path):
+    wrong = lambda embedding, clip: embedding * factor if torch.compiler.is_exporting() else embedding  # noqa: E731
+    network = wake(Own(lambda embedding, clip: wrong(rounding(embedding, clip), clip)))
+    if factor != 1:
+        with pytest.raises(ValueError, match=r"differs .* by (1\.\de-02|9\.\de-03) .*not kept"):
+            export(network, tmp_path / "network.pt2", "pt2", size=(16, 12))
+        return
+    told = export(network, tmp_path / "network.pt2", "pt2", size=(16, 12))
+    assert max(check.error for check in told.checks) > 1e-4
+    assert all(1e-5 < check.rounding < 1e-3 and check.error <= 4 * check.rounding for check in told.checks)
+
+
+def test_a_network_that_does_not_run_in_float64_is_compared_in_float32(tmp_path):
+    told = export(
+        wake(Own(lambda embedding, clip: embedding @ torch.eye(4))), tmp_path / "network.pt2", "pt2", size=(16, 12)
+    )
+    assert all(check.rounding is None and check.error < 1e-5 for check in told.checks)
 
 
 def twice_when_exported(embedding, clip):
@@ -167,6 +207,10 @@ WRONG = {
     ),
     "a branch on values": (turned, "meta"),
     "a branch on frames": (at_eight, r"exported as onnx: .*frames"),
+    "only rounding": (
+        lambda embedding, clip: (embedding + 1e9) - 1e9,
+        "own output in float32 differs .* wanted at most 1e-02",
+    ),
     "no embedding": (lambda embedding, clip: [embedding], "the output is list"),
 }
 

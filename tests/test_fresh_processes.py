@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from torchvision.models import resnet18
@@ -48,6 +50,13 @@ def files(tmp_path_factory):
     write_mars(folder / "data", draw_set(train=4, test=3, cameras=2, frames=4, height=32))
     (folder / "training.yaml").write_text(f"{TRAINING}data: {folder}/data\n")
     torch.save(resnet18().state_dict(), folder / "resnet18.pth")
+    with av.open(str(folder / "video.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    (folder / "tracks.txt").write_text("1,1,4,8,12,32,1,-1,-1,-1\n2,1,4,8,12,32,1,-1,-1,-1\n")
     return folder
 
 
@@ -73,6 +82,7 @@ COMMANDS = {
     "convert": "convert {0}/resnet18.pth {0}/converted.safetensors",
     "train": "train --config {0}/training.yaml --out {0}/run",
     "evaluate": f"evaluate {ON_DATA} --complete false --protocol nvan",
+    "crop": "crop --video {0}/video.mkv --tracks {0}/tracks.txt --camera c1 --out {0}/crops",
     "embed": f"embed {ON_DATA} --complete false --clips all_frames:2 --out {{0}}/vectors.safetensors",
     "show": f"show {ON_DATA} --complete false --ranks --out {{0}}/ranks.png",
     "export": "export --model resnet8_fpl --height 32 --width 16 --format pt2 --out {0}/network.pt2",

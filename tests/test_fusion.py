@@ -22,8 +22,8 @@ from strfnet.deployment import (
     norms_in_place,
     use_winograd,
 )
-from strfnet.deployment import in_place as in_place_passes
 from strfnet.deployment.fusion import CONVOLUTIONS, fuse_norm, inference_copy
+from strfnet.layers import attention as attention_forms
 from strfnet.models.registry import ARCHITECTURES
 
 SHAPE = (2, 3, 4, 64, 32)
@@ -154,8 +154,8 @@ def test_only_plain_norms_with_statistics_write_in_place():
 
 @pytest.mark.parametrize("window", [None, 2])
 def test_queries_in_chunks_gather_what_the_fused_attention_gathers(monkeypatch, window):
-    monkeypatch.setattr(in_place_passes, "multiplies_bfloat16", lambda: True)
-    monkeypatch.setattr(in_place_passes, "CHUNK", 5)
+    monkeypatch.setattr(attention_forms, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(attention_forms, "CHUNK", 5)
     block = wake(NonLocalBlock(6, window=window)).eval().requires_grad_(False)
     clip = normal(2, 6, 3, 4, 2)
     expected = copy.deepcopy(block).double()(clip)

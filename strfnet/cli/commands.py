@@ -132,7 +132,9 @@ def export(call: options.Export) -> None:
 
     check_target(call.out, call.format)
     embedder, _ = _load(call.network, options.Inference(device="cpu"))
-    print(export(embedder.network, call.out, call.format, size=embedder.preprocessing.size))
+    clips = options.clip_sampler(call.clips)
+    size = embedder.preprocessing.size
+    print(export(embedder.network, call.out, call.format, size=size, clips=clips, distance=call.distance))
 
 
 def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":
@@ -165,6 +167,7 @@ def _tracklets(call: options.Embed) -> "Sequence[Tracklet]":
 def _load(call: options.Network, inference: options.Inference) -> tuple["Embedder", LoadedNetwork]:
     """The network on its device, ready to embed, and what is known of it."""
     from strfnet.inference import Embedder
+    from strfnet.layers import choose_attention
     from strfnet.training.sharing import join_processes
 
     device = join_processes(inference.device)
@@ -177,8 +180,10 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
         print(f"{found.name} has {found.weights} and is not trained for re-identification", file=sys.stderr)
     preprocessing = found.preprocessing.updated({**vars(call), **vars(inference)})
     network, progress = found.network.to(device), process_rank() == 0
+    choose_attention(network)
     batch, workers, optimize = inference.batch, inference.workers, inference.optimize
-    return Embedder(network, found.name, preprocessing, batch, workers, optimize, progress), found
+    precision = inference.precision
+    return Embedder(network, found.name, preprocessing, batch, workers, optimize, progress, precision), found
 
 
 def _read(call: "options.Data | Recipe") -> DataSet:

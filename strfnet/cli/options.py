@@ -78,6 +78,7 @@ class Inference:
         workers: Threads that read frames.
         device: Device, such as cpu or cuda:1. Default: a GPU if there is one.
         optimize: Optimize the network for full batches first, which takes up to a minute (see `strfnet.optimize`).
+        precision: fp32 without TF32, tf32 with it (CUDA), or bf16. Default: float32 under the flags of PyTorch.
     """
 
     interpolation: Literal["bilinear", "bicubic"] | None = None
@@ -85,6 +86,7 @@ class Inference:
     workers: int = 2
     device: str | None = None
     optimize: bool = False
+    precision: Literal["fp32", "tf32", "bf16"] | None = None
 
     def __post_init__(self) -> None:
         _check_positive(batch=self.batch)
@@ -336,11 +338,18 @@ class Export:
     Args:
         out: File to write; it ends in .onnx for onnx, and in .pt2 for pt2 and package.
         format: onnx; pt2, a program for torch.export.load; package, machine code, which needs a C++ compiler.
+        clips: Clip sampler and its frames that the metadata names, as strfnet embed takes them.
+        distance: Distance of embeddings that the metadata names: cosine or euclidean.
     """
 
     out: Path = field(metadata={"metavar": "FILE"})
     format: Literal["onnx", "pt2", "package"] = "onnx"
+    clips: str = field(default="restricted_first:8", metadata={"metavar": "SAMPLER:N"})
+    distance: Literal["cosine", "euclidean"] = "cosine"
     network: Network
+
+    def __post_init__(self) -> None:
+        clip_sampler(self.clips)
 
 
 COMMANDS: dict[str, type] = {

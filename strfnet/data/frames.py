@@ -1,6 +1,7 @@
 """Image files decoded into normalised clips."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import get_args
 
 import numpy as np
@@ -34,16 +35,45 @@ def read_clip(
     Raises: ValueError for a frame that cannot be read (naming its path), no indices, one out of range, a
     size below 1, or another interpolation.
     """
+    return normalize(read_pixels(frames, indices, size, interpolation=interpolation))
+
+
+def read_pixels(
+    frames: Sequence[Frame],
+    indices: Sequence[int],
+    size: tuple[int, int] = (256, 128),
+    *,
+    interpolation: str = "bilinear",
+) -> Tensor:
+    """The frames of `read_clip` before normalization: uint8 if all have the wanted size, else float32 in 0 .. 1."""
     if not indices or not all(0 <= index < len(frames) for index in indices):
         raise ValueError(f"indices are {list(indices)}, wanted one or more from 0 to {len(frames) - 1}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
     if interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation must be one of bilinear, bicubic, got {interpolation!r}")
-    resized = {index: _resize(read_frame(frames[index]), size, interpolation) for index in set(indices)}
-    clip = torch.stack([resized[index] for index in indices], dim=1)
-    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (clip - mean) / std
+    read = {index: _read(frames[index]) for index in set(indices)}
+    if any(image.dtype != torch.uint8 or image.shape[1:] != size for image in read.values()):
+        read = {index: _resize(as_float(image), size, interpolation) for index, image in read.items()}
+    return torch.stack([read[index] for index in indices], dim=1)
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """Clips (..., 3, t, h, w) of uint8, or of floats in 0 .. 1, with ImageNet's mean and standard deviation."""
+    mean, std = (channels(values, pixels.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (as_float(pixels) - mean).div_(std)
+
+
+@cache
+def channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """A number for each channel of a clip, (3, 1, 1, 1), which is copied to a device only once."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(3, 1, 1, 1)
+
+
+def as_float(pixels: Tensor) -> Tensor:
+    """Pixels of uint8 as float32 in 0 .. 1; floats stay as they are."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 def read_frame(frame: str | Frame) -> Tensor:
@@ -56,11 +86,16 @@ def read_frame(frame: str | Frame) -> Tensor:
     Raises: ValueError naming the path if the file is missing, damaged, truncated, larger than Pillow's limit or not a
     still image; or if an image in memory is not (h, w, 3) of uint8.
     """
+    return as_float(_read(frame))
+
+
+def _read(frame: str | Frame) -> Tensor:
+    """`read_frame` with the values of the file, (3, h, w): uint8, but 16-bit gray as float32 in 0 .. 1."""
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame in memory is {frame.dtype} {frame.shape}, wanted uint8 (h, w, 3)")
         # A copy, because torch has no view of an array that is read-only or reversed.
-        return torch.from_numpy(frame.copy()).permute(2, 0, 1).float() / 255
+        return torch.from_numpy(frame.copy()).permute(2, 0, 1)
     from PIL import Image, ImageOps
 
     try:
@@ -75,7 +110,7 @@ def read_frame(frame: str | Frame) -> Tensor:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"cannot read the frame {frame}: {reason}") from error
-    return pixels.permute(2, 0, 1).float() / 255
+    return pixels.permute(2, 0, 1)
 
 
 def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from strfnet.data.frames import read_clip
+from strfnet.data.frames import as_float, normalize, read_pixels
 from strfnet.data.randomness import generator
 from strfnet.data.sampling import training_sampler
 from strfnet.data.tracklet import Tracklet
-from strfnet.data.transforms import Augmentation
+from strfnet.data.transforms import Augmentation, Changes
+from strfnet.system.compat import tree_map_only
 
 
 class Draw(NamedTuple):
@@ -33,7 +34,10 @@ class Draw(NamedTuple):
 
 
 class ClipBatch(NamedTuple):
-    """Clips (b, 3, t, h, w) float32, normalized; labels (b,) and rows of the tracklets (b,), int64."""
+    """Clips (b, 3, t, h, w) float32, normalized; labels (b,) and rows of the tracklets (b,), int64.
+
+    Clips and labels are on the device of the loader, rows on the CPU.
+    """
 
     clips: Tensor
     labels: Tensor
@@ -60,10 +64,14 @@ def draws(batches: Sequence[Sequence[int]], epoch: int, *, rank: int = 0, world_
         raise ValueError(f"a batch has {fewest} rows for {world_size} processes, wanted at least one for each")
     slices, position = [], 0
     for batch in batches:
-        begin, end = (len(batch) * part // world_size for part in (rank, rank + 1))
-        slices.append([Draw(epoch, position + at, batch[at]) for at in range(begin, end)])
+        slices.append([Draw(epoch, position + at, batch[at]) for at in part_of(len(batch), rank, world_size)])
         position += len(batch)
     return slices
+
+
+def part_of(rows: int, rank: int, world_size: int) -> range:
+    """The rows of a batch that a process has."""
+    return range(rows * rank // world_size, rows * (rank + 1) // world_size)
 
 
 class TrainingClips(Dataset[tuple[Tensor, int, int]]):
@@ -105,27 +113,46 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
         self._indices = training_sampler(sampling, frames=frames, stride=stride)
         # Errors are raised now, not in the training.
         generator("clip", seed=seed, epoch=0)
-        read_clip([np.zeros((1, 1, 3), np.uint8)], [0], size, interpolation=interpolation)
+        read_pixels([np.zeros((1, 1, 3), np.uint8)], [0], size, interpolation=interpolation)
 
     def __len__(self) -> int:
         return len(self.tracklets)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
         """The clip (3, t, h, w), its label and its row. Raises: ValueError for an unreadable frame, naming it."""
+        pixels, changes = self.read(draw)
+        batch = default_collate([changes]) if changes is not None else None
+        return self.finish(pixels[None], batch)[0], self.labels[draw.row], draw.row
+
+    def read(self, draw: Draw) -> tuple[Tensor, Changes | None]:
+        """The decoded pixels of a clip, see `read_pixels`, and the changes that are drawn for it."""
         epoch, position, row = draw
         if not 0 <= row < len(self):
             raise ValueError(f"row is {row}, wanted one of {len(self)} tracklets, counted from 0")
         rng = generator("clip", seed=self.seed, epoch=epoch, position=position)
         frames = self.tracklets[row].frames
         indices = self._indices(len(frames), rng=rng)
-        clip = read_clip(frames, indices, self.size, interpolation=self.interpolation)
-        return clip if self.augmentation is None else self.augmentation(clip, rng), self.labels[row], row
+        pixels = read_pixels(frames, indices, self.size, interpolation=self.interpolation)
+        return pixels, None if self.augmentation is None else self.augmentation.draw(pixels.shape[1:], rng)
+
+    def finish(self, pixels: Tensor, changes: Changes | None) -> Tensor:
+        """Pixels of a batch (b, 3, t, h, w), normalized and changed, on their device."""
+        clips = normalize(pixels)
+        return clips if self.augmentation is None or changes is None else self.augmentation.apply(clips, changes)
 
 
 def load(
-    clips: TrainingClips, plan: Sequence[list[Draw]], *, workers: int = 0, pin_memory: bool = False
+    clips: TrainingClips,
+    plan: Sequence[list[Draw]],
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+    device: torch.device | None = None,
 ) -> DataLoader[Any]:
     """A loader that yields one ``ClipBatch`` for each list of draws, in order.
+
+    Workers decode and draw the changes. Their pixels are uint8, a quarter of the shared memory, unless frames are
+    resized. Batches are normalized and changed on the device, to which a GPU copies them beside its computations.
 
     Its workers end with the iteration, also when it is left early, by an error or by Ctrl-C. They are forked on Linux
     and share frames in memory; elsewhere each has a copy. Torch's global generators are not used. To resume in the
@@ -136,16 +163,16 @@ def load(
         plan: the draws of each batch, as ``draws`` returns them.
         workers: processes that decode, with one thread each; 0 decodes in this process.
         pin_memory: whether batches are in page-locked memory, for asynchronous copies to a GPU.
+        device: of the batches; None is the CPU.
 
-    Raises: ValueError for negative ``workers``; while iterating, ValueError naming the path of a bad frame.
+    Raises: ValueError for negative ``workers``; while iterating, ValueError naming the path of a bad frame, and
+    OSError if the shared memory is too small for the batches of the workers.
     """
     if workers < 0:
         raise ValueError(f"workers is {workers}, wanted 0 or more processes")
-    if workers and clips.augmentation is not None:
-        # Imported once here, because each worker of each epoch would need a second or two.
-        import torchvision.transforms.v2.functional  # noqa: F401
     return _Loader(
         _Batches(clips),
+        torch.device("cpu") if device is None else device,
         batch_sampler=list(plan),
         collate_fn=_identity,
         num_workers=workers,
@@ -154,6 +181,15 @@ def load(
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         generator=torch.Generator(),  # otherwise each iteration draws a seed from the global generator
     )
+
+
+class _Pixels(NamedTuple):
+    """A batch as workers send it."""
+
+    pixels: Tensor
+    changes: Changes | None
+    labels: Tensor
+    rows: Tensor
 
 
 class _Batches(Dataset[Any]):
@@ -165,21 +201,61 @@ class _Batches(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitems__(self, batch: list[Draw]) -> ClipBatch | ValueError:
+    def __getitems__(self, batch: list[Draw]) -> _Pixels | ValueError:
         try:
-            clips, labels, rows = zip(*(self.clips[draw] for draw in batch), strict=True)
+            pixels, changes = zip(*map(self.clips.read, batch), strict=True)
         except ValueError as error:
             return ValueError(*error.args)
+        if len({clip.dtype for clip in pixels}) > 1:
+            pixels = tuple(map(as_float, pixels))
+        rows = [draw.row for draw in batch]
+        labels = [self.clips.labels[row] for row in rows]
         # in a worker, default_collate stacks directly in shared memory
-        return ClipBatch(default_collate(list(clips)), torch.tensor(labels), torch.tensor(rows))
+        collated = None if changes[0] is None else default_collate(list(changes))
+        return _Pixels(default_collate(list(pixels)), collated, torch.tensor(labels), torch.tensor(rows))
 
 
 class _Loader(DataLoader[Any]):
+    def __init__(self, batches: _Batches, device: torch.device, **options: Any) -> None:
+        super().__init__(batches, **options)
+        self._clips, self._device = batches.clips, device
+
     def __iter__(self) -> Any:
-        for batch in super().__iter__():
+        copied = _Copied(self._device)
+        for batch in _explained(super().__iter__()):
             if isinstance(batch, ValueError):
                 raise batch
-            yield batch
+            pixels, changes, labels = copied(batch[:3])
+            yield ClipBatch(self._clips.finish(pixels, changes), labels, batch.rows)
+
+
+class _Copied:
+    """Copies tensors to a device, to a CUDA device on a stream of its own, while the GPU computes on another."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, tensors: Any) -> Any:
+        if self.stream is None:
+            return tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tensors)
+        current = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self.stream):
+            copies = tree_map_only(Tensor, lambda tensor: tensor.to(self.device, non_blocking=True), tensors)
+        current.wait_stream(self.stream)
+        tree_map_only(Tensor, lambda copy: copy.record_stream(current), copies)  # so its memory is kept until then
+        return copies
+
+
+def _explained(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches. Raises: OSError with advice if a worker ends because the shared memory is full."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if not any(sign in f"{error} {error.__cause__}" for sign in ("Bus error", "bus error", "shared memory")):
+            raise
+        advice = "start Docker, which allows 64 MiB, with --shm-size=8g, or decode in this process with --workers 0"
+        raise OSError(f"the shared memory (/dev/shm) is too small for batches of workers: {advice}") from error
 
 
 def _identity(batch: Any) -> Any:

@@ -1,18 +1,30 @@
 """Augmentation of clips, drawn once for all frames of a clip or for each frame."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from numpy.random import Generator
 from torch import Tensor
+from torch.nn import functional as F
 
 from strfnet.data.choices import Change
-from strfnet.data.frames import IMAGENET_MEAN
+from strfnet.data.frames import IMAGENET_MEAN, channels
 
 _CHANGES: tuple[Change, ...] = get_args(Change)
+
+
+class Changes(NamedTuple):
+    """The changes drawn for clips, whole numbers for each frame; they are applied where the clips are.
+
+    ``crop`` (..., t, 2): top and left of the window in the enlarged frame, -1 for none. ``flip`` (..., t): 1 for
+    mirroring. ``erasing`` (..., t, 4): top, left, height and width of the rectangle, zeros for none.
+    """
+
+    crop: Tensor
+    flip: Tensor
+    erasing: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,43 +76,76 @@ class Augmentation:
         """
         if clip.ndim != 4 or len(clip) != 3:
             raise ValueError(f"clip is {tuple(clip.shape)}, wanted (3, t, h, w)")
-        changes: dict[str, Callable[[Tensor, Generator], Tensor]] = {
-            "crop": _crop,
-            "flip": _flip,
-            "erasing": partial(_erase, fill=self.fill),
-        }
+        drawn = self.draw(clip.shape[1:], rng)
+        return self.apply(clip[None], Changes(*(change[None] for change in drawn)))[0]
+
+    def draw(self, shape: Sequence[int], rng: Generator) -> Changes:
+        """The changes of a clip of t frames of h x w pixels, its ``shape``."""
+        t, h, w = shape
+        drawn = {}
         for name in _CHANGES:
-            frames = clip.split(1, dim=1) if name in self.per_frame else (clip,)
-            chosen = [rng.random() < getattr(self, name) for _ in frames]
-            if any(chosen):
-                pairs = zip(frames, chosen, strict=True)
-                clip = torch.cat([changes[name](part, rng) if drawn else part for part, drawn in pairs], dim=1)
-        return clip
+            of = t if name in self.per_frame else 1
+            chosen = [rng.random() < getattr(self, name) for _ in range(of)]
+            values = [_DRAWN[name](h, w, rng) if one else _NONE[name] for one in chosen]
+            drawn[name] = torch.tensor(values * (t // of))
+        return Changes(**drawn)
+
+    def apply(self, clips: Tensor, changes: Changes) -> Tensor:
+        """Clips (b, 3, t, h, w), changed as drawn; nothing depends on a value of ``changes`` but the pixels."""
+        if self.crop:
+            clips = _crop(clips, changes.crop)
+        if self.flip:
+            clips = torch.where(changes.flip[:, None, :, None, None] > 0, clips.flip(-1), clips)
+        return _erase(clips, changes.erasing, self.fill) if self.erasing else clips
 
 
-def _flip(clip: Tensor, rng: Generator) -> Tensor:
-    from torchvision.transforms.v2.functional import horizontal_flip
-
-    return horizontal_flip(clip)
+def _enlarged(size: int) -> int:
+    return round(size * 9 / 8)
 
 
-def _crop(clip: Tensor, rng: Generator) -> Tensor:
-    from torchvision.transforms.v2.functional import crop, resize
-
-    h, w = clip.shape[-2:]
-    height, width = round(h * 9 / 8), round(w * 9 / 8)
-    top, left = (int(rng.integers(room + 1)) for room in (height - h, width - w))
-    return crop(resize(clip, [height, width]), top, left, h, w)
+def _drawn_window(h: int, w: int, rng: Generator) -> tuple[int, ...]:
+    return tuple(int(rng.integers(_enlarged(size) - size + 1)) for size in (h, w))
 
 
-def _erase(clip: Tensor, rng: Generator, *, fill: tuple[float, float, float]) -> Tensor:
-    from torchvision.transforms.v2.functional import erase
+def _drawn_mirror(h: int, w: int, rng: Generator) -> int:
+    return 1
 
-    h, w = clip.shape[-2:]
+
+def _drawn_rectangle(h: int, w: int, rng: Generator) -> tuple[int, ...]:
     for _ in range(100):
         area, aspect = rng.uniform(0.02, 0.4) * h * w, rng.uniform(0.3, 1 / 0.3)
         height, width = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
         if 1 <= height < h and 1 <= width < w:
             top, left = (int(rng.integers(room + 1)) for room in (h - height, w - width))
-            return erase(clip, top, left, height, width, clip.new_tensor(fill).view(3, 1, 1, 1))
-    return clip
+            return top, left, height, width
+    return 0, 0, 0, 0
+
+
+_DRAWN: dict[Change, Callable[[int, int, Generator], int | tuple[int, ...]]] = {
+    "crop": _drawn_window,
+    "flip": _drawn_mirror,
+    "erasing": _drawn_rectangle,
+}
+_NONE: dict[Change, int | tuple[int, ...]] = {"crop": (-1, -1), "flip": 0, "erasing": (0, 0, 0, 0)}
+
+
+def _crop(clips: Tensor, window: Tensor) -> Tensor:
+    b, _, t, h, w = clips.shape
+    device, size = clips.device, (_enlarged(h), _enlarged(w))
+    large = F.interpolate(clips.flatten(0, 1), size, mode="bilinear", antialias=True).view(b, -1, t, *size)
+    top, left = window.clamp(min=0).unbind(-1)
+    rows = (top[..., None] + torch.arange(h, device=device))[..., None]
+    columns = (left[..., None] + torch.arange(w, device=device))[..., None, :]
+    clip, frame = torch.arange(b, device=device), torch.arange(t, device=device)
+    cropped = large.movedim(1, -1)[clip.view(b, 1, 1, 1), frame.view(t, 1, 1), rows, columns].movedim(-1, 1)
+    return torch.where(window[:, None, :, :1, None] < 0, clips, cropped)
+
+
+def _erase(clips: Tensor, rectangle: Tensor, fill: tuple[float, float, float]) -> Tensor:
+    inside = []
+    for axis, size in enumerate(clips.shape[-2:]):
+        first, length = rectangle[..., axis, None], rectangle[..., axis + 2, None]
+        at = torch.arange(size, device=clips.device)
+        inside.append((first <= at) & (at < first + length))
+    erased = inside[0][..., None] & inside[1][..., None, :]
+    return torch.where(erased[:, None], channels(tuple(fill), clips.device).to(clips.dtype), clips)

@@ -2,22 +2,25 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from strfnet.deployment.cuda_graphs import RecordedCall
 from strfnet.layers.clip import check_clip
 from strfnet.system.compat import (
     CheckedConversion,
+    allow_tf32,
     compile_separately,
     frozen_weights,
     lookup_inductor,
     tree_map_only,
 )
 
-Form = Literal["fused", "compiled"]
+Form = Literal["fused", "compiled", "recorded"]
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,15 @@ class Deployed(CheckedConversion):
 
     Clips of another shape than ``clip_shape``, and calls under other settings than it was compiled under (such as
     another number of threads), run the fused network without compilation; the first such call warns. Weights and
-    their type cannot be changed. Copies and pickles are not compiled until `compile_for` is called on them.
+    their type cannot be changed. Copies and pickles are neither compiled nor recorded until `compile_for` or
+    `record_for` is called on them.
 
     Attributes:
         fused: the network without compilation.
-        form: "compiled" or "fused": what runs clips of ``clip_shape``.
+        form: what runs clips of ``clip_shape``: "fused"; "compiled"; or "recorded", a CUDA graph of the one before.
         clip_shape: (b, c, t, h, w).
         dtype: type of the computation. Clips may have any floating type; outputs have that of their clip.
+        tf32: whether calls allow TF32 on CUDA (see `strfnet.deployment.allow_tf32`); None: as PyTorch's flags are.
         error: largest difference from the original's output for a random clip, as a share of the largest value.
         seconds: of one call, of the original as "network" and of each form; the least of up to three.
         passes: a `Trial` for each pass, in order.
@@ -65,10 +70,11 @@ class Deployed(CheckedConversion):
         self.fused = fused
         self.clip_shape, self.dtype = clip_shape, dtype
         self.form: Form = "fused"
+        self.tf32: bool | None = None
         self.error = float("nan")
         self.seconds: dict[str, float] = {}
         self.passes: tuple[Trial, ...] = ()
-        self._compiled: Callable[[Tensor], Any] = fused.__call__  # no module: weights are listed once
+        self._calls: dict[Form, Callable[[Tensor], Any]] = {"fused": fused.__call__}  # weights are listed once
         self._warned = False
         self.eval()
 
@@ -90,28 +96,32 @@ class Deployed(CheckedConversion):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the state for copies and pickles, without compiled code."""
-        if self.form == "compiled":
-            warnings.warn("a copy of a deployed network is not compiled; compile_for(clip) compiles it", stacklevel=2)
-        return {**super().__getstate__(), "form": "fused", "_compiled": None}
+        if self.form != "fused":
+            call = {"compiled": "compile_for(clip) compiles it", "recorded": "record_for(clip) records it"}[self.form]
+            warnings.warn(f"a copy of a deployed network is not {self.form}; {call}", stacklevel=2)
+        return {**super().__getstate__(), "form": "fused", "_calls": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._compiled = self.fused.__call__
+        self._calls = {"fused": self.fused.__call__}
 
     def forward(self, clip: Tensor) -> Any:
         check_clip(clip, name="clip")
         expected = tuple(clip.shape) == self.clip_shape
-        if self.form == "compiled" and not expected:
+        if self.form != "fused" and not expected:
             self._warn(f"clips of {tuple(clip.shape)}")
         return self.run(self.form if expected else "fused", clip)
 
     def run(self, form: Form, clip: Tensor) -> Any:
-        """Returns the output of one form, "compiled" or "fused"."""
-        network = self._compiled if form == "compiled" else self.fused
-        with torch.inference_mode(), torch.autocast(clip.device.type, enabled=False):
-            # A copy, so that the compiler meets the same order, type and kind of tensor every time.
-            taken = clip.to(self.dtype, memory_format=torch.contiguous_format, copy=True)
-            return tree_map_only(Tensor, lambda value: value.to(clip.dtype), network(taken))
+        """Returns the output of one form, "recorded", "compiled" or "fused"."""
+        flags = nullcontext() if self.tf32 is None else allow_tf32(self.tf32)
+        with torch.inference_mode(), torch.autocast(clip.device.type, enabled=False), flags:
+            output = self._calls[form](self._taken(clip))
+            return tree_map_only(Tensor, lambda value: value.to(clip.dtype), output)
+
+    def _taken(self, clip: Tensor) -> Tensor:
+        """A copy, so that the compiler meets the same order, type and kind of tensor every time."""
+        return clip.to(self.dtype, memory_format=torch.contiguous_format, copy=True)
 
     def compile_for(self, clip: Tensor) -> str | None:
         """Compiles the network for clips such as this one. Returns the reason, in a line, if that fails."""
@@ -126,18 +136,40 @@ class Deployed(CheckedConversion):
                 return graph.forward
             return inductor(graph, inputs)
 
-        self._compiled = compile_separately(self.fused, freeze)
+        self._calls["compiled"] = compile_separately(self.fused, freeze)
         try:
             with frozen_weights():
                 self.run("compiled", clip)
         except Exception as error:  # any failure of a compiler: none installed, no memory, an unknown operator
-            self._compiled = self.fused.__call__
+            del self._calls["compiled"]
             return in_a_line(getattr(error, "inner_exception", error))
         if not seen:
-            self._compiled = self.fused.__call__
+            del self._calls["compiled"]
             return "torch.compile ran the network without compiling it; TORCH_LOGS=dynamo logs the reason"
         frozen, self.form = True, "compiled"
         return None
+
+    def record_for(self, clip: Tensor) -> str | None:
+        """Records the present form for clips such as this one as a CUDA graph. Returns the reason if that fails."""
+        call = self._calls["compiled" if "compiled" in self._calls else "fused"]
+        try:
+            with torch.inference_mode(), torch.autocast(clip.device.type, enabled=False):
+                self._calls["recorded"] = RecordedCall(call, self._taken(clip))
+        except Exception as error:  # no CUDA, a host sync in the network, no memory
+            return in_a_line(error)
+        self.form = "recorded"
+        return None
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms that there are."""
+        return tuple(self._calls)
+
+    def sharing(self) -> "Deployed":
+        """Returns another deployed network with the same weights and compiled code."""
+        other = Deployed(self.fused, self.clip_shape, self.dtype)
+        other.form, other.tf32, other._calls = self.form, self.tf32, dict(self._calls)
+        return other
 
     def _warn(self, what: str) -> None:
         if not self._warned:

@@ -3,52 +3,34 @@
 import copy
 import importlib.util
 import json
-import subprocess
-import sys
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from strfnet.data.sampling import evaluation_sampler
 from strfnet.deployment import exported
 from strfnet.deployment.fusion import fuse
+from strfnet.deployment.verification import Check, random_clip, verified
+from strfnet.evaluation.protocols import Distance
 from strfnet.layers.clip import AXES
 from strfnet.system.compat import compile_package, require_torch
 from strfnet.system.files import write_atomically
+from strfnet.system.names import check_choice
 from strfnet.system.version import __version__
 
 Format = Literal["onnx", "pt2", "package"]
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # with the suffix of such files
 OLDEST_TORCH = "2.14"  # 2.8 and 2.13 cannot prove merged frames (STE-NVAN) right for every number of frames
 OPSET = 18  # of ONNX: the oldest that PyTorch writes; runtimes since spring 2023 read it
-TOLERANCE = 1e-4  # the largest difference from the network's output, as a share of the largest value
+UNIT = 1e-4  # the largest difference of a length from 1 that is taken for rounding
 BATCH, FRAMES = 2, 6  # of the clip with which a network is traced; both are dynamic in the file
-CHECKED = ((1, 0), (1, 3), (3, 0), (3, 3))  # batch, and frames beyond the fewest, of the clips of the check
-
-
-@dataclass(frozen=True)
-class Check:
-    """The outputs of the network and of the file for one random clip, compared.
-
-    Args:
-        clip_shape: (b, c, t, h, w).
-        error: largest difference, as a share of the largest value.
-        network_seconds: of one call of the original network.
-        file_seconds: of one call of the file, with as many threads.
-    """
-
-    clip_shape: tuple[int, ...]
-    error: float
-    network_seconds: float
-    file_seconds: float
 
 
 @dataclass(frozen=True)
@@ -79,11 +61,20 @@ class Exported:
             rows.append(f"{'x'.join(map(str, check.clip_shape)):<22} {times} {check.error:>10.1e}")
         made = f"{self.size / 1e6:.1f} MB, made in {self.seconds:.1f} s"
         head = f"{name} as {self.format} in {self.path}: {made}; any batch, {least} frames or more"
-        return "\n".join([head, *rows])
+        lengths = "of length 1" if self.description["unit_length"] else "not of length 1"
+        distance, clips = self.description["distance"], self.description["clips"]
+        use = f"embeddings {lengths}, compared by {distance} distance, of clips sampled by {clips}"
+        return "\n".join([head, use, *rows])
 
 
 def export(
-    network: nn.Module, path: str | Path, format: Format = "onnx", *, size: tuple[int, int] = (256, 128)
+    network: nn.Module,
+    path: str | Path,
+    format: Format = "onnx",
+    *,
+    size: tuple[int, int] = (256, 128),
+    clips: tuple[str, int] = ("restricted_first", 8),
+    distance: Distance = "cosine",
 ) -> Exported:
     """Writes a network as a file that other programs run, for any batch size and any number of frames.
 
@@ -99,7 +90,8 @@ def export(
     The input is named "clip", the output "embedding". The network is exported in evaluation mode, in float32, for the
     CPU, with its batch norms fused into its convolutions (`fuse`). A separate process, which does not import strfnet,
     then runs the file on random clips of two batch sizes and two numbers of frames. The file is kept only if its
-    outputs are those of the network; it is written atomically.
+    outputs are those of the network in float64, up to 1e-4 of the largest value, or four times the rounding of the
+    network's own float32 output if that is more. It is written atomically.
 
     Args:
         network: takes clips (b, 3, t, h, w); returns an embedding (b, d), or an object with an attribute
@@ -107,15 +99,18 @@ def export(
         path: of the file, in a folder that exists.
         format: "onnx", "pt2" or "package".
         size: height and width of the frames in pixels, which are fixed.
+        clips: clip sampler, of `strfnet.data.evaluation_sampler`, and the frames of its clips, for the metadata.
+        distance: "cosine" or "euclidean", by which embeddings are compared, for the metadata.
 
-    Raises: ValueError for an unknown format, a wrong suffix, a size that the network does not take, a network that
-    cannot be exported (naming the reason), and outputs that differ by more than 1e-4 of the largest value;
-    ImportError if the extra ``onnx`` is missing; RuntimeError for PyTorch below 2.14. No file is
-    left, and an existing one stays.
+    Raises: ValueError for an unknown format, sampler or distance, a wrong suffix, a size that the network does not
+    take, a network that cannot be exported (naming the reason), and outputs that differ; ImportError if the extra
+    ``onnx`` is missing; RuntimeError for PyTorch below 2.14. No file is left, and an existing one stays.
     """
     path = Path(path)
     check_target(path, format)
-    clip = _clip(BATCH, FRAMES, size)
+    evaluation_sampler(clips[0], frames=clips[1])  # raises for an unknown one
+    check_choice("distance", distance, get_args(Distance))
+    clip = random_clip(BATCH, FRAMES, size)
     original = EmbeddingAlone(copy.deepcopy(network).float().cpu()).eval()
     start = time.perf_counter()
     try:
@@ -129,12 +124,16 @@ def export(
         try:
             program = _program(fused, clip)
             least = _least_frames(program)
-            description = _description(network, size, least)
+            description = _description(network, size, least) | {
+                "clips": f"{clips[0]}:{clips[1]}",
+                "distance": distance,
+                "unit_length": _is_of_unit_length(original, clip),
+            }
             _write(program, file, format, json.dumps(description))
         except Exception as error:
             raise ValueError(f"the network cannot be exported as {format}: {_reason(error)}") from error
         seconds = time.perf_counter() - start
-        checks = _checked(original, file, format, description, size)
+        checks = verified(original, file, format, description, size)
         content = file.read_bytes()
     write_atomically(path, content)
     return Exported(path, format, description, len(content), seconds, checks)
@@ -236,58 +235,10 @@ def _description(network: nn.Module, size: tuple[int, int], least: int) -> dict[
     }
 
 
-def _checked(
-    original: nn.Module, file: Path, format: str, description: dict[str, Any], size: tuple[int, int]
-) -> tuple[Check, ...]:
-    """Compares the outputs of the file and of the network. Raises: ValueError if they differ."""
-    least = description["frames_at_least"]
-    clips = [_clip(b, t, size) for b, t in ((b, least + more) for b, more in CHECKED)]
-    outputs, file_seconds, stored = _run(file, format, clips)
-    if stored != json.loads(json.dumps(description)):
-        raise ValueError(f"the {format} file has the metadata {stored}, wanted {description}; it is not kept")
-    checks = []
-    for clip, output, seconds in zip(clips, outputs, file_seconds, strict=True):
-        with torch.inference_mode():
-            expected = original(clip)
-            start = time.perf_counter()
-            original(clip)
-            network_seconds = time.perf_counter() - start
-        if output.shape != expected.shape:
-            raise ValueError(
-                f"the {format} file returns {tuple(output.shape)} for a clip of {tuple(clip.shape)}, wanted "
-                f"{tuple(expected.shape)}; it is not kept"
-            )
-        error = float((output - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-        if not error <= TOLERANCE:
-            raise ValueError(
-                f"the {format} file's output for a clip of {tuple(clip.shape)} differs from the network's by "
-                f"{error:.1e} of the largest value, wanted at most {TOLERANCE:.0e}; it is not kept"
-            )
-        checks.append(Check(tuple(clip.shape), error, network_seconds, seconds))
-    return tuple(checks)
-
-
-def _run(file: Path, format: str, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[float], Any]:
-    """Runs the file in a separate process. Returns the output and the seconds of each clip, and the metadata."""
-    np.savez(file.parent / "clips.npz", *(clip.numpy() for clip in clips))
-    # Not `python exported.py`, which would import from that file's folder, a part of this package.
-    start = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
-    program = [sys.executable, "-c", start, exported.__file__, format, str(file), str(file.parent)]
-    threads = str(torch.get_num_threads())
-    done = subprocess.run([*program, threads], capture_output=True, text=True, cwd=file.parent)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ValueError(f"the {format} file does not run in a separate process: {last}; it is not kept")
-    with np.load(file.parent / "outputs.npz") as found:
-        outputs = [torch.from_numpy(found[f"arr_{number}"]) for number in range(len(clips))]
-        return outputs, found["seconds"].tolist(), json.loads(str(found["description"]))
-
-
-def _clip(b: int, t: int, size: tuple[int, int]) -> Tensor:
-    """A random clip, equal for equal shapes."""
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
-    return torch.randn(b, 3, t, *size, generator=torch.Generator().manual_seed(100 * b + t))
+def _is_of_unit_length(network: nn.Module, clip: Tensor) -> bool:
+    with torch.inference_mode():
+        lengths = network(clip).norm(dim=-1)
+    return bool(((lengths - 1).abs() <= UNIT).all())
 
 
 def _reason(error: BaseException) -> str:

@@ -9,21 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strfnet.deployment.fusion import has_statistics
-from strfnet.inflation.extension import Extension, extend, own_class
-from strfnet.layers.non_local import NonLocalBlock
+from strfnet.inflation.extension import Extension, extend
+from strfnet.layers.attention import choose_attention
 from strfnet.layers.strf import STRF
-from strfnet.system.compat import multiplies_bfloat16
-
-CHUNK = 512  # queries
 
 
 def norms_in_place(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
-    """Lets each remaining ``nn.BatchNorm2d`` write its output over its input.
+    """Lets each remaining ``nn.BatchNorm2d`` on a CPU write its output over its input.
 
-    The output is wrong where another layer reads the norm's input as well, so check it, as `optimize` does.
+    The output is wrong where another layer reads the norm's input as well, so check it, as `optimize` does. On a GPU
+    this would be seven kernels instead of one.
     """
-    norms = [module for module in network.modules() if type(module) is nn.BatchNorm2d and has_statistics(module)]
+    norms = [
+        module
+        for module in network.modules()
+        if type(module) is nn.BatchNorm2d and module.running_mean is not None and module.running_mean.is_cpu
+    ]
     for norm in norms:
         extend(norm, NormInPlace)
     return len(norms)
@@ -38,21 +39,8 @@ def add_in_place(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
 
 
 def chunk_attention(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
-    """Lets non-local blocks in bfloat16 attend in chunks of queries, on CPUs that multiply bfloat16 matrices.
-
-    There a product of matrices is faster than PyTorch's fused attention.
-    """
-    if not multiplies_bfloat16():
-        return 0
-    blocks = [
-        module
-        for module in network.modules()
-        if own_class(module) is NonLocalBlock
-        and all(weight.dtype == torch.bfloat16 and weight.is_cpu for weight in module.parameters())
-    ]
-    for block in blocks:
-        extend(block, ChunkedAttention)
-    return len(blocks)
+    """Lets layers attend in chunks of queries where the device is slow at fused attention (see `attention_form`)."""
+    return choose_attention(network)
 
 
 class NormInPlace(Extension):
@@ -74,16 +62,3 @@ class SumInPlace(Extension):
     def forward(self: Any, x: Tensor) -> Tensor:
         added: Tensor = self.factors(x)
         return added.add_(x)
-
-
-class ChunkedAttention(Extension):
-    """A non-local block whose queries attend in chunks."""
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
-        gathered = []
-        for chunk in query.split(CHUNK, dim=2):
-            affinity = chunk @ key.mT
-            if exists is not None:
-                affinity = affinity.masked_fill(~exists, float("-inf"))
-            gathered.append(affinity.softmax(dim=-1) @ value)
-        return torch.cat(gathered, dim=2)

@@ -5,48 +5,62 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from strfnet.deployment.cuda_graphs import has_cuda_graphs
 from strfnet.deployment.deployed import Deployed, Trial, in_a_line
 from strfnet.deployment.fusion import FUSIONS, Pass, inference_copy
 from strfnet.deployment.in_place import add_in_place, chunk_attention, norms_in_place
 from strfnet.deployment.winograd import use_winograd
 from strfnet.layers.clip import AXES
-from strfnet.system.compat import require_torch, tree_leaves
+from strfnet.system.compat import allow_tf32, require_torch, tf32_is_allowed, tree_leaves
 
 OLDEST_TORCH = "2.14"  # the test that compiled weights are frozen fails with 2.8 and 2.11
 # The largest sound difference from the original's output, as a share of the largest value.
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.05, torch.float16: 0.02}
+TF32_TOLERANCE = 5e-3  # of float32 where TF32 rounds factors to 10 bits
 # Calls are timed in up to three rounds; after this many seconds no further round begins.
 ROUNDS, LONGEST = 3, 1.0
 NOISE = 1.05  # times of equal calls differ by this factor on a busy machine
-Step = Callable[[Deployed, Tensor], int]
+Step = Callable[[Deployed, Tensor], "Deployed | str"]  # returns a changed copy, or why there is none
+UNCHANGED = "nothing to change"
 
 
 def optimize(
-    network: nn.Module, clip_shape: tuple[int, ...], *, dtype: torch.dtype | None = None, compiled: bool = True
+    network: nn.Module,
+    clip_shape: tuple[int, ...],
+    *,
+    dtype: torch.dtype | None = None,
+    compiled: bool = True,
+    tf32: bool | None = None,
 ) -> Deployed:
     """Returns a copy of the network for inference, as fast as this machine runs it, for clips of one shape.
 
     Passes are tried in turn: merge_shortcuts, fuse_batch_norms, merge_projections (`strfnet.deployment.fusion`),
-    norms_in_place, add_in_place, use_winograd, to_dtype, chunk_attention and compile. Each is applied to a copy. The
-    copy's output for a random clip of ``clip_shape`` is compared with that of the original, and the copy is timed
-    beside the network without the pass. A pass is dropped if the difference is more than rounding explains, if the
-    pass fails, or if it is slower. `Deployed.passes` lists all passes with their reasons and times. A warning names
-    each pass that failed, and compilation or a narrower type that did not help.
+    norms_in_place, add_in_place, use_winograd, to_dtype, chunk_attention, compile and cuda_graphs. Each is applied
+    to a copy. The copy's output for a random clip of ``clip_shape`` is compared with that of the original, and the
+    copy is timed beside the network without the pass. A pass is dropped if the difference is more than rounding
+    explains, if the pass fails, or if it is slower. `Deployed.passes` lists all passes with their reasons and times.
+    A warning names each pass that failed, and compilation or a narrower type that did not help.
 
-    Compilation takes from seconds to a minute, and memory for a second set of weights.
+    On CUDA, rewritten networks are compared without TF32 and timed as they are called. Compiled and recorded forms
+    keep TF32 as they were made, so they are compared with it, and may then differ by 5e-3.
+
+    Compilation takes from seconds to a minute, and memory for a second set of weights. A CUDA graph keeps the memory
+    of all intermediate values.
 
     Args:
         network: takes clips (b, c, t, h, w) and returns tensors; it is not modified.
         clip_shape: (b, c, t, h, w).
         dtype: type of the computation, such as torch.bfloat16. Default: the network's. A narrower type is dropped,
             with a warning, where it is slower (processors without its instructions) or its output is not sound.
-        compiled: whether to compile. False suits clips of many shapes.
+        compiled: whether to compile and, on CUDA, to record a CUDA graph. False suits clips of many shapes.
+        tf32: whether calls allow TF32 on CUDA (see `strfnet.deployment.allow_tf32`). Default: as PyTorch's flags are.
 
     Raises: ValueError if ``clip_shape`` or ``dtype`` is none of these; RuntimeError for PyTorch below 2.14.
     """
@@ -56,19 +70,26 @@ def optimize(
         raise ValueError(f"dtype is {dtype}, wanted one of {', '.join(map(str, TOLERANCES))}")
     if len(clip_shape) != 5 or min(clip_shape) < 1:
         raise ValueError(f"clip_shape is {tuple(clip_shape)}, wanted {AXES} of at least 1 each")
-    shape = tuple(clip_shape)
+    with nullcontext() if tf32 is None else allow_tf32(tf32):
+        deployed = _optimize(network, tuple(clip_shape), like.dtype if dtype is None else dtype, compiled, like)
+    deployed.tf32 = tf32
+    return deployed
+
+
+def _optimize(
+    network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, compiled: bool, like: Tensor
+) -> Deployed:
     clip = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
     original = torch.inference_mode()(copy.deepcopy(network).eval())
-    expected = original(clip)
+    with allow_tf32(False):
+        expected = original(clip)
     deployed = Deployed(inference_copy(network), shape, like.dtype)
     trials = []
-    for name, step in _steps(like.dtype if dtype is None else dtype, compiled):
+    for name, step in _steps(dtype, compiled):
         deployed, trial = _try(name, step, deployed, clip, expected)
         trials.append(trial)
-    calls: dict[str, Callable[[Tensor], Any]] = {"network": original, "fused": partial(deployed.run, "fused")}
-    if deployed.form == "compiled":
-        calls["compiled"] = partial(deployed.run, "compiled")
-    deployed.seconds, outputs = _timed(calls, clip)
+    forms: dict[str, Callable[[Tensor], Any]] = {form: partial(deployed.run, form) for form in deployed.forms}
+    deployed.seconds, outputs = _timed({"network": original, **forms}, clip)
     deployed.error = largest_error(outputs[deployed.form], expected)
     deployed.passes = tuple(trials)
     return deployed
@@ -78,18 +99,33 @@ def _steps(dtype: torch.dtype, compiled: bool) -> Iterator[tuple[str, Step]]:
     """The passes in order, by name."""
 
     def rewriting(change: Pass) -> Step:
-        return lambda deployed, clip: change(deployed.fused, deployed.clip_shape)
+        def rewrite(deployed: Deployed, clip: Tensor) -> Deployed | str:
+            candidate = copy.deepcopy(deployed)
+            return candidate if change(candidate.fused, candidate.clip_shape) else UNCHANGED
 
-    def to_dtype(deployed: Deployed, clip: Tensor) -> int:
-        changed = deployed.dtype != dtype
-        deployed.fused.to(dtype)
-        deployed.dtype = dtype
-        return changed
+        return rewrite
 
-    def compile(deployed: Deployed, clip: Tensor) -> int:
-        if failure := deployed.compile_for(clip):
+    def to_dtype(deployed: Deployed, clip: Tensor) -> Deployed | str:
+        if deployed.dtype == dtype:
+            return UNCHANGED
+        candidate = copy.deepcopy(deployed)
+        candidate.fused.to(dtype)
+        candidate.dtype = dtype
+        return candidate
+
+    def compile(deployed: Deployed, clip: Tensor) -> Deployed | str:
+        candidate = copy.deepcopy(deployed)
+        if failure := candidate.compile_for(clip):
             raise RuntimeError(failure)
-        return 1
+        return candidate
+
+    def cuda_graphs(deployed: Deployed, clip: Tensor) -> Deployed | str:
+        if not has_cuda_graphs(clip.device):
+            return f"needs a CUDA GPU, and the network is on {clip.device.type}"
+        candidate = deployed.sharing()
+        if failure := candidate.record_for(clip):
+            raise RuntimeError(failure)
+        return candidate
 
     for change in (*FUSIONS, norms_in_place, add_in_place, use_winograd):
         yield change.__name__, rewriting(change)
@@ -97,25 +133,38 @@ def _steps(dtype: torch.dtype, compiled: bool) -> Iterator[tuple[str, Step]]:
     yield chunk_attention.__name__, rewriting(chunk_attention)
     if compiled:
         yield "compile", compile
+        yield "cuda_graphs", cuda_graphs
 
 
 def _try(name: str, step: Step, deployed: Deployed, clip: Tensor, expected: Any) -> tuple[Deployed, Trial]:
     """Applies a pass to a copy. Returns the copy if it is sound and fast, else ``deployed``; and what was found."""
-    candidate = copy.deepcopy(deployed)
     try:
-        if not step(candidate, clip):
-            return deployed, Trial(name, False, "nothing to change")
+        candidate = step(deployed, clip)
+        if isinstance(candidate, str):
+            return deployed, Trial(name, False, candidate)
         seconds, outputs = _timed({"before": deployed, "after": candidate}, clip)
+        bound = tolerance(candidate.dtype, expected)
+        if rounds_to_tf32(clip.device):
+            if candidate.form == "fused":
+                with allow_tf32(False):
+                    outputs["after"] = candidate(clip)
+            else:  # it keeps the flags under which it was made
+                bound = max(bound, TF32_TOLERANCE)
         error = largest_error(outputs["after"], expected)
     except Exception as failure:  # of the pass, or of a network that uses what the pass has changed
         reason = in_a_line(failure)
-        warnings.warn(f"optimize drops {name}: {reason}", stacklevel=3)
+        warnings.warn(f"optimize drops {name}: {reason}", stacklevel=4)
         return deployed, Trial(name, False, reason)
     before, after = seconds["before"], seconds["after"]
-    kept, reason = _judge(name, deployed.dtype, candidate.dtype, error, tolerance(candidate.dtype, expected), seconds)
+    kept, reason = _judge(name, deployed.dtype, candidate.dtype, error, bound, seconds)
     if not kept and (name in ("to_dtype", "compile") or "slower" not in reason):
-        warnings.warn(f"optimize drops {name}: {reason}", stacklevel=3)
+        warnings.warn(f"optimize drops {name}: {reason}", stacklevel=4)
     return candidate if kept else deployed, Trial(name, kept, reason, error, before, after)
+
+
+def rounds_to_tf32(device: torch.device) -> bool:
+    """Whether float32 factors are rounded to TF32 on a device, as PyTorch's flags are."""
+    return device.type == "cuda" and tf32_is_allowed()
 
 
 def _judge(
@@ -127,7 +176,7 @@ def _judge(
     if not error <= bound:
         return False, f"{kind}the output differs by {error:.1e} of the largest value, wanted at most {bound:.0e}"
     # What costs memory or accuracy must gain time. The other passes simplify what is compiled later.
-    most = 1.0 if name in ("use_winograd", "compile") or dtype.itemsize < given.itemsize else NOISE
+    most = 1.0 if name in ("use_winograd", "compile", "cuda_graphs") or dtype.itemsize < given.itemsize else NOISE
     if dtype.itemsize <= given.itemsize and seconds["after"] > most * seconds["before"]:
         return False, f"{kind}slower, {times}"
     return True, times

@@ -1,12 +1,13 @@
 """A network that embeds tracklets, on one process or several."""
 
+import copy
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,16 @@ from strfnet.data.sampling import evaluation_sampler
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference.embedding import embed, embed_each
 from strfnet.inference.shards import Shards, digest_of
+from strfnet.layers.attention import choose_attention
 from strfnet.models.source import Preprocessing
+from strfnet.system.compat import allow_tf32
+from strfnet.system.names import check_choice
 from strfnet.system.progress import ProgressLine
 from strfnet.system.signals import Stopped, stop_requests
 from strfnet.training.distributed import process_rank
 from strfnet.training.sharing import share
+
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,10 @@ class Embedder:
         workers: threads that read frames; 0 reads them in the calling thread.
         optimize: embed by the form of the network that `strfnet.optimize` returns for full batches.
         progress: show progress on stderr.
+        precision: "fp32", without TF32; "tf32", which allows TF32 in convolutions and products on CUDA; or "bf16", a
+            copy of the network in bfloat16. None: the type of the network, under PyTorch's flags.
+
+    Raises: ValueError for an unknown precision.
     """
 
     network: nn.Module
@@ -43,6 +53,11 @@ class Embedder:
     workers: int = 2
     optimize: bool = False
     progress: bool = False
+    precision: Precision | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision is not None:
+            check_choice("precision", self.precision, get_args(Precision))
 
     @property
     def device(self) -> torch.device:
@@ -55,8 +70,9 @@ class Embedder:
             tracklets: the same on all processes.
             clips: a clip sampler of `strfnet.data.sampling` and the frames of its clips.
         """
-        work = partial(embed, self._prepared(clips), progress=self.progress, **self._settings(clips))
-        return share(work, tracklets, self.device)
+        with self._flags():
+            work = partial(embed, self._prepared(clips), progress=self.progress, **self._settings(clips))
+            return share(work, tracklets, self.device)
 
     def embed_into(self, path: Path, tracklets: Sequence[Tracklet], clips: tuple[str, int]) -> int:
         """Writes the embeddings of tracklets as `save_embeddings` does; the processes share the work.
@@ -76,7 +92,7 @@ class Embedder:
         """
         if not tracklets:
             raise ValueError("got 0 tracklets, wanted at least 1")
-        with closing(Shards(path, tracklets, self._facts(clips), self.device)) as shards:
+        with closing(Shards(path, tracklets, self._facts(clips), self.device)) as shards, self._flags():
             if self.progress and shards.before:
                 found = f"{shards.before} of {len(tracklets)} tracklets are in {shards.folder} already"
                 print(f"{found}: resuming", file=sys.stderr)
@@ -104,12 +120,20 @@ class Embedder:
                 raise
 
     def _prepared(self, clips: tuple[str, int]) -> nn.Module:
-        """The network, or its optimized form for full batches of such clips."""
-        if not self.optimize:
-            return self.network
-        from strfnet.deployment import optimize
+        """The network in the given precision, or its optimized form for full batches of such clips."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else None
+        if self.optimize:
+            from strfnet.deployment import optimize
 
-        return optimize(self.network, (self.batch, 3, clips[1], *self.preprocessing.size))
+            return optimize(self.network, (self.batch, 3, clips[1], *self.preprocessing.size), dtype=dtype)
+        if dtype is None:
+            return self.network
+        network = copy.deepcopy(self.network).to(dtype)
+        choose_attention(network)
+        return network
+
+    def _flags(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.precision in (None, "bf16") else allow_tf32(self.precision == "tf32")
 
     def _settings(self, clips: tuple[str, int]) -> dict[str, Any]:
         """Arguments of `embed` and `embed_each`."""
@@ -133,4 +157,5 @@ class Embedder:
             "interpolation": self.preprocessing.interpolation,
             "batch": self.batch,
             "optimize": self.optimize,
+            **({} if self.precision is None else {"precision": self.precision}),
         }

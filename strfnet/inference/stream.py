@@ -21,7 +21,7 @@ from strfnet.inference.incremental import Progress, Span, delay
 from strfnet.inference.receptive_field import refusal
 from strfnet.inflation.extension import retract
 from strfnet.inflation.inflation import Inflated
-from strfnet.layers.clip import check_clip, flatten_time
+from strfnet.layers.clip import check_clip, flatten_time, in_channels_last
 from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork
 from strfnet.system.compat import BatchNorm
@@ -179,7 +179,7 @@ class _Exact:
         clip = torch.cat(state.waiting, dim=2)
         total = state.passed + clip.shape[2]
         self.progress.begin(Span(state.passed, total, total), state.kept, ending=ending)
-        maps = self.backbone(flatten_time(clip))
+        maps = self.backbone(flatten_time(in_channels_last(clip)))
         features = self.head.pool(maps[:, :, None]).unflatten(0, (len(clip), -1))
         new = self.progress.span.final - self.progress.span.before
         final = self._merged(state.final, features[:, :new])

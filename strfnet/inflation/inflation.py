@@ -14,8 +14,8 @@ from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI
 from strfnet.layers.clip import check_clip
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
-from strfnet.layers.temporal import I3D, P3DA, P3DB, P3DC, TemporalConv
-from strfnet.system.compat import children_of, is_compiled_wrapper
+from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, TemporalConv
+from strfnet.system.compat import FilledAfterEmptying, children_of, initialise, is_compiled_wrapper
 
 TemporalBuilder = Callable[[nn.Conv2d], nn.Module]
 Temporal = Literal["c2d", "i3d", "p3d_a", "p3d_b", "p3d_c", "ap3d_i3d", "ap3d_p3d_a", "ap3d_p3d_b", "ap3d_p3d_c"]
@@ -113,7 +113,7 @@ def deflate(network: nn.Module) -> Any:
     return image
 
 
-class Inflated(Extension):
+class Inflated(FilledAfterEmptying, Extension):
     """Lets a 2-D network take clips: it runs on their flattened frames."""
 
     _running: RunningClips
@@ -123,17 +123,38 @@ class Inflated(Extension):
         """Returns maps as clips, and the mean of vectors over the frames of each clip."""
         check_clip(clip, _input_channels(self), weight=next(self.parameters(), None), name="clip")
         frames = self._running.run(super().forward, clip)
-        if not isinstance(frames, Tensor) or frames.ndim not in (2, 4):
-            got = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
-            raise ValueError(f"the 2-D network must return vectors (n, d) or maps (n, c, h, w), got {got}")
-        clips = frames.unflatten(0, (clip.shape[0], -1))
-        return clips.transpose(1, 2) if frames.ndim == 4 else clips.mean(dim=1)
+        return per_clip(frames, clip.shape[0])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         added = _added_state(self)
         if strict and not added.keys() & state_dict.keys():
+            if assign and any(value.is_meta for value in added.values()):
+                device = next((value.device for value in state_dict.values()), "cpu")
+                added = _added_state(copy.deepcopy(self).to_empty(device=device))
             state_dict = {**state_dict, **added}
         return super().load_state_dict(state_dict, strict, assign)
+
+    def initialise_rest(self) -> None:
+        """Initialises what inflation and splicing have added, by ``reset_parameters`` of each layer."""
+        for module in self.modules():
+            for name, child in module.named_children():
+                if name in ("after", "appearance") or isinstance(module, Replacement):
+                    initialise(child)
+            if isinstance(module, P3D):
+                module.reset_temporal()
+
+
+@torch.fx.wrap  # the symbols of torch.fx have no rank: a traced network calls this function when it runs
+def per_clip(frames: Tensor, b: int) -> Tensor:
+    """Returns maps of frames, (b t, c, h, w), as b clips, and the mean of vectors, (b t, d), over each clip.
+
+    Raises: ValueError for anything else.
+    """
+    if not isinstance(frames, Tensor) or frames.ndim not in (2, 4):
+        got = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
+        raise ValueError(f"the 2-D network must return vectors (n, d) or maps (n, c, h, w), got {got}")
+    clips = frames.unflatten(0, (b, -1))
+    return clips.transpose(1, 2) if frames.ndim == 4 else clips.mean(dim=1)
 
 
 def _added_state(network: nn.Module) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from strfnet.inflation.extension import Extension
 from strfnet.layers.clip import AXES, flatten_time
@@ -71,6 +72,20 @@ class RunningClips:
                 self._calls.add(call)
         return output
 
+    def trace(self, function: Callable[[Any], Any], symbol: Any) -> Any:
+        """Returns ``function`` of a symbol of ``torch.fx``, which has no rank.
+
+        It stands for frames while the network is traced, and for clips within a layer on clips.
+        """
+        here = self._here
+        if here.clips is None:
+            return function(symbol)
+        clips, here.clips = here.clips, None
+        try:
+            return flatten_time(function(symbol.unflatten(0, (clips, -1)).transpose(1, 2)))
+        finally:
+            here.clips = clips
+
     def unflatten(self, layer: nn.Module, frames: Tensor) -> Tensor:
         """Returns the clips whose ``frames`` were given to ``layer``; a view.
 
@@ -98,7 +113,8 @@ class RunningClips:
             )
         raise ValueError(
             f"x must be a clip {AXES}, got 4 axes: {shape}; flattened frames are understood only while the inflated "
-            "network they belong to runs (call the network itself, or give this layer a clip)"
+            "network they belong to runs (call the network itself, or give this layer a clip); a copy of a layer, as "
+            "fuse_conv_bn_eval makes it, belongs to no network: strfnet.deployment.fuse fuses batch norms"
         )
 
 
@@ -111,6 +127,8 @@ class OnFrames(Extension):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the layer's output, as frames if ``x`` is frames."""
+        if isinstance(x, Proxy):
+            return self._running.trace(super().forward, x)
         if not isinstance(x, Tensor) or x.ndim != 4:
             return super().forward(x)
         return flatten_time(super().forward(self._running.unflatten(self, x)))

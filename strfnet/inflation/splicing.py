@@ -31,8 +31,8 @@ def splice(network: Network, units: Mapping[str, nn.Module | UnitBuilder], *, in
             for its last module.
         instead: whether units replace the modules. Default: False.
 
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` rebuilds batch norms without the units that follow them: convert
-    before splicing if a unit follows a batch norm.
+    Tools that put other norms in the place of batch norms, such as ``nn.SyncBatchNorm.convert_sync_batchnorm``, would
+    drop the units after them, and raise an error: convert before splicing.
 
     Raises: ValueError naming a path that does not exist or cannot be followed.
     """
@@ -61,6 +61,7 @@ def unsplice(network: Network) -> Network:
             set_module(whole, path, module.original)
         elif isinstance(module, Followed):
             retract(module, Followed)
+            retract(module, FollowedNorm)
     return whole
 
 
@@ -72,6 +73,20 @@ class Followed(Extension):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the output of the last unit."""
         return self.after(super().forward(*args, **kwargs))
+
+
+class FollowedNorm(Extension):
+    """Refuses tools that build another norm in the place of a batch norm, without the units after it."""
+
+    _prefix = ""
+
+    @property
+    def num_features(self) -> int:
+        """Raises ValueError: such tools read the number of channels of a norm, and nothing else does."""
+        units = ", ".join(type(unit).__name__ for unit in self.get_submodule("after").children())
+        raise ValueError(
+            f"a batch norm is followed by {units}, which another norm would drop; convert before splicing"
+        )
 
 
 class Replacement(nn.Module):
@@ -95,6 +110,8 @@ class Replacement(nn.Module):
 def _follow(host: nn.Module, unit: nn.Module) -> None:
     """Appends ``unit`` to the units after ``host``, in place."""
     if not isinstance(host, Followed):
+        if isinstance(host, BatchNorm):
+            extend(host, FollowedNorm)
         extend(host, Followed, after=nn.Sequential())
         extend(host.get_submodule("after"), OnFrames, _running=RunningClips())
     cast(Followed, host).after.append(unit)
@@ -148,5 +165,5 @@ def _channels(host: nn.Module, path: str) -> int:
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             return module.out_channels
         if isinstance(module, BatchNorm):
-            return module.num_features
+            return int(vars(module)["num_features"])
     raise ValueError(f"{path} holds no convolution or batch norm to read channels from; give a module, not a builder")

@@ -6,6 +6,7 @@ from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from strfnet.layers.ap3d import AP3DA, AP3DB, AP3DC, AP3DI, AppearancePreserving
+    from strfnet.layers.attention import Attending, attention_form, choose_attention, set_attention
     from strfnet.layers.fam import FAM
     from strfnet.layers.ffm import FFM
     from strfnet.layers.head import Head, ReIDOutput

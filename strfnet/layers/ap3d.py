@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from strfnet.layers.attention import Attending
 from strfnet.layers.clip import check_clip
 from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC
 
 
-class AppearancePreserving(nn.Module):
+class AppearancePreserving(Attending):
     """Each frame between its two neighbours, whose pixels are gathered to where they look alike.
 
     A pixel of the previous (next) frame is replaced by the mean of that frame's pixels, weighed by a softmax
@@ -68,9 +69,12 @@ class AppearancePreserving(nn.Module):
         cosines = [mapped @ _shifted(mapped, step).mT for step in (-1, 1)]
         return (self.temperature * torch.stack(cosines, dim=2)).softmax(dim=-1)
 
+    def attention_sizes(self) -> tuple[int, int, bool]:
+        return len(self.semantic.weight), self.channels, False
+
     def _registered(self, tokens: Tensor, mapped: Tensor, step: int) -> Tensor:
         query = self.temperature * mapped
-        neighbour = F.scaled_dot_product_attention(query, _shifted(mapped, step), _shifted(tokens, step), scale=1.0)
+        neighbour = self.attend(query, _shifted(mapped, step), _shifted(tokens, step))
         if self.gate is None or self.frame_map is None or self.neighbour_map is None:
             return neighbour
         frame, seen = (tokens.detach(), neighbour.detach()) if self.detach_gate else (tokens, neighbour)

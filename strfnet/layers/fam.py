@@ -1,5 +1,6 @@
 """FAM: the mask that weighs a factorized feature."""
 
+from functools import reduce
 from typing import Literal, get_args
 
 import torch
@@ -58,13 +59,13 @@ class FAM(nn.Module):
         if self.over_both is not None:
             frames = self.over_both(magnitude.transpose(1, 2).flatten(0, 1))
             return frames.unflatten(0, (-1, t)).transpose(1, 2).sigmoid()
-        mask = x.new_ones(())
+        masks = []
         if self.over_time is not None:
             means = pad_time(magnitude.mean(dim=(3, 4)), 1, self.time_padding)
-            mask = mask * self.over_time(means).sigmoid()[..., None, None]
+            masks.append(self.over_time(means).sigmoid()[..., None, None])
         if self.over_space is not None:
-            mask = mask * self.over_space(magnitude.mean(dim=2)).sigmoid()[:, :, None]
-        return mask.expand(-1, -1, t, h, w)
+            masks.append(self.over_space(magnitude.mean(dim=2)).sigmoid()[:, :, None])
+        return reduce(torch.mul, masks).expand(-1, -1, t, h, w)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, mask={self.kind!r}, time_padding={self.time_padding!r}"

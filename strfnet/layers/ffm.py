@@ -113,10 +113,10 @@ class FFM(nn.Module):
         h, w = like.shape[3:]
         if feature.shape[3:] == (h, w):
             return feature
-        for axis, size, cell in ((3, h, self.cell[0]), (4, w, self.cell[1])):
-            pixels = torch.arange(size, device=feature.device) // min(cell, size)
-            feature = feature.index_select(axis, pixels)
-        return feature
+        rows, columns = min(self.cell[0], h), min(self.cell[1], w)
+        cells = feature.permute(0, 2, 3, 4, 1)  # the copy below is in channels-last order
+        repeated = cells[:, :, :, None, :, None].expand(-1, -1, -1, rows, -1, columns, -1)
+        return repeated.flatten(2, 3).flatten(3, 4)[:, :, :h, :w].permute(0, 4, 1, 2, 3)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, {self.unit!r}"
@@ -133,8 +133,7 @@ def static_component(x: Tensor, window: int | None) -> Tensor:
 
 def next_frame(x: Tensor) -> Tensor:
     """The clip shifted by one frame; its last frame is repeated."""
-    t = x.shape[2]
-    return x.index_select(2, torch.arange(1, t + 1, device=x.device).clamp(max=t - 1))
+    return torch.cat([x, x[:, :, -1:]], dim=2)[:, :, 1:]
 
 
 def coarse_component(x: Tensor, cell: tuple[int, ...]) -> Tensor:

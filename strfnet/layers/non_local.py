@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from strfnet.layers.attention import Attending, AttentionForm
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 from strfnet.system.names import check_choice
 
@@ -20,7 +21,7 @@ POOLS: dict[str, tuple[Callable[..., Tensor], ...]] = {
 }
 
 
-class NonLocalBlock(nn.Module):
+class NonLocalBlock(Attending):
     """Self-attention over all tokens of a window of frames, added to the input.
 
     ``x + norm(out(A value(x)))`` with ``A = softmax(query(x) key(x)^T)``, without scaling. The block starts as the
@@ -40,6 +41,8 @@ class NonLocalBlock(nn.Module):
             None: all frames of the clip.
         subsample: max-pool keys and values over 2 x 2 pixels (a last odd row or column is dropped).
         norm: batch norm behind ``out``. Without it, the weight of ``out`` starts at zero.
+        attention: form in which softmax pairs are computed, one of `Attending`'s: "fused", "chunked", "rounded" or
+            "plain". All hold less than A except "plain", which supports ``torch.func`` and gradients of gradients.
 
     Shape: (b, c, t, h, w) -> (b, c, t, h, w).
     Raises: ValueError for more stripes than rows, for stripes with ``subsample``, or a clip with other channels.
@@ -59,6 +62,7 @@ class NonLocalBlock(nn.Module):
         window: int | None = None,
         subsample: bool = False,
         norm: bool = True,
+        attention: AttentionForm = "fused",
     ) -> None:
         super().__init__()
         inner = max(channels // 2, 1) if inner_channels is None else inner_channels
@@ -66,19 +70,24 @@ class NonLocalBlock(nn.Module):
             raise ValueError(f"channels and inner_channels must be at least 1, got {channels} and {inner}")
         check_choice("pairing", pairing, get_args(Pairing))
         check_choice("pool", pool, POOLS)
+        check_choice("attention", attention, get_args(AttentionForm))
         for name, number in (("stripes", stripes), ("window", window)):
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, or None, got {number}")
         if stripes is not None and subsample:
             raise ValueError("subsample pools pixels and stripes has none left: choose one of the two")
         self.channels, self.pairing, self.stripes, self.pool = channels, pairing, stripes, pool
-        self.window, self.subsample = window, subsample
+        self.window, self.subsample, self.attention_form = window, subsample, attention
         width = 2 * channels if stripes is not None and pool == "both" else channels
         self.query = nn.Linear(width, inner)
         self.key = nn.Linear(width, inner)
         self.value = nn.Linear(width, inner)
         self.out = nn.Linear(inner, channels)
         self.norm = nn.BatchNorm1d(channels) if norm else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Makes the block the identity; its other layers have a ``reset_parameters`` of their own."""
         last = self.out if self.norm is None else self.norm
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -117,16 +126,17 @@ class NonLocalBlock(nn.Module):
         queries, keys, values = self._windows(query), self._windows(key), self._windows(value)
         if self.pairing == "softmax":
             gathered = self.attend(queries, keys, values, self._exists(key))
-        else:  # the product of keys and values first: its cost is linear in the number of tokens
-            gathered = queries @ (keys.mT @ values / self._queries(query))
+        else:  # the product of keys and values first, which is linear in the tokens; float16 would overflow undivided
+            gathered = queries @ ((keys / self._queries(query)).mT @ values)
         if self.window is None:
             return gathered.squeeze(1).unflatten(1, (t, n))
         frames = torch.arange(t, device=query.device)
         return gathered.unflatten(2, (self.window, n))[:, frames // self.window, frames % self.window]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
-        """Returns ``softmax(query key^T) value`` over the keys that exist, (b, windows, queries, d)."""
-        return F.scaled_dot_product_attention(query, key, value, exists, scale=1.0)
+    def attention_sizes(self) -> tuple[int, int, bool] | None:
+        if self.pairing == "dot":
+            return None
+        return len(self.query.weight), len(self.value.weight), self.window is not None
 
     def restore(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Returns tokens (b, t, n, c) as a clip that can be added to ``x``."""

@@ -1,8 +1,10 @@
 """STRF: the static, dynamic, coarse and fine factors of a feature, added to it."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import cast, get_args
 
+import torch
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
@@ -71,6 +73,10 @@ class STRF(nn.Module):
             }
         )
         self.expand = nn.Conv2d(inner, channels, 1, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Makes the unit the identity; its other layers have a ``reset_parameters`` of their own."""
         nn.init.zeros_(self.expand.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +86,7 @@ class STRF(nn.Module):
     def factors(self, x: Tensor) -> Tensor:
         """Returns the sum of the units, expanded to (b, c, t, h, w)."""
         z = self._squeeze(x)
-        total = sum(unit(z) for unit in self.units.values())
+        total = reduce(torch.add, [unit(z) for unit in self.units.values()])
         return unflatten_time(self.expand(flatten_time(total)), x.shape[2])
 
     def masks(self, x: Tensor) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
-from strfnet.system.compat import ConvertedState, children_of, implicit_padding
+from strfnet.system.compat import ConvertedKernels, ConvertedState, children_of, implicit_padding
 
 
 def inflate_weight(weight: Tensor, frames: int, *, how: str = "center") -> Tensor:
@@ -93,7 +93,7 @@ class C2D(TemporalConv):
         return self.spatial(clip)
 
 
-class I3D(ConvertedState, TemporalConv):
+class I3D(ConvertedState, ConvertedKernels, TemporalConv):
     """A true 3-D convolution whose middle slice starts as the 2-D kernel, the others as zero.
 
     Its ``weight`` is (o, i, 3, h, w); a 2-D weight in a checkpoint is inflated when it is loaded.
@@ -144,6 +144,10 @@ class P3D(TemporalConv):
         super().__init__(conv)
         self.temporal = temporal_conv(self, self.out_channels)
 
+    def reset_temporal(self) -> None:
+        """Initialises the temporal kernel, so that the layer is the 2-D convolution on every frame."""
+        nn.init.zeros_(self.temporal.weight)
+
     def neighbours(self, clip: Tensor) -> Tensor:
         """Returns the input frames of the temporal convolution: those of the clip."""
         return clip
@@ -168,6 +172,10 @@ class P3DA(P3D):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(conv)
+        self.reset_temporal()
+
+    def reset_temporal(self) -> None:
+        super().reset_temporal()
         with torch.no_grad():
             channels = torch.arange(self.out_channels)
             self.temporal.weight[channels, channels % self.temporal.weight.shape[1], 1] = 1

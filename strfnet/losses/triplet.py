@@ -13,7 +13,8 @@ class BatchHardTriplet(nn.Module):
     """The mean over anchors of the margin by which the hardest positive is farther than the hardest negative.
 
     ``max(0, d_pos - d_neg + margin)``, or ``log(1 + exp(d_pos - d_neg))`` with a soft margin. Pairs are mined
-    without gradient; only the distances of mined pairs have one.
+    without gradient; only the distances of mined pairs have one. No step depends on a value, so a GPU is not waited
+    for, and ``torch.compile`` makes one graph of it.
 
     An anchor without a positive is its own positive, at distance zero, and counts. A batch without negatives (one
     identity, one feature, or none) has a loss of exactly zero, with zero gradients. Of equally hard
@@ -45,17 +46,17 @@ class BatchHardTriplet(nn.Module):
         """The loss of every anchor, (n,)."""
         _check(features, labels)
         features = features.to(torch.promote_types(features.dtype, torch.float32))
+        if not len(labels):
+            return features.sum(dim=1)
         same = labels[:, None] == labels
-        lonely = same.sum(dim=1) == 1
-        if not len(labels) or bool(same.all()):
-            return features.sum(dim=1) * 0
         with torch.no_grad():
-            distances = _all_distances(features, self.distance)
+            distances = _all_distances(features, self.distance, double=has_float64(features.device.type))
             positive = distances.masked_fill(~same, -torch.inf).argmax(dim=1)  # itself only without others
             negative = distances.masked_fill(same, torch.inf).argmin(dim=1)
         farthest, nearest = self._between(features, (positive, negative))
-        gap = farthest.masked_fill(lonely, 0) - nearest
-        return F.softplus(gap) if self.margin is None else (gap + self.margin).relu()
+        gap = farthest.masked_fill(same.sum(dim=1) == 1, 0) - nearest
+        losses = F.softplus(gap) if self.margin is None else (gap + self.margin).relu()
+        return losses.masked_fill(same.all(dim=1), 0)
 
     def _between(self, features: Tensor, several: Sequence[Tensor]) -> list[Tensor]:
         """The distances of the features to those in other rows; ``vector_norm`` has gradient zero at zero."""
@@ -64,24 +65,39 @@ class BatchHardTriplet(nn.Module):
         # eps inside the root keeps the gradient of zeros finite
         inverse = (torch.linalg.vector_norm(features, dim=1).square() + 1e-12).rsqrt()
         products = [(features * features.index_select(0, rows)).sum(dim=1) for rows in several]
-        return [1 - dot * inverse * inverse[rows] for dot, rows in zip(products, several, strict=True)]
+        return [
+            1 - dot * inverse * inverse.index_select(0, rows) for dot, rows in zip(products, several, strict=True)
+        ]
 
     def extra_repr(self) -> str:
         return f"{self.distance!r}, margin={self.margin}"
 
 
-def _all_distances(features: Tensor, distance: str) -> Tensor:
+def has_float64(device_type: str) -> bool:
+    """Whether devices of this type compute in float64; Apple's do not."""
+    return device_type != "mps"
+
+
+def _all_distances(features: Tensor, distance: str, *, double: bool) -> Tensor:
     """Distances of all pairs (n, n), squared if Euclidean, because mining needs only their order.
 
     In float64, after subtraction of the mean, a matrix product is precise enough and much faster than differences.
+    Without ``double`` Euclidean ones are differences, which float32 needs.
     """
     if distance == "cosine":
-        vectors = features.double()
-        lengths = torch.linalg.vector_norm(vectors, dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+        vectors = features.double() if double else features
+        lengths = torch.linalg.vector_norm(vectors, dim=1).clamp(min=torch.finfo(vectors.dtype).tiny)
         return (1 - _gram(vectors) / lengths[:, None] / lengths).clamp_(min=0).to(features.dtype)
+    if not double:
+        return _differences(features)
     vectors = (features - features.mean(dim=0)).double()
     squares = torch.linalg.vector_norm(vectors, dim=1).square()
     return (squares[:, None] + squares - 2 * _gram(vectors)).clamp_(min=0).to(features.dtype)
+
+
+def _differences(vectors: Tensor, size: int = 16) -> Tensor:
+    """The squared distances of all rows, in blocks that bound the memory."""
+    return torch.cat([(block[:, None] - vectors).square().sum(dim=2) for block in vectors.split(size)])
 
 
 def _gram(vectors: Tensor, size: int = 32) -> Tensor:

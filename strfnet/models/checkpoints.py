@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from strfnet.layers.clip import channels_last
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import create_model
 from strfnet.models.resnet import DEPTHS
@@ -154,7 +153,6 @@ def _empty(name: str, classes: int | None) -> ReIDNetwork:
 def _filled(network: ReIDNetwork, tensors: Mapping[str, Tensor]) -> ReIDNetwork:
     """The network with these tensors as its weights, in their own dtypes."""
     network.load_state_dict(tensors, assign=True)
-    channels_last(network)
     return network
 
 

@@ -4,11 +4,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from strfnet.layers.clip import check_clip, in_channels_last
 from strfnet.layers.head import Head, ReIDOutput
 
 
 class ReIDNetwork(nn.Module):
-    """Computes embeddings of clips.
+    """Computes embeddings of clips. Feature maps are in channels-last order throughout the network.
 
     Args:
         backbone: maps clips to feature maps, (b, c, t, h, w).
@@ -29,4 +30,5 @@ class ReIDNetwork(nn.Module):
         self.origin: dict[str, Any] | None = None
 
     def forward(self, clip: Tensor) -> ReIDOutput:
-        return self.head(self.backbone(clip))
+        check_clip(clip, name="clip")
+        return self.head(self.backbone(in_channels_last(clip)))

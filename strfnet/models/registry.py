@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from strfnet.layers.clip import channels_last
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.nvan import frame_pooling_resnet, nvan_resnet
 from strfnet.models.resnet import DEPTHS
@@ -42,7 +41,7 @@ def create_model(
 ) -> ReIDNetwork:
     """Builds a network of the two papers, or of their baselines, by name.
 
-    Its kernels are in channels-last order, and so are the feature maps throughout the network.
+    Its kernels are contiguous, so every saver takes its state dict; feature maps are in channels-last order.
 
     Args:
         name: one of `list_models`, e.g. "strf_p3dc_resnet50" or "ste_nvan_resnet50".
@@ -64,7 +63,6 @@ def create_model(
         for depth in DEPTHS:
             if architecture.format(depth) == name:
                 network = build(depth, num_classes, weights)
-                channels_last(network)
                 network.name = name
                 if pretrained is not None:
                     fill(network, find_file(pretrained, name))

@@ -5,9 +5,11 @@ No other file of the package uses a private name of torch. Where torch has a pub
 ``nn.Conv2d.forward`` convolves with the padding mode, ``register_load_state_dict_pre_hook`` changes what is loaded.
 """
 
+import ctypes
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,50 @@ class CheckedConversion(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self.check_conversion(fn)
         return super()._apply(fn, recurse)
+
+
+class ConvertedKernels(nn.Module):
+    """A module whose 5-D kernels take ``to(memory_format=torch.channels_last)``, as the 4-D ones beside them do.
+
+    Frames and rows of a kernel are then one axis: (o, i, t, h, w) is in channels-last order if (o, i, t h, w) is.
+    ``to`` calls ``_apply``; 0.1.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def convert(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor)
+            except RuntimeError:
+                if tensor.ndim != 5:
+                    raise
+                return fn(tensor.flatten(2, 3)).unflatten(2, tensor.shape[2:4])
+
+        return super()._apply(convert, recurse)
+
+
+class FilledAfterEmptying(nn.Module):
+    """A module that initialises a part of itself when ``to_empty`` moves it off the meta device.
+
+    ``to_empty`` calls ``_apply``; 0.1.
+    """
+
+    def initialise_rest(self) -> None:
+        """Initialises the part, whose tensors hold arbitrary numbers."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        was_meta = any(parameter.is_meta for parameter in self.parameters())
+        result = super()._apply(fn, recurse)
+        if was_meta and not any(parameter.is_meta for parameter in self.parameters()):
+            self.initialise_rest()
+        return result
+
+
+def initialise(module: nn.Module) -> None:
+    """Initialises all layers in ``module`` that have ``reset_parameters``, which no base class declares; 0.1."""
+    for layer in reversed(list(module.modules())):  # a unit after the layers in it
+        reset = getattr(layer, "reset_parameters", None)
+        if reset is not None:
+            reset()
 
 
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
@@ -157,6 +203,16 @@ def load_package(path: Path) -> Any:
     return aoti_load_package(str(path))
 
 
+def renew_threads() -> None:
+    """End the threads in which PyTorch computes on the CPU; new ones inherit the floating-point mode of this thread.
+
+    Does nothing without an OpenMP 5 library. No PyTorch function does it; ``omp_pause_resource_all`` is OpenMP's.
+    """
+    pause = getattr(ctypes.CDLL(None) if os.name == "posix" else None, "omp_pause_resource_all", None)
+    if pause is not None:
+        pause(2)  # omp_pause_hard
+
+
 def require_torch(version: str, what: str) -> None:
     """Raises: RuntimeError naming ``version``, such as "2.8", if the installed PyTorch is older."""
     needed, found = ([int(part) for part in text.split(".")[:2]] for text in (version, torch.__version__))
@@ -180,3 +236,43 @@ def compile_separately(network: nn.Module, backend: Callable[..., Any]) -> Calla
 
     call.__code__ = call.__code__.replace()
     return compiler(call, backend=backend, dynamic=False)
+
+
+@contextmanager
+def allow_tf32(allowed: bool) -> Iterator[None]:
+    """Allows or forbids TF32 in float32 convolutions and matrix products on CUDA, while it lasts.
+
+    TF32 keeps 10 bits of a factor, so outputs differ by about 1e-3 of the largest value. PyTorch allows it in
+    convolutions and forbids it in matrix products unless told otherwise; here one switch sets both.
+    """
+    # ``fp32_precision`` is there since 2.9. Both kinds of flags are set, because PyTorch raises where they differ.
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    parts: list[Any] = [matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul] if hasattr(cudnn, "conv") else []
+    precisions = [part.fp32_precision for part in parts]
+    try:
+        flags = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:  # the caller uses the new flags alone, and PyTorch does not read both
+        flags = None
+    try:
+        if flags is None:
+            for part in parts[:3]:
+                part.fp32_precision = "tf32" if allowed else "ieee"
+        else:
+            torch.set_float32_matmul_precision("high" if allowed else "highest")
+            cudnn.allow_tf32 = allowed
+        yield
+    finally:
+        if flags is not None:
+            torch.set_float32_matmul_precision(flags[0])
+            cudnn.allow_tf32 = flags[1]
+        for part, precision in zip(parts, precisions, strict=True):
+            part.fp32_precision = precision
+
+
+def tf32_is_allowed() -> bool:
+    """Whether PyTorch's flags allow TF32 in float32 convolutions or matrix products on CUDA."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):
+        return any(part.fp32_precision not in ("ieee", "none") for part in (matmul, cudnn.conv))
+    return matmul.allow_tf32 or cudnn.allow_tf32

@@ -7,6 +7,7 @@ from strfnet.system.lazy import lazy_names
 if TYPE_CHECKING:
     from strfnet.training.distributed import gather_rows, join
     from strfnet.training.log import read_log
+    from strfnet.training.lora import adapt_inflated
     from strfnet.training.recipe import Recipe
     from strfnet.training.run_directory import Outcome, read_run
     from strfnet.training.trainer import Diverged, identity_labels, train

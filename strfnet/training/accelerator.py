@@ -1,6 +1,7 @@
 """Network, optimizer and devices, prepared by Accelerate for one process or several."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,20 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.backends import cudnn
+from torch.utils import deterministic
 
+from strfnet.layers.attention import choose_attention
 from strfnet.layers.head import ReIDOutput
+from strfnet.system.compat import compile_separately, lookup_inductor, renew_threads
 from strfnet.system.modes import modes_kept
 from strfnet.training.distributed import synchronize_batchnorm
 from strfnet.training.optimization import make_optimizer
 from strfnet.training.recipe import Recipe
+from strfnet.training.sharing import warn_without_gpu
 from strfnet.training.state import random_states, restore_random_states
+
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -62,16 +70,29 @@ class Engine:
         self.accelerator.unscale_gradients(self.scaled_optimizer)
         return torch.nn.utils.get_total_norm([cast(Tensor, parameter.grad) for parameter in self.trained])
 
+    def step(self, halted: Tensor) -> None:
+        """The optimizer's step, which changes nothing if the number ``halted`` is 1."""
+        if self.accelerator.scaler is None:  # the scaler finds what is not finite by itself
+            if self.optimizer.defaults["fused"]:
+                cast(Any, self.optimizer).found_inf = halted  # fused kernels read it on the device
+            elif halted.item():
+                return
+        self.scaled_optimizer.step()
+
 
 class _Wrapper(nn.Module):
-    """Wraps the network, because Accelerate replaces ``forward`` of the module that it prepares."""
+    """Wraps the network, because Accelerate replaces ``forward`` of the module that it prepares.
 
-    def __init__(self, network: nn.Module) -> None:
+    If compiled, the compiled function is no child, so the keys of the network stay as they are.
+    """
+
+    def __init__(self, network: nn.Module, *, compiled: bool) -> None:
         super().__init__()
         self.network = network
+        self._call = compile_separately(network, lookup_inductor()) if compiled else network.__call__
 
     def forward(self, clips: Tensor) -> ReIDOutput:
-        return self.network(clips)
+        return self._call(clips)
 
 
 def make_engine(network: nn.Module, recipe: Recipe) -> Engine:
@@ -91,31 +112,96 @@ def make_engine(network: nn.Module, recipe: Recipe) -> Engine:
         raise ValueError(
             f"device must be {accelerator.device.type}, as in the earlier run of this process, got {recipe.device!r}"
         )
+    if recipe.device is None:
+        warn_without_gpu(accelerator.device)
     if recipe.sync_batchnorm:
         network = synchronize_batchnorm(network, accelerator.device)
     network = network.to(accelerator.device).train()
+    computed = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe.precision)
+    choose_attention(network, dtype=computed, training=True, deterministic=recipe.deterministic)
     optimizer = make_optimizer(recipe, network)
-    wrapped = accelerator.prepare_model(_Wrapper(network))
+    wrapped = accelerator.prepare_model(_Wrapper(network, compiled=recipe.compile))
     return Engine(accelerator, network, wrapped, optimizer, accelerator.prepare_optimizer(optimizer))
 
 
 @contextmanager
 def deterministic_kernels(recipe: Recipe) -> Iterator[None]:
-    """Deterministic kernels inside, if the recipe says so; torch warns where it has none.
+    """Deterministic kernels inside, if the recipe says so; every flag is restored on exit.
+
+    PyTorch is strict: with warnings only, the backward pass of fused attention would not repeat its sums on a GPU. Of
+    the fused kernels, cuDNN's is left out, which has no deterministic form. Allocations are not filled with NaN,
+    which PyTorch would do to find reads of uninitialized memory. cuBLAS reads its setting at the first product of the
+    process, so a line on stderr says when it was unset.
 
     The warning of DistributedDataParallel about the strides of 1 x 1 kernels is suppressed. Two names for one memory
     order cause it.
+
+    Raises: ValueError for an operation that has no deterministic kernel.
     """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    if not recipe.deterministic:
+        with _quiet_strides():
             yield
+        return
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = deterministic  # its property is set on the module
+    fill, benchmark = memory.fill_uninitialized_memory, cudnn.benchmark
+    cudnn_attention, workspace = torch.backends.cuda.cudnn_sdp_enabled(), os.environ.get(CUBLAS)
+    if workspace is None:
+        os.environ[CUBLAS] = ":4096:8"
+        if torch.cuda.is_available() and recipe.device != "cpu":
+            print(f"strfnet: {CUBLAS} is unset; deterministic training sets it to :4096:8", file=sys.stderr)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    memory.fill_uninitialized_memory, cudnn.benchmark = False, False
+    try:
+        with _quiet_strides():
+            yield
+    except RuntimeError as error:
+        if "determinis" not in str(error):
+            raise
+        advice = f"set deterministic to false, or {CUBLAS}=:4096:8 before the process starts if it names cuBLAS"
+        raise ValueError(f"deterministic training is not possible here: {error}; {advice}") from error
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+        torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
+        memory.fill_uninitialized_memory, cudnn.benchmark = fill, benchmark
+        if workspace is None:
+            os.environ.pop(CUBLAS, None)
+
+
+@contextmanager
+def _quiet_strides() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        yield
+
+
+@contextmanager
+def flushed_denormals(device: torch.device) -> Iterator[bool]:
+    """Numbers below 1.2e-38 count as zero inside, on a CPU that can; yields whether they do.
+
+    Gradients of converged networks have many of them, and a CPU computes with them many times slower. The mode is one
+    of each thread, so threads that exist already are ended, and an operation over all of them is tried.
+    """
+    if device.type != "cpu":
+        yield False
+        return
+    before = _flushes(1)
+    try:
+        torch.set_flush_denormal(True)
+        renew_threads()
+        flushed = _flushes(torch.get_num_threads() << 16)
+        torch.set_flush_denormal(flushed or before)  # all threads or none, so that a run repeats
+        yield flushed
+    finally:
+        torch.set_flush_denormal(before)
+        renew_threads()
+
+
+def _flushes(numbers: int) -> bool:
+    """Whether this thread turns half of the smallest normal number into zero, and the others that share the work."""
+    smallest = torch.full((numbers,), torch.finfo(torch.float32).tiny)
+    return not (smallest * 0.5).any().item()
 
 
 @contextmanager

@@ -82,16 +82,29 @@ def join(output: ReIDOutput, labels: Tensor, signal: int = 0) -> Joined:
 
     Raises: ValueError for output without logits.
     """
+    header = torch.tensor([[len(labels), signal]], device=labels.device)
+    counts, signals = gather_rows(header, [1] * world_size()).unbind(dim=1)
+    return Joined(*join_rows(output, labels, counts.tolist()), int(signals.max()))
+
+
+def join_rows(output: ReIDOutput, labels: Tensor, counts: Sequence[int]) -> tuple[ReIDOutput, Tensor]:
+    """`join` without a signal, for known numbers of rows, so that no process waits for its GPU."""
     if output.logits is None:
         raise ValueError("output has no logits: the network must be in training and have a classifier")
     if world_size() == 1:
-        return Joined(output, labels, signal)
-    header = torch.tensor([[len(labels), signal]], device=labels.device)
-    counts, signals = gather_rows(header, [1] * world_size()).unbind(dim=1)
+        return output, labels
     tensors = (output.embedding, output.feature, output.logits)
-    together = gather_rows(torch.cat(tensors, dim=1), counts.tolist())  # one message instead of three
+    together = gather_rows(torch.cat(tensors, dim=1), counts)  # one message instead of three
     parts = together.split([tensor.shape[1] for tensor in tensors], dim=1)
-    return Joined(ReIDOutput(*parts), gather_rows(labels, counts.tolist()), int(signals.max()))
+    return ReIDOutput(*parts), gather_rows(labels, counts)
+
+
+def highest(number: int, device: torch.device) -> Tensor:
+    """The highest of the numbers of all processes, (1,) on the device."""
+    most = torch.full((1,), float(number), device=device)
+    if world_size() > 1:
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+    return most
 
 
 def share_buffers(network: nn.Module) -> None:

@@ -1,22 +1,42 @@
 """The optimizer and the learning-rate schedule of a recipe."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from strfnet.training.recipe import Recipe
 
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with fused optimizers since PyTorch 2.6
+
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimizer of all parameters that require a gradient. Raises: ValueError if none does."""
+    """The recipe's optimizer of all parameters that require a gradient, in one fused kernel where PyTorch has it.
+
+    The parameters are on the device on which they are trained. Raises: ValueError if none requires a gradient.
+    """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError(f"{type(network).__name__} has no parameter that requires a gradient, wanted at least one")
+    fused = all(parameter.is_floating_point() and parameter.device.type in FUSED for parameter in trained)
+    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": fused}
+    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
-    make = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return make(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.SGD(trained, momentum=0.9, **options)
+    else:
+        optimizer = (torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam)(trained, **options)
+    optimizer.register_step_pre_hook(_align_gradients)
+    return optimizer
+
+
+def _align_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give gradients the strides of their parameters, which fused kernels need, also those of 1 x 1 kernels."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None and gradient.stride() != parameter.stride():
+                parameter.grad = gradient.new_empty_strided(parameter.shape, parameter.stride()).copy_(gradient)
 
 
 def learning_rate(recipe: Recipe, at: float) -> float:

@@ -70,6 +70,7 @@ class Recipe:
         gamma: factor of each drop.
         warmup: epochs of the learning-rate warm-up, also fractional; 0 for none (one_cycle: 3 of 10 epochs).
         precision: arithmetic of the network; the weights are always fp32.
+        compile: compile the network with torch.compile for training.
         accumulate: batches whose mean gradient makes a step; triplets are mined in each batch alone.
         sync_batchnorm: compute batch-norm statistics over all processes.
         clip_gradients: greatest norm of the gradient; null for no limit.
@@ -78,7 +79,7 @@ class Recipe:
         save_every: steps between checkpoints; null saves after each epoch only.
         keep: number of newest checkpoints to keep.
         seed: seed of weights, batches, frames and augmentation.
-        deterministic: use deterministic kernels where torch has them.
+        deterministic: use deterministic kernels only, and refuse operations without one.
         workers: worker processes that read frames, for each training process; 0 reads in the training process.
         device: device such as cpu or cuda:1; null uses GPUs if there are any.
         tensorboard: write TensorBoard files too.
@@ -122,6 +123,7 @@ class Recipe:
     gamma: float = 0.1
     warmup: float = 0.0
     precision: Precision = "fp32"
+    compile: bool = False
     accumulate: int = 1
     sync_batchnorm: bool = False
     clip_gradients: float | None = None

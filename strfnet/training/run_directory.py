@@ -116,14 +116,14 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
 
-    def begin(self) -> None:
-        """Open the log, and remove the result of an earlier end, because steps follow."""
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Open the log with a line that has these facts too, and remove an earlier result, because steps follow."""
         if self._writes:
             (self.path / "result.json").unlink(missing_ok=True)
             board = self.path / "tensorboard" if self._recipe.tensorboard else None
             step, size = self.position.step, self._log_size
             self.log = Log(self.path / "log.jsonl", size=size, tensorboard=board, step=step)
-            self.log.write("start", step, self._metadata)
+            self.log.write("start", step, {**self._metadata, **facts})
 
     def save(self) -> None:
         """Save all state as a checkpoint, and remove the oldest checkpoints, as the recipe says."""

@@ -1,5 +1,6 @@
 """Work other than training that the processes of ``torchrun`` share: each does a part, all get the whole."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -23,12 +24,21 @@ def join_processes(device: str | None = None) -> torch.device:
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu")
+    if device is None:
+        warn_without_gpu(state.device)
     if device is None or device == "cpu" or state.num_processes > 1:
         return state.device
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} is not available: {str(error).splitlines()[0]}") from error
+
+
+def warn_without_gpu(device: torch.device) -> None:
+    """Write a line on stderr if a device was selected for the user and PyTorch's CUDA build finds no GPU."""
+    if device.type == "cpu" and torch.version.cuda is not None and process_rank() == 0:
+        built = f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}"
+        print(f"strfnet: {built} but sees no GPU, so the CPU is used; device cpu hides this line", file=sys.stderr)
 
 
 def share(work: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], device: torch.device) -> Tensor:

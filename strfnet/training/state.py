@@ -61,8 +61,9 @@ def restore(network: nn.Module, optimizer: torch.optim.Optimizer, files: Mapping
         path, _, key = name.rpartition("|")
         if path not in parameters or (tensor.ndim and tensor.shape != parameters[path].shape):
             raise ValueError(f"{source} has optimizer state {name} {tuple(tensor.shape)}, which fits no parameter")
-        # Step counts are scalars and stay on the CPU, where torch.optim keeps them.
-        state.setdefault(path, {})[key] = torch.empty_like(parameters[path]).copy_(tensor) if tensor.ndim else tensor
+        # Step counts are scalars on the CPU, or beside the parameters if the optimizer is fused.
+        step = tensor.to(parameters[path].device) if optimizer.defaults["fused"] else tensor
+        state.setdefault(path, {})[key] = torch.empty_like(parameters[path]).copy_(tensor) if tensor.ndim else step
     network.load_state_dict(weights)
     optimizer.state.clear()
     for path, entries in state.items():

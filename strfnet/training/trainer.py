@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.data.identities import identity_batches
-from strfnet.data.loader import ClipBatch, TrainingClips, draws, load
+from strfnet.data.loader import ClipBatch, TrainingClips, draws, load, part_of
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
 from strfnet.layers.head import ReIDOutput
 from strfnet.system.progress import ProgressLine
 from strfnet.system.signals import Stopped, StopRequest, stop_requests
-from strfnet.training.accelerator import Engine, deterministic_kernels, make_engine, state_kept
-from strfnet.training.distributed import gather_bytes, join, share_buffers
+from strfnet.training.accelerator import Engine, deterministic_kernels, flushed_denormals, make_engine, state_kept
+from strfnet.training.distributed import gather_bytes, highest, join_rows, share_buffers
 from strfnet.training.optimization import learning_rate
 from strfnet.training.recipe import Recipe
 from strfnet.training.run_directory import Outcome, RunDirectory
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from strfnet.losses.objective import Objective
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
+_LOSSES = ("loss", "identity_loss", "triplet_loss")
 
 
 class Diverged(ValueError):
-    """Raised for a loss or gradient that is NaN or infinite, before the step."""
+    """Raised for a loss or gradient that is NaN or infinite; neither its step nor a later one changes a weight."""
 
 
 def train(
@@ -83,7 +84,8 @@ def train(
         directory = RunDirectory(Path(folder), recipe, engine, tracklets, max(labels) + 1)
         try:
             run = _Run(engine, objective, clips, recipe, directory, request)
-            return directory.finished() or run.train(evaluate, progress)
+            with flushed_denormals(engine.device) as flushed:
+                return directory.finished() or run.train(evaluate, progress, flushed)
         except Stopped as stopped:
             step = directory.position.step
             directory.log.write("stop", step, {"signal": stopped.name})
@@ -108,9 +110,25 @@ def identity_labels(tracklets: Sequence[Tracklet]) -> list[int]:
     return [label[item.identity] for item in tracklets]
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A step whose values are still computed: of each batch its three losses, then gradient norm and signal."""
+
+    number: int
+    epoch: int
+    batch: int
+    group: list[list[int]]
+    learning_rate: float
+    seconds: float
+    values: Tensor
+
+
 @dataclass
 class _Run:
-    """The steps of a run, from the position of its folder to the end."""
+    """The steps of a run, from the position of its folder to the end.
+
+    The values of a step are read once, while the next is computed, so that a GPU never waits for the processor.
+    """
 
     engine: Engine
     objective: Callable[[ReIDOutput, Tensor], "Objective"]
@@ -118,9 +136,13 @@ class _Run:
     recipe: Recipe
     directory: RunDirectory
     request: StopRequest
+    halted: Tensor = field(init=False)  # 1 from the first loss or gradient that is not finite
+    unread: _Made | None = None
+    signal: int = 0  # the highest of all processes, in the last step that was read
 
-    def train(self, evaluate: Evaluate | None, progress: bool) -> Outcome:
-        self.directory.begin()
+    def train(self, evaluate: Evaluate | None, progress: bool, flushed: bool) -> Outcome:
+        self.halted = torch.zeros((), device=self.engine.device)
+        self.directory.begin({"denormals_flushed": flushed})
         if not self.directory.restore_random_states():
             _seed(self.recipe.seed + self.engine.rank)
         metrics: dict[str, float] = {}
@@ -142,17 +164,19 @@ class _Run:
         recipe, engine, start = self.recipe, self.engine, self.directory.position
         batches = self._batches(start.epoch)
         plan = draws(batches, start.epoch, rank=engine.rank, world_size=engine.world_size)[start.batch :]
-        loader = load(self.clips, plan, workers=recipe.workers, pin_memory=engine.device.type == "cuda")
+        device = engine.device
+        loader = load(self.clips, plan, workers=recipe.workers, pin_memory=device.type == "cuda", device=device)
         self.directory.position = replace(start, epoch=start.epoch + (not plan))
         line.total = line.done + len(plan) + len(batches) * (recipe.epochs - start.epoch - 1)
         with closing(cast(Any, iter(loader))) as stream:  # a generator; closing it ends its workers
             for first in range(start.batch, len(batches), recipe.accumulate):
                 group, began = batches[first : first + recipe.accumulate], time.perf_counter()
-                values, signal = self._step(stream, group, start.epoch + first / len(batches))
-                images = sum(map(len, group)) * recipe.frames
-                values |= {"images_per_second": round(images / (time.perf_counter() - began), 1)}
-                line.advance(len(group), images, f", loss {values['loss']:.4f}")
-                self._after_step(first + len(group), len(batches), values, signal)
+                rate = learning_rate(recipe, start.epoch + first / len(batches))
+                values = self._step(stream, group, rate)
+                self._read(line)  # the values of the step before
+                at, seconds = self.directory.position, time.perf_counter() - began
+                made = _Made(at.step + 1, at.epoch, first + len(group), group, rate, seconds, values)
+                self._after_step(made, len(batches), line)
 
     def _batches(self, epoch: int) -> list[list[int]]:
         """The rows of each batch of an epoch."""
@@ -167,48 +191,60 @@ class _Run:
         )
         return batches[: None if recipe.steps_per_epoch is None else recipe.steps_per_epoch * recipe.accumulate]
 
-    def _step(self, stream: Iterator[ClipBatch], group: list[list[int]], at: float) -> tuple[dict[str, Any], int]:
-        """One optimizer step. Returns the values to log, and the signal that any process has received."""
-        engine, rate, signal = self.engine, learning_rate(self.recipe, at), 0
+    def _step(self, stream: Iterator[ClipBatch], group: list[list[int]], rate: float) -> Tensor:
+        """One optimizer step, without effect if a loss or gradient is not finite. Returns the values to read."""
+        engine, ranks = self.engine, range(self.engine.world_size)
         for settings in engine.optimizer.param_groups:
             settings["lr"] = rate
         engine.optimizer.zero_grad()
         losses: list[Tensor] = []
-        for number in range(len(group)):
+        for number, rows in enumerate(group):
             batch, last = next(stream), number == len(group) - 1
             with nullcontext() if last else engine.accelerator.no_sync(engine.wrapped_network):
-                output = engine.wrapped_network(batch.clips.to(engine.device, engine.dtype, non_blocking=True))
-                joined = join(output, batch.labels.to(engine.device), self.request.number)
-                _check_classes(joined.output, self.clips.labels)
-                loss = self.objective(joined.output, joined.labels)
+                output = engine.wrapped_network(batch.clips.to(engine.dtype))
+                counts = [len(part_of(len(rows), rank, len(ranks))) for rank in ranks]
+                output, labels = join_rows(output, batch.labels, counts)
+                _check_classes(output, self.clips.labels)
+                loss = self.objective(output, labels)
                 engine.accelerator.backward(loss.total / len(group))
-            losses.append(torch.stack([part.detach().double() for part in loss]))
-            signal = max(signal, joined.signal)
+            losses += [part.detach().reshape(1) for part in loss]
         norm = engine.gradient_norm()
-        each, norm_now = torch.stack(losses).cpu(), norm.item()
-        self._check_finite(each[:, 0].tolist(), norm_now, group)
+        totals = losses[::3] if self.recipe.precision == "fp16" else [*losses[::3], norm.reshape(1)]
+        self.halted = torch.maximum(self.halted, 1 - torch.cat(totals).isfinite().all().float())
         if self.recipe.clip_gradients is not None:
             torch.nn.utils.clip_grads_with_norm_(engine.trained, self.recipe.clip_gradients, norm)
-        engine.scaled_optimizer.step()
-        if engine.world_size == 1:
-            signal = self.request.number  # several processes exchange it in the next step
-        parts = dict(zip(("loss", "identity_loss", "triplet_loss"), each.mean(dim=0).tolist(), strict=True))
-        return {**parts, "gradient_norm": norm_now, "learning_rate": rate}, signal
+        engine.step(self.halted)
+        return torch.cat([*losses, norm.reshape(1), highest(self.request.number, engine.device)])
 
     def _check_stepped(self) -> None:
         if not self.directory.position.step:
             wanted = "fewer identities or tracklets in a batch, or another choice of batches"
             raise ValueError(f"{len(self.clips)} tracklets make no batch of {self.recipe.batch}, wanted {wanted}")
 
-    def _check_finite(self, losses: list[float], norm: float, group: list[list[int]]) -> None:
+    def _read(self, line: ProgressLine) -> None:
+        """Check, log and show the values of the last step, if they have not been read yet."""
+        made, self.unread = self.unread, None
+        if made is None:
+            return
+        *losses, norm, signal = made.values.tolist()
+        self.signal = int(signal)
+        self._check_finite(losses[::3], norm, made)
+        parts = {name: sum(losses[at::3]) / len(made.group) for at, name in enumerate(_LOSSES)}
+        images = sum(map(len, made.group)) * self.recipe.frames
+        values = {**parts, "gradient_norm": norm, "learning_rate": made.learning_rate}
+        values["images_per_second"] = round(images / made.seconds, 1)
+        self.directory.log.write("step", made.number, {"epoch": made.epoch, "batch": made.batch, **values})
+        line.advance(len(made.group), images, f", loss {values['loss']:.4f}")
+
+    def _check_finite(self, losses: list[float], norm: float, made: _Made) -> None:
         """Raises: Diverged for a loss or gradient that is not finite. Under fp16 the scaler skips such gradients."""
         bad = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), None)
         if bad is None and (math.isfinite(norm) or self.recipe.precision == "fp16"):
             return
         what = f"the gradient is {norm}" if bad is None else f"the loss is {losses[bad]}"
-        rows = [row for batch in group for row in batch] if bad is None else group[bad]
+        rows = [row for batch in made.group for row in batch] if bad is None else made.group[bad]
         seen = [self.clips.tracklets[row].where for row in rows]
-        step, last = self.directory.position.step + 1, self.directory.last
+        step, last = made.number, self.directory.last
         self.directory.log.write("stop", step, {"error": what, "rows": rows, "tracklets": seen})
         saved = f"the last checkpoint is {last}" if last else "there is no checkpoint yet"
         named = (
@@ -216,14 +252,18 @@ class _Run:
         )
         raise Diverged(f"{what} in step {step}, of the rows {rows} ({named}); the step was not made, and {saved}")
 
-    def _after_step(self, done: int, batches: int, values: Mapping[str, Any], signal: int) -> None:
-        """Count and log the step, save if it is due, and stop if a signal requests it."""
-        at, last = self.directory.position, done == batches
-        self.directory.log.write("step", at.step + 1, {"epoch": at.epoch, "batch": done, **values})
-        at = replace(at, step=at.step + 1, epoch=at.epoch + last, batch=0 if last else done)
-        self.directory.position = at
-        every = self.recipe.save_every
-        if last or signal or (every is not None and at.step % every == 0):
+    def _after_step(self, made: _Made, batches: int, line: ProgressLine) -> None:
+        """Count the step, save if it is due, and stop if a signal requests it.
+
+        Several processes exchange their signals at the end of a step and stop together after the next.
+        """
+        last, every, self.unread = made.batch == batches, self.recipe.save_every, made
+        signal = self.request.number if self.engine.world_size == 1 else self.signal
+        self.directory.position = replace(
+            self.directory.position, step=made.number, epoch=made.epoch + last, batch=0 if last else made.batch
+        )
+        if last or signal or (every is not None and made.number % every == 0):
+            self._read(line)
             self.directory.save()
         if signal:
             raise Stopped(signal)

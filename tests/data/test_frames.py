@@ -163,7 +163,7 @@ def test_each_file_is_decoded_once(frames, monkeypatch):
     from strfnet.data import frames as room
 
     read = []
-    monkeypatch.setattr(room, "read_frame", lambda path: read.append(path) or torch.zeros(3, 4, 4))
+    monkeypatch.setattr(room, "_read", lambda path: read.append(path) or torch.zeros(3, 4, 4))
     assert read_clip(frames[0], [1, 1, 2, 1], (4, 4)).shape == (3, 4, 4, 4)
     assert sorted(read) == [frames[0][1], frames[0][2]]
 

@@ -8,7 +8,7 @@ from PIL import Image
 from strategies import normal
 
 from strfnet.data.frames import IMAGENET_MEAN
-from strfnet.data.transforms import Augmentation
+from strfnet.data.transforms import Augmentation, Changes
 
 NOTHING = Augmentation(flip=0)
 
@@ -171,6 +171,24 @@ def test_torch_and_numpy_generators_of_the_process_are_left_alone(clip):
     Augmentation(flip=0.5, crop=1, erasing=1)(clip, np.random.default_rng(0))
     assert torch.equal(torch_state, torch.get_rng_state())
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+
+
+@pytest.mark.parametrize("per_frame", [(), ("crop", "flip", "erasing")])
+def test_a_batch_is_changed_as_its_clips_are_one_by_one(per_frame):
+    augmentation = Augmentation(flip=0.5, crop=0.5, erasing=0.5, per_frame=per_frame)
+    clips = normal(6, 3, 4, 16, 8, seed=4, dtype=torch.float32)
+    drawn = [augmentation.draw((4, 16, 8), np.random.default_rng(seed)) for seed in range(6)]
+    together = augmentation.apply(clips, Changes(*map(torch.stack, zip(*drawn, strict=True))))
+    singles = [augmentation(clip, np.random.default_rng(seed)) for seed, clip in enumerate(clips)]
+    assert torch.equal(together, torch.stack(singles)) and not torch.equal(together, clips)
+
+
+def test_applying_reads_no_value_on_the_host():
+    """On a GPU every read waits for all that was computed before; on the meta device there is nothing to read."""
+    augmentation = Augmentation(flip=0.5, crop=0.5, erasing=0.5, per_frame=("erasing",))
+    drawn = augmentation.draw((4, 16, 8), np.random.default_rng(0))
+    changes = Changes(*(change[None].to("meta") for change in drawn))
+    assert augmentation.apply(torch.empty(1, 3, 4, 16, 8, device="meta"), changes).shape == (1, 3, 4, 16, 8)
 
 
 def test_augmentation_is_a_record():

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import clips, normal, wake
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from strfnet import FFM, STRF
 
@@ -206,3 +207,20 @@ def test_under_autocast_the_sum_keeps_the_type_of_the_clip():
     clip = normal(1, 32, 3, 6, 4).float().contiguous(memory_format=torch.channels_last_3d)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert unit(clip).dtype == torch.float32
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operators that compute, each about one kernel on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.count += not operator.is_view
+        return operator(*args, **(kwargs or {}))
+
+
+def test_a_unit_is_few_kernels_and_indexes_nothing():
+    unit, clip = STRF(32).eval(), normal(2, 4, 6, 4, 32, dtype=torch.float32).permute(0, 4, 1, 2, 3)
+    with torch.inference_mode(), Kernels() as kernels:
+        unit(clip)
+    assert kernels.count <= 64

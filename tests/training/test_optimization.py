@@ -52,8 +52,26 @@ def test_frozen_parameters_are_left_out():
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
         optimizer = make_optimizer(tiny_recipe(optimizer=name, lr=0.5, weight_decay=0.25), network)
         (group,) = optimizer.param_groups
-        assert type(optimizer) is kind and group["params"] == [network[1].weight]
+        assert optimizer.defaults["fused"] and type(optimizer) is kind and group["params"] == [network[1].weight]
         assert (group["lr"], group["weight_decay"], group.get("momentum", 0.9)) == (0.5, 0.25, 0.9)
     network.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         make_optimizer(tiny_recipe(), network)
+
+
+def test_gradients_of_other_strides_reach_the_fused_kernel_in_those_of_the_parameter():
+    weight = torch.randn(4, 3, 2, 2)
+    for name in ("adam", "sgd"):
+        network = nn.Conv2d(3, 4, 2, bias=False)
+        network.weight.data.copy_(weight)
+        optimizer = make_optimizer(tiny_recipe(optimizer=name, lr=0.5), network)
+        plain = nn.Parameter(weight.clone())
+        kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
+        momentum = {"momentum": 0.9} if name == "sgd" else {}
+        reference = kind([plain], lr=0.5, weight_decay=5e-4, foreach=False, **momentum)
+        for _ in range(2):
+            gradient = torch.randn(4, 3, 2, 2)
+            network.weight.grad = gradient.contiguous(memory_format=torch.channels_last)
+            plain.grad = gradient
+            optimizer.step(), reference.step()
+        torch.testing.assert_close(network.weight.detach(), plain.detach())

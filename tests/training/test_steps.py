@@ -44,7 +44,7 @@ def test_the_run_is_the_loop_written_by_hand(tmp_path, loss):
     recipe = tiny_recipe(**changes, schedule="cosine")
     network, tracklets = network_for(recipe), walkers()
     labels = [int(item.identity[-1]) for item in tracklets]
-    optimizer = torch.optim.Adam(network.parameters(), lr=1, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1, weight_decay=recipe.weight_decay, fused=True)
     form = {"frames": 2, "sampling": "strided", "stride": 2, "size": (64, 32)}
     clips = TrainingClips(tracklets, labels, seed=3, augmentation=Augmentation(flip=0.5, erasing=1.0), **form)
     told = []
