@@ -156,7 +156,7 @@ def test_only_plain_norms_with_statistics_write_in_place():
 
 @pytest.mark.parametrize("window", [None, 2])
 def test_queries_in_chunks_gather_what_the_fused_attention_gathers(monkeypatch, window):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(attention_forms, "multiplies_bfloat16", lambda: True)
     monkeypatch.setattr(attention_forms, "CHUNK", 5)
     block = wake(NonLocalBlock(6, window=window)).eval().requires_grad_(False)
     clip = normal(2, 6, 3, 4, 2)
