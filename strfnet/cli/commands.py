@@ -44,9 +44,9 @@ def crop(call: options.Crop) -> None:
     from strfnet.data import crop_video
 
     boxes = _boxes(call.tracks, call.boxes)
-    cropping, count = call.boxes.cropping, len({box.track for box in boxes})
+    count = len({box.track for box in boxes})
     written = crop_video(
-        call.video, boxes, call.out, camera=call.camera, cropping=cropping, quality=call.quality, progress=True
+        call.video, boxes, call.out, camera=call.camera, cropping=call.cropping, quality=call.quality, progress=True
     )
     print(f"{len(written)} of {count} tracks are in {call.out / call.camera}, listed in {call.out / 'tracklets.csv'}")
 
@@ -166,7 +166,7 @@ def _tracklets(call: options.Embed) -> "Sequence[Tracklet]":
         call.video,
         _boxes(call.tracks, call.boxes),
         camera=call.camera,
-        cropping=call.boxes.cropping,
+        cropping=call.cropping,
         clips=evaluation_sampler(sampler, frames=frames),
         progress=True,
     )
