@@ -68,7 +68,8 @@ def test_a_padded_clip_gives_what_the_clip_gives_alone(form, lengths, t, filling
         net = network(form, torch.float32)
         found = net(clip, counts).embedding
         alone = torch.cat([net(clip[i : i + 1, :, :length]).embedding for i, length in enumerate(lengths)])
-    assert largest([found - alone]) <= 2e-6 * largest([alone])
+    rounding = largest([alone - theirs[0]])  # of the clips alone, which random weights make large
+    assert largest([found - alone]) <= 1e-6 * largest([alone]) + rounding
 
 
 @pytest.mark.parametrize("form", ["strf_p3dc_{}", "ap3d_nl_{}", "nvan_{}", "ste_nvan_{}"])
