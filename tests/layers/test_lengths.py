@@ -11,6 +11,7 @@ from torch import nn
 
 import strfnet
 from strfnet.layers import FAM, FFM, FrameAttention, GeM, Head
+from strfnet.layers.attention import set_attention
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
 
@@ -167,6 +168,16 @@ def test_shown_attention_is_that_of_each_clip_alone(name):
 def test_impossible_lengths_are_refused(name, lengths, words):
     with pytest.raises(ValueError, match=words):
         LAYERS[name]()(torch.zeros(2, 4, 4, 5, 3), lengths=lengths)
+
+
+@pytest.mark.parametrize("form", ["chunked", "plain"])
+def test_every_form_of_attention_leaves_out_frames_past_the_end(form):
+    block = wake(LAYERS["windows"]()).double().eval()
+    clip, counts = ragged([1, 5], 7, math.nan)
+    inputs = [clip, *block.parameters()]
+    expected = gradients(block(clip, counts), inputs)
+    set_attention(block, form)
+    torch.testing.assert_close(gradients(block(clip, counts), inputs), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
