@@ -193,19 +193,22 @@ class Inflated(nn.Module):
 class Temporal(nn.Module):
     """I3D or P3D-A, B or C in the place of a spatial convolution, made of 3-D convolutions."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: Any) -> None:
         super().__init__()
         self.kind = own_class(conv)
         size, step, pad = _in_3d(conv)
+        frames = conv.time_kernel
         if self.kind is I3D:
             self.conv3d = nn.Conv3d(
-                conv.in_channels, conv.out_channels, (3, *size[1:]), step, (1, *pad[1:]), bias=False
+                conv.in_channels, conv.out_channels, (frames, *size[1:]), step, (frames // 2, *pad[1:]), bias=False
             )
             return
         self.spatial_conv3d = nn.Conv3d(conv.in_channels, conv.out_channels, size, step, pad, bias=False)
         beside = self.kind is P3DB
         channels, step = (conv.in_channels, step) if beside else (conv.out_channels, (1, 1, 1))
-        self.temporal_conv3d = nn.Conv3d(channels, conv.out_channels, (3, 1, 1), step, (1, 0, 0), bias=False)
+        self.temporal_conv3d = nn.Conv3d(
+            channels, conv.out_channels, (frames, 1, 1), step, (frames // 2, 0, 0), bias=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind is I3D:

@@ -222,8 +222,9 @@ def test_numbers_of_either_numpy_are_read(module, tmp_path):
     torch.save({"state_dict": {"a": torch.ones(2)}, "rank1": np.float64(0.5)}, tmp_path / "file.pth",
                _use_new_zipfile_serialization=False)  # fmt: skip
     content = (tmp_path / "file.pth").read_bytes()
-    assert b"numpy._core.multiarray" in content
-    (tmp_path / "file.pth").write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert b"numpy._core.multiarray" in content or b"numpy.core.multiarray" in content
+    content = content.replace(b"numpy._core.multiarray", module).replace(b"numpy.core.multiarray", module)
+    (tmp_path / "file.pth").write_bytes(content)
     assert read_weights(tmp_path / "file.pth").beside == {"rank1": 0.5}
 
 

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from torchvision.models import resnet18
 
 import strfnet
+from strfnet.cli import options
 from strfnet.data.synthetic import draw_set, write_mars
 from strfnet.deployment import export, optimize
 from strfnet.system.compat import require_torch
@@ -47,6 +50,13 @@ def files(tmp_path_factory):
     write_mars(folder / "data", draw_set(train=4, test=3, cameras=2, frames=4, height=32))
     (folder / "training.yaml").write_text(f"{TRAINING}data: {folder}/data\n")
     torch.save(resnet18().state_dict(), folder / "resnet18.pth")
+    with av.open(str(folder / "video.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    (folder / "tracks.txt").write_text("1,1,4,8,12,32,1,-1,-1,-1\n2,1,4,8,12,32,1,-1,-1,-1\n")
     return folder
 
 
@@ -72,17 +82,22 @@ COMMANDS = {
     "convert": "convert {0}/resnet18.pth {0}/converted.safetensors",
     "train": "train --config {0}/training.yaml --out {0}/run",
     "evaluate": f"evaluate {ON_DATA} --complete false --protocol nvan",
+    "crop": "crop --video {0}/video.mkv --tracks {0}/tracks.txt --camera c1 --out {0}/crops",
     "embed": f"embed {ON_DATA} --complete false --clips all_frames:2 --out {{0}}/vectors.safetensors",
     "show": f"show {ON_DATA} --complete false --ranks --out {{0}}/ranks.png",
     "export": "export --model resnet8_fpl --height 32 --width 16 --format pt2 --out {0}/network.pt2",
 }
 
 
+def test_every_command_is_tried():
+    assert COMMANDS.keys() == options.COMMANDS.keys()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_the_first_call(command, files):
     done = fresh("-m", "strfnet.cli", *COMMANDS[command].format(files).split())
-    if command == "export" and TORCH < (2, 8):
-        assert done.returncode == 1 and "export needs PyTorch 2.8 or newer" in done.stderr
+    if command == "export" and TORCH < (2, 14):
+        assert done.returncode == 1 and "export needs PyTorch 2.14 or newer" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
 
@@ -90,10 +105,9 @@ def test_a_command_is_the_first_call(command, files):
 def test_an_older_pytorch_is_refused_with_its_version_and_the_one_wanted(monkeypatch, tmp_path):
     network = strfnet.create_model("c2d_resnet8")
     monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
-    message = "needs PyTorch 2.8 or newer, found 2.7.1"
-    with pytest.raises(RuntimeError, match=f"optimize {message}"):
+    with pytest.raises(RuntimeError, match=r"optimize needs PyTorch 2\.14 or newer, found 2\.7\.1"):
         optimize(network, (1, 3, 2, 32, 16))
-    with pytest.raises(RuntimeError, match=f"export {message}"):
+    with pytest.raises(RuntimeError, match=r"export needs PyTorch 2\.14 or newer, found 2\.7\.1"):
         export(network, tmp_path / "network.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 import strfnet
-from strfnet import NonLocalBlock
+from strfnet import C2D, NonLocalBlock
 from strfnet.deployment import (
     add_in_place,
     chunk_attention,
@@ -51,12 +51,14 @@ def agree(output, expected, bound=1e-9):
     groups=st.sampled_from([1, 2]),
     biased=st.booleans(),
     affine=st.booleans(),
+    time=st.sampled_from([{}, {"time_kernel": 5}, {"time_stride": 2}, {"time_kernel": 1, "time_dilation": 2}]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60)
-def test_a_convolution_with_its_norm_fused_computes_both(kind, groups, biased, affine, seed):
+@settings(max_examples=60, deadline=None)
+def test_a_convolution_with_its_norm_fused_computes_both(kind, groups, biased, affine, time, seed):
     plain = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=groups, bias=biased)
-    network = nn.Sequential(plain if kind is nn.Conv2d else kind(plain))
+    time = {} if kind is C2D else time
+    network = nn.Sequential(plain if kind is nn.Conv2d else kind(plain, **time))
     wake(network.double(), seed).eval()
     norm = wake(nn.BatchNorm2d(6, affine=affine), seed).double().eval()
     clip = normal(2, 4, 3, 7, 5, seed=seed)
@@ -154,7 +156,7 @@ def test_only_plain_norms_with_statistics_write_in_place():
 
 @pytest.mark.parametrize("window", [None, 2])
 def test_queries_in_chunks_gather_what_the_fused_attention_gathers(monkeypatch, window):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(attention_forms, "multiplies_bfloat16", lambda: True)
     monkeypatch.setattr(attention_forms, "CHUNK", 5)
     block = wake(NonLocalBlock(6, window=window)).eval().requires_grad_(False)
     clip = normal(2, 6, 3, 4, 2)

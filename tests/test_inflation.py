@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from strategies import wake
+from strategies import normal, wake
 from torch import nn
 
 import strfnet
@@ -154,6 +154,21 @@ def test_last_stride_one_keeps_the_resolution_of_the_last_stage(name):
         inflated.layer4.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[2:])))
         inflated(torch.randn(1, 3, 2, 64, 32))
     assert shapes == [(2, 1), (4, 2), (2, 1)]
+
+
+@pytest.mark.parametrize("kind", [strfnet.I3D, strfnet.P3DB, strfnet.AP3DC])
+def test_shortcuts_follow_a_stride_in_time(resnet18, kind):
+    image = copy.deepcopy(resnet18).double()
+    before, places = str(image), ["layer2.0", "layer2.1", "layer3.1"]
+    network = inflate(image, temporal=partial(kind, time_stride=2), places=places, unit=None)
+    clip = normal(2, 3, 9, 64, 32)  # 9 frames become 5, 3 and 2
+    with torch.no_grad():
+        expected = torch.stack([image(clip[:, :, i]) for i in (0, 8)]).mean(dim=0)
+        torch.testing.assert_close(network(clip), expected)
+    assert network.state_dict().keys() - image.state_dict().keys() == {
+        key for key in network.state_dict() if ".temporal." in key or ".appearance." in key
+    }
+    assert str(deflate(network)) == before and deflate(network).layer2[1].downsample is None
 
 
 def test_last_stride_is_refused_where_a_pool_cannot_be_told():

@@ -103,16 +103,21 @@ def test_a_row_is_that_of_the_whole_matrix(clip, settings, data):
     )
 
 
-@given(clip=clips(channels=6, max_height=5, max_width=4), data=st.data())
-def test_a_registered_row_is_that_of_the_whole_attention(clip, data):
-    module = wake(AppearancePreserving(6, inner_channels=3).double())
+@given(
+    clip=clips(channels=6, max_height=5, max_width=4), time=st.sampled_from([(3, 1), (5, 1), (3, 2)]), data=st.data()
+)
+def test_a_registered_row_is_that_of_the_whole_attention(clip, time, data):
+    kernel, dilation = time
+    module = AppearancePreserving(6, inner_channels=3, time_kernel=kernel, time_dilation=dilation)
+    wake(module.double())
+    steps = [dilation * tap for tap in range(-(kernel // 2), kernel // 2 + 1) if tap]
     t, h, w = clip.shape[2:]
     frame, row, column = (data.draw(st.integers(0, size - 1)) for size in (t, h, w))
     found = registered_row(module, clip, (frame, row, column))
     whole = module.attention(clip)[:, frame, :, row * w + column]
     for other in range(t):
-        if abs(other - frame) == 1:
-            torch.testing.assert_close(found[:, other].flatten(1), whole[:, int(other > frame)])
+        if other - frame in steps:
+            torch.testing.assert_close(found[:, other].flatten(1), whole[:, steps.index(other - frame)])
         else:
             assert found[:, other].isnan().all()
 

@@ -21,28 +21,32 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = {"oldest": ("2.6.0", "0.21.0"), "2.8": ("2.8.0", "0.23.0"), "2.11": ("2.11.0", "0.26.0"), "newest": None}
-# Parts of the suite and the paths of their tests.
+# Parts of the suite and the paths of their tests. Tests of tools that older PyTorch lacks are in tests/tools.
 CORE = {
     "layers": ["tests/layers"],
     "losses": ["tests/losses"],
     "profiler": ["tests/profiler"],
-    "inflation": ["tests/test_inflation.py", "tests/test_splicing.py", "tests/test_folding.py", "tests/test_clip.py"],
+    "inflation": [
+        f"tests/test_{name}.py" for name in ("inflation", "splicing", "extension", "running_clips", "clip")
+    ],
     "models": ["tests/models/test_networks.py", "tests/models/test_published_keys.py", "tests/test_checkpoints.py"],
+    "hub": ["tests/test_hub.py"],
     "data": ["tests/data"],
     "evaluation": ["tests/test_evaluation.py", "tests/test_ranking.py", "tests/test_distances.py"],
+    "visualization": ["tests/test_charts.py", "tests/test_pictures.py"],
+    "commands": ["tests/test_cli.py", "tests/test_arguments.py"],
     "training resume": ["tests/training/test_resume.py"],
     "fresh processes": ["tests/test_fresh_processes.py"],
 }
-# Parts that raise in PyTorch below 2.8; tests/test_fresh_processes.py holds that they do.
-SINCE_2_8 = {
-    "optimize": ["tests/test_deployment.py", "tests/test_winograd.py"],
-    "export": ["tests/test_exporting.py"],
-    "compiled whole": ["tests/models/test_deployment.py"],
+# Parts that raise below a version of PyTorch; tests/test_fresh_processes.py holds that they do.
+SINCE = {
+    "optimize": ("2.14", ["tests/test_deployment.py", "tests/test_fusion.py", "tests/test_winograd.py"]),
+    "export": ("2.14", ["tests/test_exporting.py", "tests/models/test_deployment.py"]),
 }
 INSTALLED = """import json, platform, torch, torchvision, numpy
 print(json.dumps({"Python": platform.python_version(), "PyTorch": torch.__version__,
     "torchvision": torchvision.__version__, "NumPy": numpy.__version__}))"""
-EXTRAS = "test,train,matlab,viz,timm"
+EXTRAS = "test,train,matlab,viz,video,timm,hub"
 
 
 def environment(name: str, python: str) -> str:
@@ -54,13 +58,9 @@ def environment(name: str, python: str) -> str:
     project = ROOT / "pyproject.toml"
     if stamp.exists() and stamp.stat().st_mtime > project.stat().st_mtime:
         return made
-    torch, torchvision = VERSIONS[name]
-    stated = project.read_text().partition("\ndependencies")[2]
-    lowest = re.findall(r'"([a-z][\w-]*)(?:\[\w+\])?>=([\d.]+)"', stated) if name == "oldest" else []
-    fixed = [("torch", torch), ("torchvision", torchvision), *(pair for pair in lowest if "torch" not in pair[0])]
     constraints = folder / "constraints.txt"
     subprocess.run([python, "-m", "venv", folder], check=True)
-    constraints.write_text("".join(f"{package}=={version}\n" for package, version in fixed))
+    constraints.write_text("".join(f"{package}=={version}\n" for package, version in fixed(name)))
     extras = EXTRAS if name == "oldest" else EXTRAS + ",onnx"
     install = [made, "-m", "pip", "--quiet", "install", "-c", constraints, "--editable", f"{ROOT}[{extras}]"]
     subprocess.run([*install, "scikit-learn>=1.4", "pytorch-metric-learning>=2.5"], check=True)
@@ -68,18 +68,41 @@ def environment(name: str, python: str) -> str:
     return made
 
 
+def fixed(name: str) -> list[tuple[str, str]]:
+    """PyTorch, and the packages that have the lowest version that pyproject.toml allows, each with its version.
+
+    The extra onnx needs a newer NumPy than the oldest environment has, so its lowest versions are in that of 2.8.
+    """
+    extras = {"oldest": ["dependencies", *EXTRAS.split(",")], "2.8": ["onnx"]}.get(name, [])
+    lines = [line.partition(" = [") for line in (ROOT / "pyproject.toml").read_text().splitlines()]
+    stated = [re.findall(r'"([a-z][\w-]*)(?:\[\w+\])?>=([\d.]+)"', line) for key, _, line in lines if key in extras]
+    lowest = [pair for pairs in stated for pair in pairs if pair[0] not in ("torch", "torchvision")]
+    return [*zip(("torch", "torchvision"), VERSIONS[name], strict=True), *lowest]
+
+
+def keeps_torch(python: str) -> str:
+    """What installing the project with all extras would do to the PyTorch that is there."""
+    install = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", "-", f"{ROOT}[all]"]
+    plan = json.loads(subprocess.run(install, check=True, capture_output=True, text=True).stdout)
+    packages = {one["metadata"]["name"]: one["metadata"]["version"] for one in plan["install"]}
+    replaced = [f"{name} {packages[name]}" for name in ("torch", "torchvision") if name in packages]
+    return f"failed: pip would install {', '.join(replaced)}" if replaced else "keeps PyTorch"
+
+
 def run(name: str, python: str, jobs: str) -> dict[str, str]:
     """Runs the parts and returns what became of each, by its name."""
-    parts = CORE if name == "oldest" else CORE | SINCE_2_8
-    refused = dict.fromkeys(SINCE_2_8, "raises, needs 2.8") if name == "oldest" else {}
+    refused = {part: f"raises below {since}" for part, (since, _) in SINCE.items() if _is_older(name, since)}
+    parts = CORE | {part: paths for part, (_, paths) in SINCE.items() if part not in refused}
+    paths = [path for paths in parts.values() for path in paths]
+    if missing := [path for path in paths if not (ROOT / path).exists()]:
+        raise FileNotFoundError(f"no {', '.join(missing)}: CORE or SINCE is out of date")
     with TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [python, "-m", "pytest", "-n", jobs, "-m", "not slow", "--tb=short", f"--junitxml={report}"]
         settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        paths = [path for paths in parts.values() for path in paths]
         code = subprocess.run([*command, *paths], cwd=ROOT, env=settings).returncode
         if code > 1:
-            return refused | dict.fromkeys(parts, f"failed: pytest exits with {code}")
+            return dict.fromkeys(parts, f"failed: pytest exits with {code}") | refused
         cases = list(ElementTree.parse(report).iter("testcase"))
     counts: dict[str, Counter[str]] = {part: Counter() for part in parts}
     for case in cases:
@@ -89,10 +112,23 @@ def run(name: str, python: str, jobs: str) -> dict[str, str]:
         )
         outcomes = {child.tag for child in case}
         counts[part]["failed" if outcomes & {"failure", "error"} else "skipped" if outcomes else "passed"] += 1
-    cells = {part: ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts[part].items())) for part in parts}
-    return refused | {
-        part: cell if "passed" in cell else f"failed: {cell or 'no test'}" for part, cell in cells.items()
-    }
+    return {part: _cell(count) for part, count in counts.items()} | refused
+
+
+def _is_older(name: str, since: str) -> bool:
+    """Whether the column called ``name`` has a PyTorch below ``since``, such as "2.11"."""
+    if VERSIONS[name] is None:
+        return False
+    installed, wanted = ([int(number) for number in text.split(".")] for text in (VERSIONS[name][0], since))
+    return installed < wanted
+
+
+def _cell(counts: Counter[str]) -> str:
+    """What the table says of a part. A part without a test, or with one that did not run, has not passed."""
+    other = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()) if outcome != "passed")
+    if other or not counts:
+        return f"failed: {other or 'no test'}"
+    return "passes"
 
 
 def main() -> int:
@@ -105,7 +141,7 @@ def main() -> int:
     for name in arguments.only:
         python = environment(name, arguments.python)
         found = subprocess.run([python, "-c", INSTALLED], check=True, capture_output=True, text=True).stdout
-        columns[name] = json.loads(found) | run(name, python, arguments.jobs)
+        columns[name] = json.loads(found) | {"pip install": keeps_torch(python)} | run(name, python, arguments.jobs)
     print("| | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
     for row in columns[arguments.only[0]]:
         print(f"| {row} | " + " | ".join(column[row] for column in columns.values()) + " |")

@@ -44,9 +44,9 @@ def crop(call: options.Crop) -> None:
     from strfnet.data import crop_video
 
     boxes = _boxes(call.tracks, call.boxes)
-    cropping, count = call.boxes.cropping, len({box.track for box in boxes})
+    count = len({box.track for box in boxes})
     written = crop_video(
-        call.video, boxes, call.out, camera=call.camera, cropping=cropping, quality=call.quality, progress=True
+        call.video, boxes, call.out, camera=call.camera, cropping=call.cropping, quality=call.quality, progress=True
     )
     print(f"{len(written)} of {count} tracks are in {call.out / call.camera}, listed in {call.out / 'tracklets.csv'}")
 
@@ -60,7 +60,13 @@ def train(call: options.Train) -> None:
     data_set = _read(recipe)
     classes = max(identity_labels(data_set.train)) + 1
     torch.manual_seed(recipe.seed)
-    found = find_network(recipe.model, weights=recipe.start_from, num_classes=classes, backbone=recipe.weights)
+    found = find_network(
+        recipe.model,
+        weights=recipe.start_from,
+        num_classes=classes,
+        backbone=recipe.weights,
+        options=recipe.options,
+    )
     make_loss = {"strf": strf_loss, "nvan": nvan_loss}[recipe.loss]
     mined = {} if recipe.mined_on is None else {"mined_on": recipe.mined_on}
     objective = make_loss(smoothing=recipe.smoothing, **mined)
@@ -160,7 +166,7 @@ def _tracklets(call: options.Embed) -> "Sequence[Tracklet]":
         call.video,
         _boxes(call.tracks, call.boxes),
         camera=call.camera,
-        cropping=call.boxes.cropping,
+        cropping=call.cropping,
         clips=evaluation_sampler(sampler, frames=frames),
         progress=True,
     )

@@ -10,6 +10,7 @@ from strfnet.data.tracks import Units
 from strfnet.data.video import Cropping
 from strfnet.evaluation.protocols import PROTOCOLS, ProtocolName
 from strfnet.system.names import check_name
+from strfnet.system.references import is_reference
 from strfnet.training.recipe import Recipe
 
 SUFFIXES = {"masks": "png", "attention": "png", "ranks": "png", "cmc": "png", "curve": "png", "report": "html"}
@@ -108,7 +109,7 @@ class Profile:
     """Count the parameters and multiply-adds (MACs) of a network.
 
     Args:
-        model: One of `strfnet models`.
+        model: One of `strfnet models`, or package.module:function.
         clip: Shape of the clip: batch, channels, frames, height, width.
         depth: Levels of modules in the table.
         json: Print JSON with all modules instead of a table.
@@ -264,27 +265,10 @@ class Boxes:
         first_frame: Number of the video's first frame in the files of tracks, 0 or 1. Default: as their format
             defines.
         units: Units of the boxes in JSON lines and CSV. Default: pixels, unless all are within 0 .. 1.
-        padding: Margin on each side, as a fraction of the box's width and height.
-        min_height: Least height of a box in pixels.
-        min_width: Least width of a box in pixels.
-        min_length: Least frames of a track.
-        step: Keep every n-th frame of a track.
     """
 
     first_frame: int | None = None
     units: Units | None = None
-    padding: float = 0.0
-    min_height: int = 16
-    min_width: int = 8
-    min_length: int = 1
-    step: int = 1
-
-    def __post_init__(self) -> None:
-        _ = self.cropping
-
-    @property
-    def cropping(self) -> Cropping:
-        return Cropping(self.padding, self.min_height, self.min_width, self.min_length, self.step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +289,7 @@ class Crop:
     out: Path = field(metadata={"metavar": "DIR"})
     quality: int = 95
     boxes: Boxes
+    cropping: Cropping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +311,7 @@ class Embed(_OnTracklets):
     tracks: list[Path] | None = field(default=None, metadata={"metavar": "FILE"})
     camera: str | None = None
     boxes: Boxes
+    cropping: Cropping
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -378,7 +364,8 @@ def clip_sampler(text: str) -> tuple[str, int]:
 def _check_model(name: str) -> None:
     from strfnet.models import list_models  # imports torch, which --help does not need
 
-    check_name("model", name, list_models())
+    if not is_reference(name):
+        check_name("model", name, list_models())
 
 
 def _check_positive(**values: int | None) -> None:

@@ -34,11 +34,11 @@ class Cropping:
     """Which boxes become frames of a tracklet.
 
     Args:
-        padding: added on each side of a box, as a fraction of its width and height.
-        min_height: boxes of fewer pixels, after padding and within the frame, are left out.
-        min_width: likewise.
-        min_length: tracks of fewer frames are left out.
-        step: every ``step``-th frame of a track is kept, from its first.
+        padding: Margin on each side of a box, as a fraction of its width and height.
+        min_height: Least height of a box in pixels, with its margin and within the frame.
+        min_width: Least width of a box in pixels, likewise.
+        min_length: Least number of frames of a track.
+        step: Every n-th frame of a track is kept, from its first.
 
     Raises: ValueError naming an argument that is out of range.
     """

@@ -27,7 +27,7 @@ from strfnet.system.version import __version__
 
 Format = Literal["onnx", "pt2", "package"]
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # with the suffix of such files
-OLDEST_TORCH = "2.8"  # below, export is strict about Python code by default, and ONNX files cannot be written
+OLDEST_TORCH = "2.14"  # 2.8 and 2.13 cannot prove merged frames (STE-NVAN) right for every number of frames
 OPSET = 18  # of ONNX: the oldest that PyTorch writes; runtimes since spring 2023 read it
 UNIT = 1e-4  # the largest difference of a length from 1 that is taken for rounding
 BATCH, FRAMES = 2, 6  # of the clip with which a network is traced; both are dynamic in the file
@@ -107,7 +107,7 @@ def export(
 
     Raises: ValueError for an unknown format, sampler or distance, a wrong suffix, a size that the network does not
     take, a network that cannot be exported (naming the reason), and outputs that differ; ImportError if the extra
-    ``onnx`` is missing. No file is left, and an existing one stays.
+    ``onnx`` is missing; RuntimeError for PyTorch below 2.14. No file is left, and an existing one stays.
     """
     path = Path(path)
     check_target(path, format)
@@ -147,7 +147,7 @@ def check_target(path: Path, format: str) -> None:
     """Checks the path and the format before any work.
 
     Raises: ValueError for an unknown format, a wrong suffix, or a missing folder; ImportError if the extra ``onnx``
-    is missing.
+    is missing; RuntimeError for PyTorch below 2.14.
     """
     require_torch(OLDEST_TORCH, "export")
     if format not in FORMATS:

@@ -56,7 +56,7 @@ def merge_shortcuts(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
         weight = conv.temporal.weight
         with torch.no_grad():
             channels = torch.arange(conv.out_channels, device=weight.device)
-            weight[channels, channels % weight.shape[1], 1] += 1
+            weight[channels, channels % weight.shape[1], conv.time_kernel // 2] += 1
         set_own_class(conv, AP3DA if isinstance(conv, AP3DC) else P3DA)
     return len(found)
 

@@ -20,7 +20,7 @@ from strfnet.deployment.winograd import use_winograd
 from strfnet.layers.clip import AXES
 from strfnet.system.compat import allow_tf32, require_torch, tf32_is_allowed, tree_leaves
 
-OLDEST_TORCH = "2.8"
+OLDEST_TORCH = "2.14"  # the test that compiled weights are frozen fails with 2.8 and 2.11
 # The largest sound difference from the original's output, as a share of the largest value.
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.05, torch.float16: 0.02}
 TF32_TOLERANCE = 5e-3  # of float32 where TF32 rounds factors to 10 bits
@@ -62,7 +62,7 @@ def optimize(
         compiled: whether to compile and, on CUDA, to record a CUDA graph. False suits clips of many shapes.
         tf32: whether calls allow TF32 on CUDA (see `strfnet.deployment.allow_tf32`). Default: as PyTorch's flags are.
 
-    Raises: ValueError if ``clip_shape`` or ``dtype`` is none of these; RuntimeError for PyTorch below 2.8.
+    Raises: ValueError if ``clip_shape`` or ``dtype`` is none of these; RuntimeError for PyTorch below 2.14.
     """
     require_torch(OLDEST_TORCH, "optimize")
     like = next(network.parameters())

@@ -11,7 +11,7 @@ from strfnet.layers.ffm import FFM
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.reduction import TemporalReduction
 from strfnet.layers.strf import STRF
-from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
+from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC, TemporalConv
 from strfnet.layers.temporal_attention import TemporalAttention
 
 
@@ -43,21 +43,22 @@ class ReceptiveField:
         return max(max(frames - self.future, 0) // self.group * self.group - self.past, 0)
 
 
-NEIGHBOURS = ReceptiveField(past=1, future=1)
-CONVOLUTIONS = {
-    C2D: ReceptiveField(),
-    **dict.fromkeys((I3D, P3DA, P3DB, P3DC, AP3DI, AP3DA, AP3DB, AP3DC), NEIGHBOURS),
-}
+CONVOLUTIONS = (C2D, I3D, P3DA, P3DB, P3DC, AP3DI, AP3DA, AP3DB, AP3DC)
 
 
 def receptive_field(layer: nn.Module, path: str) -> ReceptiveField:
     """Returns the receptive field of ``layer``, which takes clips.
 
-    Raises: ValueError naming ``path``, the class and the reason, if the layer depends on all frames or is unknown.
+    Raises: ValueError naming ``path``, the class and the reason, if the layer depends on all frames, is unknown, or
+    has a stride in time.
     """
     kind = own_class(layer)
     if kind in CONVOLUTIONS:
-        return CONVOLUTIONS[kind]
+        conv = cast(TemporalConv, layer)
+        if conv.time_stride > 1:
+            raise refusal(layer, path, f"returns fewer frames than it is given (time_stride={conv.time_stride})")
+        reach = conv.time_dilation * (conv.time_kernel // 2)
+        return ReceptiveField(past=reach, future=reach)
     if kind is TemporalReduction:
         return ReceptiveField(group=cast(int, layer.factor), merged=True)
     if kind is NonLocalBlock:

@@ -21,7 +21,7 @@ from strfnet.layers.clip import check_clip
 from strfnet.layers.lengths import are_known, check_lengths, mean_over_time
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
-from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, TemporalConv
+from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, FrameStride, TemporalConv
 from strfnet.layers.temporal_attention import TemporalAttention
 from strfnet.system.compat import FilledAfterEmptying, children_of, initialise, is_compiled_wrapper
 
@@ -62,9 +62,10 @@ def inflate(
 
     The network runs on the flattened frames. At the module paths in ``places`` a 2-D convolution becomes a temporal
     one, and a unit follows it. A unit also follows any other block, such as one of a vision transformer (see
-    `splice`). Before training, the output equals that of the 2-D network on every frame: vectors,
-    (b t, d), are averaged over the frames of a clip to (b, d); maps, (b t, c, h, w) or channels-last, are
-    unflattened into clips. The defaults build the headline network of the STRF paper: STRF on P3D-C.
+    `splice`). Before training, the output equals that of the 2-D network on every frame (that is kept, if the
+    temporal convolution has a stride in time; the shortcut of a residual block follows it): vectors, (b t, d), are
+    averaged over the frames of a clip to (b, d); maps, (b t, c, h, w) or channels-last, are unflattened into clips.
+    The defaults build the headline network of the STRF paper: STRF on P3D-C.
 
     The copy keeps the class, module paths, state-dict keys, dtype, device, mode, hooks and frozen parameters of the
     network. It loads checkpoints of the 2-D network, with ``strict=True`` too, if they hold none of the added keys;
@@ -77,7 +78,8 @@ def inflate(
     Args:
         network: any module from (n, c, h, w) to vectors or maps; it is not modified.
         temporal: the temporal convolution, where "c2d" keeps the 2-D one; or a callable that builds a module on
-            clips from a 2-D convolution. Default: "p3d_c" where the place is a convolution.
+            clips from a 2-D convolution, such as ``partial(I3D, time_kernel=5)``. Default: "p3d_c" where the place is
+            a convolution.
         unit: the unit after it, or None; or a callable that builds a module on clips from a number of channels.
             Default: "strf".
         places: module paths of 2-D convolutions, of residual blocks, which stand for their ``conv2``, or of other
@@ -114,6 +116,7 @@ def inflate(
         conv = inflated.get_submodule(path)
         if isinstance(conv, nn.Conv2d):
             set_module(inflated, path, _with_time(conv, make_temporal, path))
+            _stride_shortcut(inflated, path, probe)
     if make_unit is not None:
         splice_into(inflated, dict.fromkeys(paths, make_unit), probe)
     for module in inflated.modules():
@@ -138,6 +141,10 @@ def deflate(network: nn.Module) -> Any:
         if isinstance(module, TemporalConv):
             retract(module, OnFrames)
             set_module(image, path, module.image_conv())
+        elif isinstance(module, FrameStride):
+            block = image.get_submodule(path.rpartition(".")[0])
+            delattr(block, "downsample")
+            cast(Any, block).downsample = None
     for path, step in image._steps_before.items():
         vars(image.get_submodule(path)).update(step)
     retract(image, Inflated)
@@ -335,6 +342,20 @@ def _with_time(conv: nn.Module, make: TemporalBuilder, path: str) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise TypeError(f"temporal must build a module, got {type(built).__name__} for {path}")
     return built if isinstance(built, TemporalConv) else Replacement(built, conv)
+
+
+def _stride_shortcut(network: nn.Module, path: str, probe: Probe) -> None:
+    """Lets the shortcut of a residual block take the frames of its convolution that strides in time, in place."""
+    stride = getattr(network.get_submodule(path), "time_stride", 1)
+    parent = path.rpartition(".")[0]
+    block: Any = network.get_submodule(parent)
+    if stride == 1 or not hasattr(block, "downsample"):
+        return
+    if block.downsample is None:
+        block.downsample = FrameStride(stride)
+        extend(block.downsample, OnFrames, _running=RunningClips(), _layout=MAPS)
+    else:
+        splice_into(network, {f"{parent}.downsample": FrameStride(stride)}, probe, layout="fchw")
 
 
 def _set_last_stride(network: nn.Module, stride: int) -> dict[str, dict[str, Any]]:

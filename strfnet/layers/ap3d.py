@@ -5,6 +5,8 @@ and its published code. Ours: the names, grouped convolutions (as in `strfnet.la
 that lets gradients through the gate.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,13 +15,13 @@ from torch import Tensor, nn
 from strfnet.layers.attention import Attending
 from strfnet.layers.clip import check_clip
 from strfnet.layers.lengths import check_lengths, zero_past_end
-from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC
+from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, TemporalConv, check_time
 
 
 class AppearancePreserving(Attending):
-    """Each frame between its two neighbours, whose pixels are gathered to where they look alike.
+    """Each frame between its neighbours, whose pixels are gathered to where they look alike.
 
-    A pixel of the previous (next) frame is replaced by the mean of that frame's pixels, weighed by a softmax
+    A pixel of a neighbouring frame is replaced by the mean of that frame's pixels, weighed by a softmax
     of ``temperature`` times the cosine between mapped features; a gate in (0, 1) then dims what still differs.
     Before the first and after the last frame stand zeros.
 
@@ -29,9 +31,11 @@ class AppearancePreserving(Attending):
         temperature: factor of the cosine.
         gate: whether registered neighbours are dimmed by contrastive attention.
         detach_gate: whether gradients stop before the gate, as published.
+        time_kernel: number of frames for each frame, itself in the middle; odd.
+        time_dilation: distance in time between them.
 
-    Shape: (b, c, t, h, w) to (b, c, 3 t, h, w): previous, frame itself, next, for each frame in turn.
-    Raises: ValueError for widths below 1, or a clip of other channels.
+    Shape: (b, c, t, h, w) to (b, c, time_kernel t, h, w): for each frame in turn its neighbours and itself, in order.
+    Raises: ValueError for widths below 1, an even kernel, or a clip of other channels.
     Source: Gu et al., AP3D, ECCV 2020. Ours: the names, and gradients through the gate where they are wanted.
     """
 
@@ -43,16 +47,26 @@ class AppearancePreserving(Attending):
         temperature: float = 4.0,
         gate: bool = True,
         detach_gate: bool = True,
+        time_kernel: int = 3,
+        time_dilation: int = 1,
     ) -> None:
         super().__init__()
+        check_time(time_kernel=time_kernel, time_dilation=time_dilation)
         inner = max(channels // 16, 1) if inner_channels is None else inner_channels
         if channels < 1 or inner < 1:
             raise ValueError(f"channels and inner_channels must be at least 1, got {channels} and {inner}")
         self.channels, self.temperature, self.detach_gate = channels, temperature, detach_gate
+        self.time_kernel, self.time_dilation = time_kernel, time_dilation
         self.semantic = nn.Linear(channels, inner, bias=False)
         self.frame_map = nn.Linear(channels, inner, bias=False) if gate else None
         self.neighbour_map = nn.Linear(channels, inner, bias=False) if gate else None
         self.gate = nn.Linear(inner, 1, bias=False) if gate else None
+
+    @property
+    def steps(self) -> list[int]:
+        """The distances in frames from a frame to the frames beside it, from the earliest; 0 for itself."""
+        half = self.time_kernel // 2
+        return [self.time_dilation * tap for tap in range(-half, half + 1)]
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         check_clip(x, self.channels, weight=self.semantic.weight)
@@ -63,21 +77,20 @@ class AppearancePreserving(Attending):
 
     def lengths_after(self, lengths: Tensor) -> Tensor:
         """Returns the number of existing frames in each clip of the output."""
-        return 3 * lengths
+        return self.time_kernel * lengths
 
     def _triples(self, x: Tensor) -> Tensor:
         h, w = x.shape[3:]
         tokens = rearrange(x, "b c t h w -> b t (h w) c")
         mapped = _of_unit_length(self.semantic(tokens))
-        before, after = (self._registered(tokens, mapped, step) for step in (-1, 1))
-        triples = torch.stack([before, tokens, after], dim=2)
-        return rearrange(triples, "b t n (h w) c -> b c (t n) h w", h=h, w=w)
+        frames = [self._registered(tokens, mapped, step) if step else tokens for step in self.steps]
+        return rearrange(torch.stack(frames, dim=2), "b t n (h w) c -> b c (t n) h w", h=h, w=w)
 
     def attention(self, x: Tensor) -> Tensor:
-        """Where each pixel finds itself in the previous and next frame: (b, t, 2, h w, h w), rows sum to 1."""
+        """Where each pixel finds itself in its neighbours: (b, t, time_kernel - 1, h w, h w), rows sum to 1."""
         check_clip(x, self.channels, weight=self.semantic.weight)
         mapped = _of_unit_length(self.semantic(rearrange(x, "b c t h w -> b t (h w) c")))
-        cosines = [mapped @ _shifted(mapped, step).mT for step in (-1, 1)]
+        cosines = [mapped @ _shifted(mapped, step).mT for step in self.steps if step]
         return (self.temperature * torch.stack(cosines, dim=2)).softmax(dim=-1)
 
     def attention_sizes(self) -> tuple[int, int, bool]:
@@ -99,37 +112,38 @@ def _of_unit_length(mapped: Tensor) -> Tensor:
 
 def _shifted(tokens: Tensor, step: int) -> Tensor:
     """Frame t + step in the place of frame t, zeros where there is none; (b, t, n, c)."""
-    zeros = torch.zeros_like(tokens[:, :1])
-    padded = torch.cat([zeros, tokens, zeros], dim=1)
-    return padded.narrow(1, 1 + step, tokens.shape[1])
+    padded = F.pad(tokens, (0, 0, 0, 0, abs(step), abs(step)))
+    return padded.narrow(1, abs(step) + step, tokens.shape[1])
 
 
 class AP3DI(I3D):
-    """A true 3-D convolution over registered triples; its middle slice starts as the 2-D kernel.
+    """A true 3-D convolution over registered frames; its middle slice starts as the 2-D kernel.
 
     Args:
         conv: the 2-D convolution; it is not modified.
         temperature, gate: see `AppearancePreserving`.
+        time: ``time_kernel``, ``time_stride``, ``time_dilation`` and ``how``, as in `I3D`.
 
-    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Shape: (b, c, t, h, w) to (b, c', ceil(t / time_stride), h', w').
     Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
     Source: AP3D, Gu et al., ECCV 2020.
     """
 
-    def __init__(self, conv: nn.Conv2d, *, temperature: float = 4.0, gate: bool = True) -> None:
-        super().__init__(conv)
+    def __init__(self, conv: nn.Conv2d, *, temperature: float = 4.0, gate: bool = True, **time: Any) -> None:
+        super().__init__(conv, **time)
         self.appearance = _appearance(self, self.in_channels, temperature, gate)
 
     def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self._convolve3d(self.appearance(clip), step=3, padding=0)
+        return self._convolve3d(self.appearance(clip), step=self.time_kernel * self.time_stride, padding=0)
 
 
 class _Registered(P3D):
-    """P3D whose temporal convolution reads registered triples, one triple a step."""
+    """P3D whose temporal convolution reads registered frames, ``time_kernel`` of them a step."""
 
-    def __init__(self, conv: nn.Conv2d, *, temperature: float = 4.0, gate: bool = True) -> None:
-        super().__init__(conv)
-        self.temporal.stride, self.temporal.padding = (3, 1), (0, 0)
+    def __init__(self, conv: nn.Conv2d, *, temperature: float = 4.0, gate: bool = True, **time: Any) -> None:
+        super().__init__(conv, **time)
+        self.temporal.stride = (self.time_kernel * self.time_stride, 1)
+        self.temporal.padding, self.temporal.dilation = (0, 0), (1, 1)
         self.appearance = _appearance(self, self.temporal.in_channels, temperature, gate)
 
     def neighbours(self, clip: Tensor) -> Tensor:
@@ -137,26 +151,28 @@ class _Registered(P3D):
 
 
 class AP3DA(_Registered, P3DA):
-    """Space, then time over registered triples; the temporal kernel starts as the identity.
+    """Space, then time over registered frames; the temporal kernel starts as the identity.
 
     Args:
         conv: the 2-D convolution; it is not modified.
         temperature, gate: see `AppearancePreserving`.
+        time: ``time_kernel``, ``time_stride``, ``time_dilation`` and ``how``, as in `I3D`.
 
-    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Shape: (b, c, t, h, w) to (b, c', ceil(t / time_stride), h', w').
     Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
     Source: AP3D, Gu et al., ECCV 2020.
     """
 
 
 class AP3DB(_Registered, P3DB):
-    """Space and time over registered triples side by side; the temporal kernel starts at zero.
+    """Space and time over registered frames side by side; the temporal kernel starts at zero.
 
     Args:
         conv: the 2-D convolution; it is not modified.
         temperature, gate: see `AppearancePreserving`.
+        time: ``time_kernel``, ``time_stride`` and ``time_dilation``, as in `I3D`.
 
-    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Shape: (b, c, t, h, w) to (b, c', ceil(t / time_stride), h', w').
     Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``, ValueError if its padding and kernel
     leave no pixel under the middle of the kernel.
     Source: AP3D, Gu et al., ECCV 2020.
@@ -164,18 +180,25 @@ class AP3DB(_Registered, P3DB):
 
 
 class AP3DC(_Registered, P3DC):
-    """Space, then time over registered triples beside a shortcut; the temporal kernel starts at zero.
+    """Space, then time over registered frames beside a shortcut; the temporal kernel starts at zero.
 
     Args:
         conv: the 2-D convolution; it is not modified.
         temperature, gate: see `AppearancePreserving`.
+        time: ``time_kernel``, ``time_stride`` and ``time_dilation``, as in `I3D`.
 
-    Shape: (b, c, t, h, w) to (b, c', t, h', w').
+    Shape: (b, c, t, h, w) to (b, c', ceil(t / time_stride), h', w').
     Raises: TypeError if ``conv`` is anything but a plain ``nn.Conv2d``.
     Source: AP3D, Gu et al., ECCV 2020.
     """
 
 
-def _appearance(conv: nn.Conv2d, channels: int, temperature: float, gate: bool) -> AppearancePreserving:
-    module = AppearancePreserving(channels, temperature=temperature, gate=gate)
+def _appearance(conv: TemporalConv, channels: int, temperature: float, gate: bool) -> AppearancePreserving:
+    module = AppearancePreserving(
+        channels,
+        temperature=temperature,
+        gate=gate,
+        time_kernel=conv.time_kernel,
+        time_dilation=conv.time_dilation,
+    )
     return module.to(conv.weight).train(conv.training)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from strfnet.system.compat import multiplies_bfloat16
 from strfnet.system.names import check_choice
 
 AttentionForm = Literal["fused", "chunked", "rounded", "plain"]
@@ -169,5 +170,5 @@ def attention_form(
         )
         return "fused" if flash and not (training and deterministic) else "chunked"
     if device.type == "cpu" and dtype == torch.bfloat16 and not training:
-        return "rounded" if torch.cpu.get_capabilities().get("avx512_bf16") else "fused"
+        return "rounded" if multiplies_bfloat16() else "fused"
     return "fused"

@@ -1,9 +1,8 @@
 """Networks and their weights in one file: of strfnet, which rebuilds the network, or of published code."""
 
 import io
-import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.models.network import ReIDNetwork
-from strfnet.models.registry import create_model
+from strfnet.models.registry import create_model, options_of
 from strfnet.models.resnet import DEPTHS
 from strfnet.system.files import write_atomically
+from strfnet.system.references import is_reference
 from strfnet.system.version import __version__
 from strfnet.weights.file import check_finite, check_fit, listed, misfits, read_weights, write_file
 from strfnet.weights.published import (
@@ -33,8 +33,8 @@ from strfnet.weights.published import (
 def save(network: ReIDNetwork, path: str | Path, **facts: Any) -> None:
     """Write a network to one file atomically; `load` rebuilds it.
 
-    The file is safetensors. Its metadata holds the name and classes for `create_model`, the version of strfnet, and a
-    digest of all bytes. Frozen parameters and hooks are not saved.
+    The file is safetensors. Its metadata holds the name, classes and options for `create_model`, the version of
+    strfnet, and a digest of all bytes. Frozen parameters and hooks are not saved.
 
     Args:
         network: built by `create_model`, with any weights.
@@ -48,24 +48,37 @@ def save(network: ReIDNetwork, path: str | Path, **facts: Any) -> None:
     _check_rebuilt(network)
     metadata = {
         "model": network.name,
-        "num_classes": _classes(network),
+        "num_classes": network.num_classes,
         "strfnet": __version__,
         "origin": network.origin,
         "facts": facts,
     }
+    if network.options:
+        metadata["options"] = network.options
     write_file(Path(path), network.state_dict(), metadata)
 
 
-def load(path: str | Path) -> ReIDNetwork:
+def load(path: str | Path, model: str | Callable[..., ReIDNetwork] | None = None) -> ReIDNetwork:
     """The network that `save` has written, on the CPU and in training mode.
 
-    Raises: ValueError naming the file and the reason, if it is damaged or was not written by `save`.
+    Args:
+        path: of the file.
+        model: the function that builds the network, or its "package.module:function", if it is a network of your
+            own. A file names its function, but does not make `load` import and call it.
+
+    Raises: ValueError naming the file and the reason, if it is damaged or was not written by `save`, or if ``model``
+    is missing or builds another network.
     """
     weights = read_weights(path)
     metadata = weights.metadata or {}
     if "model" not in metadata:
         raise ValueError(f"{path} was not written by strfnet.save; strfnet.load_official reads published files")
-    network = _empty(metadata["model"], metadata["num_classes"])
+    name, classes, options = metadata["model"], metadata["num_classes"], metadata.get("options", {})
+    if is_reference(name) and model is None:
+        wanted = f"load(path, model={name!r}); on the command line --model {name} --weights {path}"
+        raise ValueError(f"{path} holds a network that {name} builds, which is not called by itself; wanted {wanted}")
+    own = None if model is None else create_model(model, num_classes=classes, **options)
+    network = own or _empty(name, classes, options)
     check_fit(weights.tensors, network.state_dict(), f"{path} does not fit {network.name} of strfnet {__version__}")
     check_finite(weights.tensors, path)
     network.origin = metadata["origin"]
@@ -73,7 +86,8 @@ def load(path: str | Path) -> ReIDNetwork:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """The metadata of a file of `save`: ``model``, ``num_classes``, ``strfnet`` (version), ``origin``, ``facts``.
+    """The metadata of a file of `save`: ``model``, ``num_classes``, ``strfnet`` (version), ``origin``, ``facts``, and
+    ``options`` of `strfnet.create_model` that are not the default.
 
     Raises: ValueError, as `load` does.
     """
@@ -83,17 +97,21 @@ def describe(path: str | Path) -> dict[str, Any]:
     return metadata
 
 
-def load_official(path: str | Path, name: str | None = None) -> ReIDNetwork:
+def load_official(path: str | Path, name: str | None = None, **options: Any) -> ReIDNetwork:
     """A network with the weights of a published file: of STE-NVAN, AP3D, or an image ResNet.
 
-    Family and depth follow from the names in the file, the number of classes from its classifier. The file of an
-    image ResNet, of torchvision or timm, gives a "c2d" network, or the one named, whose units, temporal kernels and
-    BN neck are then newly initialized.
+    Names and shapes in the file tell its family, the depth, the number of classes, the places of temporal
+    convolutions and non-local blocks, the length of kernels in time, and the gate of AP3D. The file of an image
+    ResNet, of torchvision or timm, gives a "c2d" network, or the one named, whose units, temporal kernels and BN neck
+    are then newly initialized.
 
     Args:
         path: of a file of ``torch.save`` or safetensors. No code in it is run.
         name: one of `strfnet.list_models`. It is needed where several networks have the same names and shapes: NVAN
             and its reductions; P3D-A, B and C.
+        options: of `strfnet.create_model`, for settings that leave no trace in a file, if they are not the default:
+            ``stripes``, ``window``, ``last_stride``, ``time_stride``, ``time_dilation``, ``temperature`` and, of
+            AP3D's modules on P3D, ``host``.
 
     Raises: ValueError naming the file and the reason: it is damaged, holds no weights or weights that are not finite,
     does not fit, or needs a ``name`` (with the candidates).
@@ -102,9 +120,11 @@ def load_official(path: str | Path, name: str | None = None) -> ReIDNetwork:
     if weights.metadata is not None:
         raise ValueError(f"{path} was written by strfnet.save, wanted a published file; strfnet.load reads it")
     official = recognise(weights, path)
-    name = name or _only_candidate(official)
+    name = name or _only_candidate(official, options)
     image = official.family == IMAGE
-    network = create_model(name, num_classes=official.classes) if image else _empty(name, official.classes)
+    network = (
+        create_model(name, num_classes=official.classes, **options) if image else _fitted(name, official, options)
+    )
     own = own_state(network, official)
     beside = None if weights.beside is None else {key: _as_json(value) for key, value in weights.beside.items()}
     if not image or name in _forms(official):
@@ -145,10 +165,38 @@ def save_official(network: ReIDNetwork, path: str | Path, *, family: str | None 
     write_atomically(Path(path), buffer.getvalue())
 
 
-def _empty(name: str, classes: int | None) -> ReIDNetwork:
+def _empty(name: str, classes: int | None, options: Mapping[str, Any]) -> ReIDNetwork:
     """A network on the meta device, built without drawing random numbers."""
     with torch.device("meta"):
-        return create_model(name, num_classes=classes)
+        return create_model(name, num_classes=classes, **options)
+
+
+def _fitted(name: str, official: Official, options: Mapping[str, Any]) -> ReIDNetwork:
+    """An empty network by that name, with those options of the file without which it does not fit."""
+    network = _empty(name, official.classes, options)
+    if not _differences(network, official):
+        return network
+    known = options_of(name)
+    read = {key: value for key, value in official.options().items() if key in known and key not in options}
+    try:
+        fitting = _empty(name, official.classes, {**read, **options})
+    except ValueError:  # of another depth
+        return network
+    if _differences(fitting, official):
+        return network
+    for option in list(read):
+        fewer = {key: value for key, value in read.items() if key != option}
+        network = _empty(name, official.classes, {**fewer, **options})
+        if not _differences(network, official):
+            read, fitting = fewer, network
+    return fitting
+
+
+def _differences(network: ReIDNetwork, official: Official) -> list[str]:
+    try:
+        return misfits(official.tensors, published_state(network, official.family))
+    except ValueError as error:
+        return [str(error)]
 
 
 def _filled(network: ReIDNetwork, tensors: Mapping[str, Tensor]) -> ReIDNetwork:
@@ -157,16 +205,17 @@ def _filled(network: ReIDNetwork, tensors: Mapping[str, Tensor]) -> ReIDNetwork:
     return network
 
 
-def _only_candidate(official: Official) -> str:
+def _only_candidate(official: Official, options: Mapping[str, Any]) -> str:
     """The only network that a file fits. Raises: ValueError with the candidates, or with what does not fit."""
     if official.depth not in DEPTHS:
         raise ValueError(
             f"{official.source} ({official.family}) has the blocks of a {official.depth}, wanted {DEPTHS}"
         )
-    wrong = {}
-    for name in _forms(official):
-        network = _empty(name, official.classes)
-        wrong[name] = misfits(official.tensors, published_state(network, official.family))
+    forms = _forms(official)
+    takes = [name for name in forms if not options.keys() - options_of(name).keys()]
+    if not takes:
+        raise ValueError(f"{', '.join(options)} are not options of {', '.join(forms)}; say which by its name")
+    wrong = {name: _differences(_fitted(name, official, options), official) for name in takes}
     fitting = [name for name, differences in wrong.items() if not differences]
     if official.family == IMAGE or len(fitting) == 1:
         return next(iter(fitting or wrong))
@@ -178,39 +227,19 @@ def _only_candidate(official: Official) -> str:
 
 
 def _forms(official: Official) -> list[str]:
-    return [form.format(official.depth) for form in NETWORKS[official.family]]
-
-
-def _classes(network: ReIDNetwork) -> int | None:
-    return None if network.head.classifier is None else network.head.classifier.out_features
+    """The names of the networks of its family; those of AP3D without, or with, non-local blocks, as the file has."""
+    names = [form.format(official.depth) for form in NETWORKS[official.family]]
+    attends = "non_local" in official.options()
+    return names if official.family != AP3D else [name for name in names if ("_nl_" in name) == attends]
 
 
 def _check_rebuilt(network: ReIDNetwork) -> None:
     """Raises: ValueError listing what differs from the network that `create_model` builds."""
     if not isinstance(network, ReIDNetwork) or network.name is None:
         raise ValueError(f"network is {type(network).__name__}, wanted one that strfnet.create_model has built")
-    rebuilt = dict(_empty(network.name, _classes(network)).named_modules())
-    here = dict(network.named_modules())
-    wrong = [f"{path} is {'gone' if path in rebuilt else 'new'}" for path in rebuilt.keys() ^ here.keys()]
-    for path in rebuilt.keys() & here.keys():
-        ours, theirs = _made_of(here[path]), _made_of(rebuilt[path])
-        wrong += [
-            f"{path}.{key} is {ours[key]!r}, not {theirs.get(key)!r}" for key in ours if ours[key] != theirs.get(key)
-        ]
-    wrong += misfits(network.state_dict(), _empty(network.name, _classes(network)).state_dict())
-    if wrong:
-        raise ValueError(
-            f"the network is not what strfnet.create_model({network.name!r}) builds: {listed(sorted(wrong))}"
-        )
-
-
-def _made_of(module: nn.Module) -> dict[str, Any]:
-    """A module's class and settings, in which modules of equal parameters may differ."""
-    return {"class": type(module).__name__} | {
-        key: value
-        for key, value in vars(module).items()
-        if isinstance(value, int | float | str | tuple | None) and not re.match("_|training$|name$", key)
-    }
+    if wrong := network.differences():
+        call = ", ".join([repr(network.name), *(f"{key}={value!r}" for key, value in network.options.items())])
+        raise ValueError(f"the network is not what strfnet.create_model({call}) builds: {listed(wrong)}")
 
 
 def _check_is_image(network: ReIDNetwork, written: int) -> None:

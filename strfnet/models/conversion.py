@@ -5,11 +5,19 @@ from pathlib import Path
 from strfnet.models.checkpoints import load, load_official, save, save_official
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.source import find_network
+from strfnet.system.references import is_reference
 from strfnet.weights.file import read_weights
 from strfnet.weights.published import family_of
 
 OURS = ".safetensors"
-LOCAL = ("model", "data", "start_from", "workers", "device")  # of a recipe: known already, or valid on one machine
+LOCAL = (
+    "model",
+    "options",
+    "data",
+    "start_from",
+    "workers",
+    "device",
+)  # of a recipe: known already, or valid on one machine
 
 
 def convert(source: Path, target: Path, *, name: str | None = None) -> str:
@@ -44,7 +52,7 @@ def convert(source: Path, target: Path, *, name: str | None = None) -> str:
         save_official(network, target)
     else:
         save(network, target, **metadata)
-    family = (network.origin or {}).get("family", family_of(network))
+    family = "own" if is_reference(network.name) else (network.origin or {}).get("family", family_of(network))
     classes = "no" if network.head.classifier is None else network.head.classifier.out_features
     count = sum(parameter.numel() for parameter in network.parameters())
     described = f"{network.name} ({family}), {classes} classes, {count / 1e6:.2f} M parameters"

@@ -1,13 +1,18 @@
 """A backbone on clips followed by a head."""
 
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.random import fork_rng
 
 from strfnet.inflation.ragged import refuse_lengths
 from strfnet.layers.clip import check_clip, in_channels_last
 from strfnet.layers.head import Head, ReIDOutput
+from strfnet.system.references import is_reference
+from strfnet.weights.rebuilt import differences
 
 
 class ReIDNetwork(nn.Module):
@@ -23,6 +28,7 @@ class ReIDNetwork(nn.Module):
 
     Attributes:
         name: the name for `strfnet.create_model`; None for a network built otherwise.
+        options: the options for `strfnet.create_model` that differ from the defaults of the name.
         origin: metadata of the published file that its weights were read from, for `strfnet.save_official`; or None.
 
     Shape: (b, 3, t, h, w) to a `ReIDOutput`.
@@ -33,7 +39,23 @@ class ReIDNetwork(nn.Module):
         self.backbone = backbone
         self.head = head
         self.name: str | None = None
+        self.options: dict[str, Any] = {}
         self.origin: dict[str, Any] | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Rows of the classifier; None without one."""
+        return None if self.head.classifier is None else self.head.classifier.out_features
+
+    def differences(self) -> list[str]:
+        """Returns what differs from the network that `strfnet.create_model` builds by the name and the options."""
+        from strfnet.models.registry import create_model  # which builds networks of this class
+
+        if self.name is None:
+            return ["it has no name"]
+        with fork_rng([]), nullcontext() if is_reference(self.name) else torch.device("meta"):
+            rebuilt = create_model(self.name, num_classes=self.num_classes, **self.options)
+        return differences(self, rebuilt)
 
     def forward(self, clip: Tensor, lengths: Tensor | None = None) -> ReIDOutput:
         check_clip(clip, name="clip")

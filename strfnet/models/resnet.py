@@ -1,11 +1,14 @@
 """2-D backbones from torchvision, cut to their feature maps. This is the only file here that imports torchvision."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from strfnet.system.names import check_name
 
 DEPTHS = ("resnet8", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -77,6 +80,37 @@ def map_channels(network: nn.Sequential) -> int:
     return norms[-1].num_features
 
 
-def last_stride(network: nn.Sequential) -> int | None:
-    """Returns ``last_stride`` for `strfnet.inflate`: both papers keep the resolution in the fourth stage."""
-    return 1 if hasattr(network, "layer4") else None
+def stages_of(network: nn.Sequential) -> list[str]:
+    """Returns the module paths of the stages."""
+    return [name for name, _ in network.named_children() if name.startswith("layer")]
+
+
+def blocks_of(network: nn.Sequential, stage: str) -> list[str]:
+    """Returns the module paths of the residual blocks of a stage."""
+    return [f"{stage}.{name}" for name, _ in network.get_submodule(stage).named_children()]
+
+
+def check_blocks(option: str, paths: Iterable[str], network: nn.Sequential) -> list[str]:
+    """Returns module paths of residual blocks in the order of the network.
+
+    Raises: ValueError naming the ``option`` for a path that is none, with the nearest, or that occurs twice.
+    """
+    given = [paths] if isinstance(paths, str) else list(paths)
+    known = [path for stage in stages_of(network) for path in blocks_of(network, stage)]
+    for path in given:
+        check_name(f"residual block for {option},", path, known)
+    if len(set(given)) != len(given):
+        raise ValueError(f"{option} must name different blocks, got {given}")
+    return sorted(given, key=known.index)
+
+
+def stride_of(network: nn.Sequential, last_stride: int) -> int | None:
+    """Returns ``last_stride`` for `strfnet.inflate`; both papers use 1, which keeps the resolution.
+
+    Raises: ValueError for another number than 1 where there is no fourth stage.
+    """
+    if hasattr(network, "layer4"):
+        return last_stride
+    if last_stride != 1:
+        raise ValueError(f"last_stride is {last_stride!r}, but a resnet8 has no fourth stage; wanted 1")
+    return None

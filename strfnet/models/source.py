@@ -1,11 +1,7 @@
 """A network and its preprocessing, from a training run, a weights file, a model name, ``walkers`` or a function."""
 
-import os
-import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import create_model, list_models
 from strfnet.models.resnet import DEPTHS, cached_weights
 from strfnet.system.names import unknown
+from strfnet.system.references import call, is_reference
 from strfnet.weights.file import SHIPPED, WALKERS, check_fit, find_file, read_weights
 from strfnet.weights.published import fill
 
@@ -79,6 +76,7 @@ def find_network(
     best: bool = False,
     num_classes: int | None = None,
     backbone: str | None = "cached",
+    options: Mapping[str, Any] | None = None,
 ) -> LoadedNetwork:
     """Returns the network that a source names, with its weights and its preprocessing.
 
@@ -89,15 +87,17 @@ def find_network(
             - a weights file of `strfnet.save`, or a published one that fits a single network;
             - a name of `strfnet.list_models`, with ``weights``, or else without trained weights;
             - "walkers": the network whose weights are shipped with strfnet;
-            - "package.module:function": a function without parameters that returns a module.
+            - "package.module:function": a function that returns a module; it may take ``num_classes``.
 
-            A ``Path`` is always a folder or a file.
+            A ``Path`` is always a folder or a file. The function that a run was trained by is imported and called.
         weights: weights for a model name or a function: a file (ours or published), the folder of a run, or
             "walkers".
         best: load the weights of a run's best evaluation instead of the newest.
         num_classes: classes of the classifier of a model name; None for no classifier.
         backbone: weights of the 2-D backbone of a model name without ``weights``, by their torchvision name.
             "cached" takes those that torch.hub has downloaded before, if any; None starts at random.
+        options: of a model name, see `strfnet.create_model`, or of a function. Default: those that ``weights`` were
+            saved with, if they are of the same name.
 
     Raises: `UnknownNetwork` if ``source`` is nothing of these. ValueError naming the source and the reason if it
     cannot be loaded, or if ``weights``, ``best`` or ``num_classes`` do not apply to it.
@@ -107,9 +107,13 @@ def find_network(
     if best and not path.is_dir():
         raise ValueError(f"best is true, but {text} is not a training run: only a run has best weights")
     if named and text in list_models():
-        return _from_name(text, weights, num_classes, backbone)
-    if named and not path.exists() and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
-        return _from_function(text, weights)
+        options = _options_of(weights, text) if options is None else options
+        return _from_name(text, weights, num_classes, backbone, options)
+    if named and not path.exists() and is_reference(text):
+        options = _options_of(weights, text) if options is None else options
+        return _from_function(text, weights, num_classes, options)
+    if options:
+        raise ValueError(f"options are {options}, but {text} has options of its own")
     if weights is not None or num_classes is not None:
         raise ValueError(f"weights are {weights} and num_classes {num_classes}, but {text} has weights of its own")
     if path.is_dir():
@@ -124,14 +128,30 @@ def find_network(
     raise UnknownNetwork(f"{unknown('model', text, list_models())}; wanted a model name, {wanted}")
 
 
-def _from_name(name: str, weights: str | Path | None, num_classes: int | None, backbone: str | None) -> LoadedNetwork:
+def _options_of(weights: str | Path | None, name: str) -> Mapping[str, Any]:
+    """The options of the network whose weights these are, if its name is the same."""
+    if weights is None or str(weights) == WALKERS:
+        return {}
+    metadata = read_weights(weights).metadata or {}
+    saved = metadata.get("recipe", metadata)
+    return (saved.get("options") or {}) if saved.get("model") == name else {}
+
+
+def _from_name(
+    name: str,
+    weights: str | Path | None,
+    num_classes: int | None,
+    backbone: str | None,
+    options: Mapping[str, Any],
+) -> LoadedNetwork:
     if weights is None:
         if backbone == "cached":
             backbone = cached_weights(next(depth for depth in DEPTHS if depth in name))
-        network = create_model(name, num_classes=num_classes, weights=backbone)
+        network = create_model(name, num_classes=num_classes, weights=backbone, **options)
         words = f"torchvision's {backbone} in the 2-D backbone" if backbone else "random weights"
         return LoadedNetwork(network, name, weights=words)
-    network = create_model(name, num_classes=num_classes, weights=None if backbone == "cached" else backbone)
+    backbone = None if backbone == "cached" else backbone
+    network = create_model(name, num_classes=num_classes, weights=backbone, **options)
     metadata: Mapping[str, Any] = {}
     if Path(weights).is_dir():
         _load(network, read_weights(weights).tensors, weights)
@@ -148,7 +168,10 @@ def _from_run(run: Path, best: bool) -> LoadedNetwork:
     from strfnet.training.run_directory import read_run  # needs accelerate, which is optional
 
     recipe, tensors = read_run(run, best=best)
-    network = create_model(recipe.model, num_classes=None)
+    if is_reference(recipe.model):
+        network = _from_function(recipe.model, None, None, recipe.options).network
+    else:
+        network = create_model(recipe.model, num_classes=None, **(recipe.options or {}))
     _load(network, tensors, run)
     metadata = recipe.to_json()
     words = f"the {'best' if best else 'newest'} checkpoint of the run {run}"
@@ -163,25 +186,20 @@ def _from_file(path: Path) -> LoadedNetwork:
     return LoadedNetwork(network, str(network.name), Preprocessing().updated(metadata), str(path), True, metadata)
 
 
-def _from_function(source: str, weights: str | Path | None) -> LoadedNetwork:
-    module_name, _, name = source.partition(":")
-    sys.path.insert(0, os.getcwd())  # a console script does not look into the working directory by itself
-    try:
-        module = import_module(module_name)
-    except Exception as error:  # whatever the module itself raises
-        raise ValueError(f"cannot import {module_name!r} of {source!r}: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(os.getcwd())
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"{name!r} in {module_name!r} is {type(function).__name__}, wanted a function")
-    network = function()
+def _from_function(
+    source: str, weights: str | Path | None, num_classes: int | None, options: Mapping[str, Any] | None
+) -> LoadedNetwork:
+    network = call(source, num_classes, options or {})
     if not isinstance(network, nn.Module):
         raise ValueError(f"{source!r} returned {type(network).__name__}, wanted a torch.nn.Module")
+    if isinstance(network, ReIDNetwork):
+        network.name, network.options = source, dict(options or {})
     if weights is None:
         return LoadedNetwork(network, source, weights=f"as built by {source}", trained=True)
-    _load(network, read_weights(weights).tensors, weights)
-    return LoadedNetwork(network, source, weights=str(weights), trained=True)
+    found = read_weights(weights)
+    _load(network, found.tensors, weights)
+    metadata = (found.metadata or {}).get("recipe") or (found.metadata or {}).get("facts", {})
+    return LoadedNetwork(network, source, Preprocessing().updated(metadata), str(weights), True, metadata)
 
 
 def _load(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:

@@ -2,8 +2,7 @@
 
 No other file of the package uses a private name of torch. Where torch has a public way, that way is used instead:
 ``add_module`` and ``set_submodule`` set a child, ``named_children`` lists them, ``delattr`` removes one,
-``nn.Conv2d.forward`` convolves with the padding mode, ``register_load_state_dict_pre_hook`` changes what is loaded,
-``torch.cpu.get_capabilities`` names instruction sets.
+``nn.Conv2d.forward`` convolves with the padding mode, ``register_load_state_dict_pre_hook`` changes what is loaded.
 """
 
 import ctypes
@@ -175,6 +174,13 @@ def shapes_only() -> AbstractContextManager[Any]:
 def storage_id(tensor: Tensor) -> int:
     """A number that tensors of one storage share, on the meta device too, where ``data_ptr`` is 0; 2.0."""
     return tensor.untyped_storage()._cdata
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices. ``torch.cpu.get_capabilities`` is newer than 2.8; 2.6."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def lookup_inductor() -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from strfnet.data.choices import Batches, Change, Interpolation, TrainingSampling
 from strfnet.system.names import check_name
+from strfnet.system.references import reference_to
 
 Loss = Literal["strf", "nvan"]
 Mined = Literal["feature", "embedding"]
@@ -36,7 +37,9 @@ class Recipe:
     """All settings of a training run. The defaults are the recipe of AP3D, on which STRF's tables build.
 
     Args:
-        model: name of the network, one of `strfnet models`.
+        model: name of the network, one of `strfnet models`, or package.module:function, a function of your own that
+            returns it (see `strfnet.create_model`).
+        options: options of the network, see `strfnet.create_model`; on the command line JSON such as {"stripes": 8}.
         weights: torchvision's weights of the 2-D backbone, e.g. IMAGENET1K_V1; null starts at random.
         start_from: weights of the whole network to start from: a safetensors file or the folder of an earlier run.
         data: folder of the data set, or its CSV file; null, with the format, draws synthetic walkers in memory.
@@ -91,6 +94,7 @@ class Recipe:
     """
 
     model: str = "strf_p3dc_resnet50"
+    options: dict[str, Any] | None = None
     weights: str | None = None
     start_from: Path | None = None
     data: Path | None = None
@@ -139,6 +143,8 @@ class Recipe:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if callable(self.model):
+            object.__setattr__(self, "model", reference_to(self.model))
         for field in fields(self):
             value = getattr(self, field.name)
             choices = [get_args(part) for part in (field.type, *get_args(field.type)) if get_origin(part) is Literal]

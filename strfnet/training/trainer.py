@@ -21,12 +21,16 @@ from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
 from strfnet.layers.head import ReIDOutput
 from strfnet.system.progress import ProgressLine
+from strfnet.system.references import call, is_reference
 from strfnet.system.signals import Stopped, StopRequest, stop_requests
 from strfnet.training.accelerator import Engine, deterministic_kernels, flushed_denormals, make_engine, state_kept
 from strfnet.training.distributed import gather_bytes, highest, join_rows, share_buffers
 from strfnet.training.optimization import learning_rate
 from strfnet.training.recipe import Recipe
 from strfnet.training.run_directory import Outcome, RunDirectory
+from strfnet.weights.file import CHECKPOINTS, listed
+from strfnet.weights.rebuilt import differences
+from strfnet.weights.store import CheckpointStore
 
 if TYPE_CHECKING:
     from strfnet.losses.objective import Objective
@@ -70,12 +74,15 @@ def train(
         progress: whether to write the progress to stderr.
 
     Returns: the metrics after the last epoch, which are the result, and the folder.
-    Raises: ValueError for arguments that do not fit together, before the first step; `Diverged` with the step and its
+    Raises: ValueError for arguments that do not fit together, or a network that the recipe's model does not build,
+    before the first step; `Diverged` with the step and its
     tracklets if a loss or gradient is not finite; `Stopped`.
     """
     if isinstance(objective, nn.Module) and any(weight.requires_grad for weight in objective.parameters()):
         raise ValueError("the objective has weights, and the optimizer trains those of the network; wanted none")
     labels = identity_labels(tracklets)
+    if not CheckpointStore(Path(folder) / CHECKPOINTS).numbers():
+        _check_model(network, recipe, max(labels) + 1)
     clips = _training_clips(tracklets, labels, recipe)
     with deterministic_kernels(recipe), stop_requests() as request:
         engine = make_engine(network, recipe)
@@ -297,6 +304,23 @@ def _training_clips(tracklets: Sequence[Tracklet], labels: Sequence[int], recipe
         interpolation=recipe.interpolation,
         augmentation=Augmentation(recipe.flip, recipe.crop, recipe.erasing, per_frame=recipe.per_frame),
     )
+
+
+def _check_model(network: nn.Module, recipe: Recipe, classes: int) -> None:
+    """Raises: ValueError if the recipe's model builds another network, so that the run could not be read back."""
+    named: Any = network
+    name, options = getattr(network, "name", None), getattr(network, "options", {})
+    if name == recipe.model and hasattr(network, "differences"):
+        wrong = named.differences()
+        if options != (recipe.options or {}):
+            wrong = [f"its options are {options}, not {recipe.options or {}}"]
+    elif is_reference(recipe.model):
+        with torch.random.fork_rng([]):
+            wrong = differences(network, call(recipe.model, classes, recipe.options or {}))
+    else:
+        wrong = [f"it is {name or type(network).__name__}"]
+    if wrong:
+        raise ValueError(f"the network is not what model {recipe.model!r} of the recipe builds: {listed(wrong)}")
 
 
 def _check_classes(output: ReIDOutput, labels: Sequence[int]) -> None:

@@ -55,7 +55,7 @@ def attention_of(network: nn.Module, clip: Tensor, place: Place) -> dict[str, Te
 
     Returns: weights (b, t, rows, columns) of the keys, by the module path of the block. Keys are the pixels of its
     maps, after sub-sampling if there is any, or stripes (one column). A frame outside the window of the pixel is
-    NaN; with AP3D, that is every frame but the two neighbours.
+    NaN; with AP3D, that is every frame but the neighbours.
     Raises: ValueError for a place outside the clip, or if the network calls no such block.
     """
     check_clip(clip, name="clip")
@@ -110,14 +110,14 @@ def non_local_row(block: NonLocalBlock, x: Tensor, place: Place) -> Tensor:
 def registered_row(module: AppearancePreserving, x: Tensor, place: Place) -> Tensor:
     """Returns the rows of AP3D's attention for one pixel of the maps ``x``.
 
-    Returns: (b, t, h, w): weights in the previous and the next frame, each summing to 1, and NaN in all others.
+    Returns: (b, t, h, w): weights in the frame's neighbours, each summing to 1, and NaN in all other frames.
     """
     t, h, w = x.shape[2:]
     frame, row, column = place
     mapped = module.semantic(x.movedim(1, -1))
     mapped = F.normalize(mapped, dim=-1, eps=max(1e-12, torch.finfo(mapped.dtype).tiny))  # b t h w d
     row_of_pixel = mapped.new_full(mapped.shape[:4], float("nan"))
-    for neighbour in (frame - 1, frame + 1):
+    for neighbour in (frame + step for step in module.steps if step):
         if 0 <= neighbour < t:
             cosines = torch.einsum("bd,bhwd->bhw", mapped[:, frame, row, column], mapped[:, neighbour])
             row_of_pixel[:, neighbour] = (module.temperature * cosines).flatten(1).softmax(dim=1).view(-1, h, w)

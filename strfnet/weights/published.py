@@ -24,7 +24,7 @@ STE_NVAN, AP3D, IMAGE = "STE-NVAN", "AP3D", "image"
 # By family: the networks of the published code, and the prefix of its names in a file.
 NETWORKS = {
     STE_NVAN: ("{}_fpl", "nvan_{}", "nvan_spatial_{}", "nvan_temporal_{}", "ste_nvan_{}"),
-    AP3D: ("c2d_{}", "c2d_nl_{}", "i3d_{}", "p3da_{}", "p3db_{}", "p3dc_{}", "ap3d_{}", "ap3d_nl_{}"),
+    AP3D: tuple(f"{host}_{nl}{{}}" for host in ("c2d", "i3d", "p3da", "p3db", "p3dc", "ap3d") for nl in ("", "nl_")),
     IMAGE: ("c2d_{}",),
 }
 PREFIX = {STE_NVAN: "module.", AP3D: "", IMAGE: ""}
@@ -66,6 +66,44 @@ class Official:
         convolutions = 3 if any(re.search(r"layer1\.0\.conv3\.", name) for name in self.tensors) else 2
         return f"resnet{blocks * convolutions + 2}"
 
+    def options(self) -> dict[str, Any]:
+        """Returns the options of `strfnet.create_model` that names and shapes tell, defaults among them.
+
+        Numbers of stripes, the last stride and the temperature leave no trace in a file; neither do P3D-A, B and C.
+        """
+        if self.family == STE_NVAN:
+            return {"non_local": last} if (last := self._last_blocks()) else {}
+        found: dict[str, Any] = {}
+        for stage, items in self._stages(r"layer(\d)\.(\d+)\.").items():
+            block = -1
+            for item in items:
+                path = f"layer{stage}.{item}."
+                block += f"{path}conv1.weight" in self.tensors
+                if f"{path}theta.weight" in self.tensors:
+                    found.setdefault("non_local", []).append(f"layer{stage}.{block}")
+                for part in ("conv3d", "temporal_conv3d"):
+                    if (kernel := self.tensors.get(f"{path}conv2.{part}.weight")) is not None:
+                        found.setdefault("places", []).append(f"layer{stage}.{block}")
+                        found["time_kernel"] = kernel.shape[2]
+        parts = {part for name in self.tensors for part in name.split(".")}
+        found["gate"] = APPEARANCE["frame_map"] in parts
+        found["host"] = "i3d" if "conv3d" in parts else "p3d_c"
+        return found
+
+    def _last_blocks(self) -> list[str]:
+        """The blocks of STE-NVAN that are followed by a non-local block: always the last of a stage."""
+        backbone = r"features\.backbone\."
+        blocks, attending = (self._stages(rf"{backbone}{part}_?(\d)\.(\d+)\.") for part in ("layer", "NL"))
+        return [f"layer{stage}.{i}" for stage, of in attending.items() for i in blocks.get(stage, [])[-len(of) :]]
+
+    def _stages(self, pattern: str) -> dict[int, list[int]]:
+        """The numbers of the items of each stage, in order."""
+        found: dict[int, set[int]] = {}
+        for name in self.tensors:
+            if numbers := re.match(pattern, name):
+                found.setdefault(int(numbers[1]), set()).add(int(numbers[2]))
+        return {stage: sorted(found[stage]) for stage in sorted(found)}
+
 
 def recognise(weights: Weights, source: object) -> Official:
     """Returns the family of a file by its parameter names. Raises: ValueError if it is unknown."""
@@ -89,8 +127,8 @@ def recognise(weights: Weights, source: object) -> Official:
 
 
 def family_of(network: Any) -> str:
-    """Returns the published code that has the network, by its pooling."""
-    return AP3D if network.head.pooling == "max_mean" else STE_NVAN
+    """Returns the published code that has the network, by its name."""
+    return STE_NVAN if re.search("nvan_|_(max)?fpl", network.name or "") else AP3D
 
 
 def published_state(network: Any, family: str) -> dict[str, Tensor]:
@@ -103,10 +141,22 @@ def published_state(network: Any, family: str) -> dict[str, Tensor]:
         names = _image_names(network)
         return {name: _image_kernel(state[key]) for key, name in names.items()}
     strange = [key for key in state if ".conv2.after." in key]
+    if family == STE_NVAN == family_of(network):
+        _check_last_blocks(network)
     if strange or family != family_of(network):
         what = f"holds {strange[0]}" if strange else f"pools by {network.head.pooling!r}"
         raise ValueError(f"the network {what}, which the code of {family} does not have")
     return {published_name(network, key): _published_kernel(key, value, family) for key, value in state.items()}
+
+
+def _check_last_blocks(network: Any) -> None:
+    """Raises: ValueError for non-local blocks that the names of STE-NVAN cannot place."""
+    for name, stage in network.backbone.named_children():
+        blocks = stage.children() if name.startswith("layer") else ()
+        attending = [isinstance(getattr(block, "after", [None])[0], NonLocalBlock) for block in blocks]
+        if attending != sorted(attending):
+            what = f"non-local blocks in {name} that do not follow its last blocks"
+            raise ValueError(f"the network has {what}, which the code of {STE_NVAN} does not have")
 
 
 def own_state(network: Any, official: Official, *, classifier: bool = True) -> dict[str, Tensor]:

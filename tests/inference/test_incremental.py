@@ -2,6 +2,7 @@
 
 import copy
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import timm
@@ -83,6 +84,13 @@ def test_strided_convolutions_over_time_and_other_forms():
     places = ["conv1", "layer1.0.conv1", "layer2.0.conv2", "layer3.0.conv1", "layer3.0.conv2"]
     for temporal in ("i3d", "p3d_a", "p3d_b", "p3d_c", "ap3d_p3d_a", "ap3d_p3d_b", "ap3d_i3d"):
         check_exact(network(temporal=temporal, places=places))
+
+
+@pytest.mark.parametrize("kind", [strfnet.I3D, strfnet.P3DB, strfnet.P3DC, strfnet.AP3DA])
+def test_kernels_of_other_lengths_and_dilations_in_time(kind):
+    check_exact(network(temporal=partial(kind, time_kernel=5, time_dilation=2), places=["conv1", "layer3.0"]))
+    with pytest.raises(ValueError, match=r"layer2\.0\.conv2 \(\w+\) returns fewer frames .*\(time_stride=2\)"):
+        Stream(network(temporal=partial(kind, time_stride=2)))
 
 
 def test_timm_blocks_with_squeeze_excitation():

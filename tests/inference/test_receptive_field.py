@@ -43,6 +43,13 @@ def test_temporal_convolutions_see_one_neighbour_on_each_side(kind):
     check_receptive_field(awake(kind(conv())), past=1, future=1)
 
 
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+@pytest.mark.parametrize(("kernel", "dilation", "reach"), [(1, 1, 0), (5, 1, 2), (3, 2, 2)])
+def test_convolutions_of_other_kernels_see_as_far_as_their_taps(kind, kernel, dilation, reach):
+    layer = kind(conv(), time_kernel=kernel, time_dilation=dilation)
+    check_receptive_field(awake(layer), past=reach, future=reach)
+
+
 def test_a_convolution_without_time_sees_its_frame():
     check_receptive_field(awake(strfnet.C2D(conv())), past=0, future=0)
 
@@ -98,6 +105,7 @@ def test_merged_groups_become_a_frame_each(factor):
 
 LAYERS = [
     lambda: strfnet.P3DC(conv()),
+    lambda: strfnet.AP3DB(conv(), time_kernel=5),
     lambda: strf(units=["dynamic"], mask=None),
     lambda: strf(mask="joint"),
     lambda: strfnet.NonLocalBlock(4, window=3),
@@ -142,6 +150,12 @@ def test_layers_that_depend_on_all_frames_are_refused(make, reason):
     with pytest.raises(ValueError, match=f"^layer3.1.after.0 .*{reason}.* Stream\\(network, frames=8\\)"):
         receptive_field(layer, "layer3.1.after.0")
     assert changed(layer)[0][-1] == FRAMES - 1 and changed(layer)[-1][0] == 0
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_strides_in_time_are_refused(kind):
+    with pytest.raises(ValueError, match=r"^here \(.*\) returns fewer frames than it is given \(time_stride=2\)"):
+        receptive_field(kind(conv(), time_stride=2), "here")
 
 
 def test_an_unknown_layer_is_refused():

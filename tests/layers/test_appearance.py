@@ -49,11 +49,13 @@ def registered(module, clip, b, t, step):
 
 
 def triples(module, clip):
-    """Per frame the previous one registered, itself, the next one registered; (b, c, t, 3, h, w)."""
+    """Per frame the earlier ones registered, itself, the later ones registered; (b, c, t, taps, h, w)."""
     b, _, t = clip.shape[:3]
+    half = module.time_kernel // 2
+    steps = [module.time_dilation * tap for tap in range(-half, half + 1)]
     rows = [
         [
-            torch.stack([registered(module, clip, i, j, -1), clip[i, :, j], registered(module, clip, i, j, 1)], dim=1)
+            torch.stack([registered(module, clip, i, j, n) if n else clip[i, :, j] for n in steps], dim=1)
             for j in range(t)
         ]
         for i in range(b)
@@ -62,9 +64,11 @@ def triples(module, clip):
 
 
 @pytest.mark.parametrize("case", ["att", "noatt", "temp1"])
-def test_registration_agrees_with_the_published_one(case):
-    numbers = golden("inflation")
-    module = AppearancePreserving(32, temperature=1 if case == "temp1" else 4, gate=case != "noatt").double()
+@pytest.mark.parametrize(("vectors", "frames"), [("inflation", 3), ("inflation_time", 5)])
+def test_registration_agrees_with_the_published_one(case, vectors, frames):
+    numbers = golden(vectors)
+    options = {"temperature": 1 if case == "temp1" else 4, "gate": case != "noatt", "time_kernel": frames}
+    module = AppearancePreserving(32, **options).double()
     names = {"semantic": "semantic_mapping", "frame_map": "x_mapping", "neighbour_map": "n_mapping"}
     names["gate"] = "contrastive_att_net.0"
     for name, child in module.named_children():
@@ -86,6 +90,15 @@ def test_every_pixel_finds_its_like_in_both_neighbours_and_zeros_beyond_the_ends
     torch.testing.assert_close(answer, triples(module, clip))
     assert torch.equal(answer[:, :, :, 1], clip)
     assert not answer[:, :, 0, 0].any() and not answer[:, :, -1, 2].any()
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (5, 1), (3, 2), (5, 2)])
+def test_further_neighbours_are_registered_in_their_order(kernel, dilation):
+    module = wake(AppearancePreserving(3, inner_channels=2, time_kernel=kernel, time_dilation=dilation).double())
+    for t in (1, 4):
+        clip = normal(1, 3, t, 2, 2)
+        torch.testing.assert_close(module(clip).unflatten(2, (-1, kernel)), triples(module, clip))
+        assert module.attention(clip).shape == (1, t, kernel - 1, 4, 4) if kernel > 1 else True
 
 
 @given(clip=clips(channels=3, max_batch=2, max_frames=3, max_height=2, max_width=2))
@@ -156,7 +169,7 @@ def conv2d(conv, clip, weight, bias=None):
 
 
 def mixed(layer, taps, rows=1, columns=1):
-    """Three taps over the three frames of every triple, group by group."""
+    """The taps over the frames registered to each frame, group by group."""
     answer = []
     weights = layer.temporal.weight.chunk(layer.groups)
     for weight, part in zip(weights, taps.chunk(layer.groups, dim=1), strict=True):
@@ -165,22 +178,30 @@ def mixed(layer, taps, rows=1, columns=1):
 
 
 @every_kind
-@given(conv=convolutions(), t=st.integers(1, 3), gate=st.booleans(), temperature=st.sampled_from([1.0, 4.0]))
-@settings(max_examples=8)
-def test_new_it_is_the_convolution_per_frame_and_awake_the_sum_over_triples(kind, conv, t, gate, temperature):
-    layer, clip = kind(conv, gate=gate, temperature=temperature), normal(1, conv.in_channels, t, 3, 3, seed=t)
-    torch.testing.assert_close(layer(clip), conv2d(conv, clip, conv.weight, conv.bias))
+@given(
+    conv=convolutions(),
+    t=st.integers(1, 3),
+    gate=st.booleans(),
+    temperature=st.sampled_from([1.0, 4.0]),
+    time=st.sampled_from([(3, 1, 1), (5, 1, 1), (3, 2, 1), (3, 2, 2)]),
+)
+@settings(max_examples=10, deadline=None)
+def test_new_it_is_the_convolution_per_frame_and_awake_the_sum_over_triples(kind, conv, t, gate, temperature, time):
+    options = dict(zip(("time_kernel", "time_stride", "time_dilation"), time, strict=True))
+    layer = kind(conv, gate=gate, temperature=temperature, **options)
+    clip, every = normal(1, conv.in_channels, t, 3, 3, seed=t), slice(None, None, layer.time_stride)
+    torch.testing.assert_close(layer(clip), conv2d(conv, clip, conv.weight, conv.bias)[:, :, every])
     wake(layer)
     y = None if kind is AP3DI else conv2d(conv, clip, layer.weight, layer.bias)
     seen = clip if kind in (AP3DI, AP3DB) else y
     taps = triples(layer.appearance, seen)
     if kind is AP3DI:
-        slices = [conv2d(conv, taps[:, :, :, tap], layer.weight[:, :, tap]) for tap in range(3)]
+        slices = [conv2d(conv, taps[:, :, :, tap], layer.weight[:, :, tap]) for tap in range(layer.time_kernel)]
         expected = sum(slices) + (0 if conv.bias is None else layer.bias[:, None, None, None])
     else:
         rows, columns = conv.stride if kind is AP3DB else (1, 1)
         expected = mixed(layer, taps, rows, columns) + (0 if kind is AP3DA else y)
-    torch.testing.assert_close(layer(clip), expected)
+    torch.testing.assert_close(layer(clip), expected[:, :, every])
 
 
 @every_kind

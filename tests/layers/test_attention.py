@@ -133,10 +133,10 @@ def set_plain(block):
 )
 def test_the_form_follows_device_type_and_size(monkeypatch, device, dtype, sizes, options, form):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(forms, "multiplies_bfloat16", lambda: True)
     assert attention_form(device, dtype, *sizes, **options) == form
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(forms, "multiplies_bfloat16", lambda: False)
     older = attention_form(device, dtype, *sizes, **options)
     assert older == ("chunked" if device.type == "cuda" else "fused")
 

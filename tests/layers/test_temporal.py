@@ -10,7 +10,7 @@ from strategies import assert_golden, golden, normal, wake
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from strfnet import C2D, I3D, P3DA, P3DB, P3DC, inflate
+from strfnet import AP3DA, AP3DB, AP3DC, AP3DI, C2D, I3D, P3DA, P3DB, P3DC, inflate
 from strfnet.layers.temporal import TemporalConv, inflate_weight
 
 KINDS = {"C2D": C2D, "I3D": I3D, "P3DA": P3DA, "P3DB": P3DB, "P3DC": P3DC}
@@ -59,12 +59,19 @@ def mixed(weight, frame, groups):
     return torch.stack(answer, dim=1)
 
 
-def over_three_frames(weight, clip, groups):
-    """Three taps over time, (o, i, 3); beyond the ends there is nothing to add."""
-    t, answer = clip.shape[2], []
-    for i in range(t):
-        near = [(tap, i + tap - 1) for tap in range(3) if 0 <= i + tap - 1 < t]
-        answer.append(sum(mixed(weight[:, :, tap], clip[:, :, j], groups) for tap, j in near))
+def taps_and_frames(layer, i, t):
+    """The taps of frame i, and the frame that each reads; beyond the ends there is nothing to add."""
+    half, dilation = layer.time_kernel // 2, layer.time_dilation
+    frames = [(tap, i + dilation * (tap - half)) for tap in range(layer.time_kernel)]
+    return [(tap, j) for tap, j in frames if 0 <= j < t]
+
+
+def over_frames(layer, clip):
+    """Taps over time, (o, i, taps), at every frame that is kept."""
+    t, weight, answer = clip.shape[2], layer.temporal.weight[..., 0], []
+    for i in range(0, t, layer.time_stride):
+        near = taps_and_frames(layer, i, t)
+        answer.append(sum(mixed(weight[:, :, tap], clip[:, :, j], layer.groups) for tap, j in near))
     return torch.stack(answer, dim=2)
 
 
@@ -74,20 +81,21 @@ def restated(layer, conv, clip):
         return frame_by_frame(conv, clip)
     if isinstance(layer, I3D):
         slices = []
-        for tap in range(3):
+        for tap in range(layer.time_kernel):
             slices.append(copy.deepcopy(conv))
             slices[tap].weight.data = layer.weight.data[:, :, tap]
-            slices[tap].bias = conv.bias if tap == 1 else None
+            slices[tap].bias = conv.bias if tap == layer.time_kernel // 2 else None
         t = clip.shape[2]
-        near = [[(tap, i + tap - 1) for tap in range(3) if 0 <= i + tap - 1 < t] for i in range(t)]
+        near = [taps_and_frames(layer, i, t) for i in range(0, t, layer.time_stride)]
         return torch.stack([sum(slices[tap](clip[:, :, j]) for tap, j in taps) for taps in near], dim=2)
-    y, weight = frame_by_frame(conv, clip), layer.temporal.weight[..., 0]
+    y = frame_by_frame(conv, clip)
     if isinstance(layer, P3DA):
-        return over_three_frames(weight, y, conv.groups)
+        return over_frames(layer, y)
+    kept = y[:, :, :: layer.time_stride]
     if isinstance(layer, P3DB):
         rows, columns = conv.stride
-        return y + over_three_frames(weight, clip[..., ::rows, ::columns], conv.groups)
-    return y + over_three_frames(weight, y, conv.groups)
+        return kept + over_frames(layer, clip[..., ::rows, ::columns])
+    return kept + over_frames(layer, y)
 
 
 def reads_a_middle_pixel(conv):
@@ -111,6 +119,23 @@ def test_convolutions_agree_with_the_published_ones_new_and_trained(case, kind):
     assert_golden(layer(x), numbers[f"{case}.{kind}.out_init"])
     put_trained(layer, numbers, f"{case}.{kind}.")
     assert_golden(layer(x), numbers[f"{case}.{kind}.out"])
+
+
+@pytest.mark.parametrize("case", ["k3s1", "k3s2", "k1s1"])
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [*(("td5ts1", kind) for kind in ("I3D", "P3DA", "P3DB", "P3DC")), ("td3ts2", "I3D"), ("td3ts2", "P3DA")],
+)
+def test_kernels_of_five_frames_and_strides_in_time_agree_with_the_published_ones(case, setting, kind):
+    numbers, prefix = golden("inflation_time"), f"{case}.{setting}.{kind}."
+    weight = numbers[f"{case}.weight2d"]
+    conv = nn.Conv2d(*weight.shape[1::-1], weight.shape[2], 1 + (case == "k3s2"), weight.shape[2] // 2, bias=False)
+    conv.double().weight.data = weight
+    time = {"time_kernel": 5} if setting == "td5ts1" else {"time_stride": 2}
+    layer, x = KINDS[kind](conv, **time), numbers[f"{case}.x"]
+    assert_golden(layer(x), numbers[f"{prefix}out_init"])
+    put_trained(layer, numbers, prefix)
+    assert_golden(layer(x), numbers[f"{prefix}out"])
 
 
 def put_trained(layer, numbers, prefix):
@@ -158,19 +183,56 @@ def test_kernels_are_inflated_as_published_and_to_any_length(case):
         inflate_weight(weight, 3, how="centre")
 
 
+times = st.fixed_dictionaries(
+    {"time_kernel": st.sampled_from([1, 3, 5]), "time_stride": st.integers(1, 3), "time_dilation": st.integers(1, 2)}
+)
+
+
 @every_kind
-@given(conv=convolutions(), t=st.integers(1, 4), seed=st.integers(0, 99))
-@settings(max_examples=60)
-def test_of_any_geometry_new_it_is_the_convolution_per_frame_and_awake_the_sum_over_frames(kind, conv, t, seed):
+@given(conv=convolutions(), t=st.integers(1, 6), seed=st.integers(0, 99), time=times | st.just({}))
+@settings(max_examples=60, deadline=None)
+def test_of_any_geometry_new_it_is_the_convolution_per_frame_and_awake_the_sum_over_frames(kind, conv, t, seed, time):
+    if kind is C2D:
+        time = {}
     if kind is P3DB and not reads_a_middle_pixel(conv):
         with pytest.raises(ValueError, match="needs padding of half its extent"):
             P3DB(conv)
         return
-    layer, clip = kind(conv), clip_for(conv, t, seed)
-    torch.testing.assert_close(layer(clip), frame_by_frame(conv, clip))
+    layer, clip = kind(conv, **time), clip_for(conv, t, seed)
+    torch.testing.assert_close(layer(clip), frame_by_frame(conv, clip)[:, :, :: layer.time_stride])
     wake(layer, seed)
     awake = layer.image_conv()
     torch.testing.assert_close(layer(clip), restated(layer, awake, clip))
+
+
+@pytest.mark.parametrize("kind", [I3D, P3DA, AP3DI, AP3DA])
+def test_inflated_by_the_mean_it_is_the_convolution_inside_a_clip_of_equal_frames(kind):
+    conv = nn.Conv2d(4, 6, 3, padding=1, bias=False).double()
+    layer, clip = kind(conv, how="mean", time_kernel=5), clip_for(conv, 1).repeat(1, 1, 7, 1, 1)
+    if kind in (I3D, P3DA):
+        torch.testing.assert_close(layer(clip)[:, :, 2:-2], frame_by_frame(conv, clip)[:, :, 2:-2])
+    assert not torch.allclose(layer(clip)[:, :, 0], conv(clip[:, :, 0]))
+    torch.testing.assert_close(layer.image_conv().weight, conv.weight)
+    state = {"weight": 2 * conv.weight}
+    layer.load_state_dict(state, strict=False)
+    torch.testing.assert_close(layer.image_conv().weight, state["weight"])
+    with pytest.raises(ValueError, match=r'how must be "center" or "mean", got \'centre\''):
+        kind(conv, how="centre")
+
+
+@pytest.mark.parametrize("kind", [I3D, P3DA, P3DB, P3DC, AP3DI, AP3DA, AP3DB, AP3DC])
+@pytest.mark.parametrize(
+    ("time", "message"),
+    [
+        ({"time_kernel": 4}, "time_kernel must be odd, so that its middle is a frame, got 4"),
+        ({"time_kernel": 0}, "time_kernel must be a whole number of at least 1, got 0"),
+        ({"time_stride": 1.5}, "time_stride must be a whole number of at least 1, got 1.5"),
+        ({"time_dilation": -1}, "time_dilation must be a whole number of at least 1, got -1"),
+    ],
+)
+def test_time_settings_without_a_middle_frame_are_refused(kind, time, message):
+    with pytest.raises(ValueError, match=message):
+        kind(nn.Conv2d(2, 2, 1), **time)
 
 
 @pytest.mark.parametrize(

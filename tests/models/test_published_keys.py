@@ -27,6 +27,19 @@ TABLES = {
     "ste_resnet50_NL_hr": (STE_NVAN, "nvan_temporal_resnet50"),
     "ste_resnet50_NL_stripe_hr": (STE_NVAN, "ste_nvan_resnet50"),
 }
+OTHERS = {
+    "ste_resnet50_NL_wide": (
+        STE_NVAN,
+        "nvan_resnet50",
+        {"non_local": ["layer1.2", "layer2.3", "layer3.4", "layer3.5", "layer4.2"]},
+    ),
+    "ap3d_p3db_others": (
+        AP3D,
+        "p3db_resnet50",
+        {"places": ["layer2.1", "layer2.2", "layer3.3", "layer3.4", "layer3.5"]},
+    ),
+    "ap3d_p3da_nl": (AP3D, "p3da_nl_resnet50", {"non_local": ["layer2.1", "layer3.2", "layer3.5"]}),
+}
 
 
 def table(file):
@@ -48,6 +61,24 @@ def test_a_network_has_the_published_parameters(file):
     assert shapes({PREFIX[family] + key: value for key, value in state.items()}) == theirs
     assert len(state) == len(network.state_dict())
     assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("file", OTHERS)
+def test_published_tables_of_other_settings_are_built_and_read_off_the_file(file, tmp_path):
+    family, name, options = OTHERS[file]
+    with torch.device("meta"):
+        network = strfnet.create_model(name, **options)
+    assert network.options == options
+    state = published_state(network, family)
+    theirs, parameters = table(file)
+    assert shapes({PREFIX[family] + key: value for key, value in state.items()}) == theirs
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    tensors = {
+        key: torch.zeros(shape, dtype=torch.float32 if shape else torch.int64) for key, shape in theirs.items()
+    }
+    torch.save(tensors if family == STE_NVAN else {"state_dict": tensors, "epoch": 1}, tmp_path / "file.pth")
+    found = strfnet.load_official(tmp_path / "file.pth", name)
+    assert found.options == options and str(found) == str(network)
 
 
 @pytest.mark.parametrize("name", ["c2d_resnet50", "i3d_resnet50", "strf_p3dc_resnet50", "ap3d_nl_resnet50"])

@@ -12,8 +12,16 @@ import time
 import numpy as np
 import pytest
 import torch
-from tiny_runs import TINY, checkpoints, metadata_of, network_for, objective_for, tiny_recipe, walkers
-from torch import nn
+from tiny_runs import (
+    TINY,
+    checkpoints,
+    metadata_of,
+    network_for,
+    network_with_dropout,
+    objective_for,
+    tiny_recipe,
+    walkers,
+)
 
 from strfnet import create_model, list_models
 from strfnet.data.identities import identity_batches
@@ -102,13 +110,13 @@ def test_evaluating_changes_no_weight_and_may_do_as_it_likes(tmp_path):
         return {"figure": math.nan}
 
     def model():
-        network = network_for(tiny_recipe())
-        network.head.classifier = nn.Sequential(nn.Dropout(0.5), network.head.classifier)
-        return network
+        torch.manual_seed(tiny_recipe().seed)
+        return network_with_dropout(4)
 
-    outcome = run(tmp_path / "a", network=model(), evaluate=evaluate, evaluate_every=1, epochs=3)
+    named = {"model": network_with_dropout, "epochs": 3}
+    outcome = run(tmp_path / "a", network=model(), evaluate=evaluate, evaluate_every=1, **named)
     assert outcome.best is None and not checkpoints(tmp_path / "a" / "best")
-    assert run(tmp_path / "b", network=model(), epochs=3).metrics == {}
+    assert run(tmp_path / "b", network=model(), **named).metrics == {}
     assert (
         metadata_of(checkpoints(tmp_path / "a" / "checkpoints")[-1])["sha256"]
         == (metadata_of(checkpoints(tmp_path / "b" / "checkpoints")[-1])["sha256"])
