@@ -14,6 +14,7 @@ from strfnet.layers import FAM, FFM, FrameAttention, GeM, Head
 from strfnet.layers.attention import set_attention
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
+from strfnet.layers.temporal import FrameStride
 
 
 def conv():
@@ -46,9 +47,12 @@ LAYERS = {
     "dot": lambda: NonLocalBlock(4, pairing="dot"),
     "dot windows": lambda: NonLocalBlock(4, pairing="dot", window=3),
     "over time": lambda: strfnet.TemporalAttention(4, inner_channels=6, heads=2),
+    "every second frame": lambda: FrameStride(2),
     "merged": lambda: strfnet.TemporalReduction(3),
     "c2d": lambda: strfnet.C2D(conv()),
     "i3d": lambda: strfnet.I3D(conv()),
+    "i3d strided": lambda: strfnet.I3D(conv(), time_kernel=5, time_stride=2, time_dilation=2),
+    "p3dc strided": lambda: strfnet.P3DC(conv(), time_kernel=5, time_stride=3),
     "p3da": lambda: strfnet.P3DA(conv()),
     "p3db": lambda: strfnet.P3DB(conv()),
     "p3dc": lambda: strfnet.P3DC(conv()),
