@@ -47,7 +47,7 @@ def example():
     maps = torch.randn(7, 6, 2, 3, 1, generator=generator, dtype=torch.float64)
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 2])
     torch.manual_seed(6)
-    head = Head(6, 3, pooling="mean").double()
+    head = Head(6, 3, pooling="mean", stripes=3).double()
     return maps, labels, head
 
 

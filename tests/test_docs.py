@@ -170,7 +170,9 @@ def test_a_docstring_lists_every_argument_and_the_errors(name):
     assert wanted <= labels, wanted - labels
     if "Args" in labels:
         arguments = re.search(r"^Args:\n((?: +.*\n?|\n)*)", text, re.M)[1]
-        listed = {word for line in re.findall(r"^    (\w[\w, ]*):", arguments, re.M) for word in line.split(", ")}
+        listed = {
+            word for line in re.findall(r"^    (?:\\\*)*(\w[\w, ]*):", arguments, re.M) for word in line.split(", ")
+        }
         assert listed == set(inspect.signature(value).parameters), name
 
 

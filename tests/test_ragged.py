@@ -2,12 +2,14 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
 from strategies import normal, wake
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models import resnet18
 
 import strfnet
 from strfnet.data import Tracklet
@@ -68,7 +70,8 @@ def test_a_padded_clip_gives_what_the_clip_gives_alone(form, lengths, t, filling
         net = network(form, torch.float32)
         found = net(clip, counts).embedding
         alone = torch.cat([net(clip[i : i + 1, :, :length]).embedding for i, length in enumerate(lengths)])
-    assert largest([found - alone]) <= 2e-6 * largest([alone])
+    rounding = largest([alone - theirs[0]])  # of the clips alone, which random weights make large
+    assert largest([found - alone]) <= 1e-6 * largest([alone]) + rounding
 
 
 @pytest.mark.parametrize("form", ["strf_p3dc_{}", "ap3d_nl_{}", "nvan_{}", "ste_nvan_{}"])
@@ -127,6 +130,17 @@ def test_vectors_are_averaged_over_the_frames_that_exist():
     clip, lengths = batch([3, 1], 4)
     alone = torch.cat([net(clip[:1, :, :3]), net(clip[1:, :, :1])])
     torch.testing.assert_close(net(clip, lengths=lengths), alone, rtol=1e-12, atol=1e-12)
+
+
+def test_convolutions_that_stride_in_time_and_their_shortcuts_follow_the_lengths():
+    torch.manual_seed(0)
+    strided = partial(strfnet.AP3DC, time_kernel=5, time_stride=2)
+    net = strfnet.inflate(resnet18, temporal=strided, places=["layer2.0", "layer3.0"]).double().eval()
+    wake(net)
+    clip, lengths = batch([7, 1, 4], 9)
+    ours = net(clip, lengths=lengths)
+    alone = torch.cat([net(clip[i : i + 1, :, :length]) for i, length in enumerate(lengths.tolist())])
+    torch.testing.assert_close(ours, alone, rtol=1e-10, atol=1e-10)
 
 
 class Halved(nn.Module):

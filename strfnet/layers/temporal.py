@@ -310,7 +310,10 @@ class FrameStride(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         check_clip(x)
-        return x[:, :, :: self.stride]
+        if lengths is None:
+            return x[:, :, :: self.stride]
+        check_lengths(lengths, x)
+        return zero_past_end(x[:, :, :: self.stride], self.lengths_after(lengths))
 
     def lengths_after(self, lengths: Tensor) -> Tensor:
         """Returns the number of existing frames in each clip of the output."""

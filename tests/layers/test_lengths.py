@@ -11,8 +11,10 @@ from torch import nn
 
 import strfnet
 from strfnet.layers import FAM, FFM, FrameAttention, GeM, Head
+from strfnet.layers.attention import set_attention
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
+from strfnet.layers.temporal import FrameStride
 
 
 def conv():
@@ -45,9 +47,12 @@ LAYERS = {
     "dot": lambda: NonLocalBlock(4, pairing="dot"),
     "dot windows": lambda: NonLocalBlock(4, pairing="dot", window=3),
     "over time": lambda: strfnet.TemporalAttention(4, inner_channels=6, heads=2),
+    "every second frame": lambda: FrameStride(2),
     "merged": lambda: strfnet.TemporalReduction(3),
     "c2d": lambda: strfnet.C2D(conv()),
     "i3d": lambda: strfnet.I3D(conv()),
+    "i3d strided": lambda: strfnet.I3D(conv(), time_kernel=5, time_stride=2, time_dilation=2),
+    "p3dc strided": lambda: strfnet.P3DC(conv(), time_kernel=5, time_stride=3),
     "p3da": lambda: strfnet.P3DA(conv()),
     "p3db": lambda: strfnet.P3DB(conv()),
     "p3dc": lambda: strfnet.P3DC(conv()),
@@ -167,6 +172,16 @@ def test_shown_attention_is_that_of_each_clip_alone(name):
 def test_impossible_lengths_are_refused(name, lengths, words):
     with pytest.raises(ValueError, match=words):
         LAYERS[name]()(torch.zeros(2, 4, 4, 5, 3), lengths=lengths)
+
+
+@pytest.mark.parametrize("form", ["chunked", "plain"])
+def test_every_form_of_attention_leaves_out_frames_past_the_end(form):
+    block = wake(LAYERS["windows"]()).double().eval()
+    clip, counts = ragged([1, 5], 7, math.nan)
+    inputs = [clip, *block.parameters()]
+    expected = gradients(block(clip, counts), inputs)
+    set_attention(block, form)
+    torch.testing.assert_close(gradients(block(clip, counts), inputs), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
