@@ -12,7 +12,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_runs import network_for, objective_for, tiny_recipe, walkers
+from tiny_runs import network_for, network_with_dropout, objective_for, tiny_recipe, walkers
 
 from strfnet.layers.head import Head, ReIDOutput
 from strfnet.training.distributed import gather_bytes, gather_rows, join, share_buffers, synchronize_batchnorm
@@ -105,9 +105,8 @@ def resumed(folder, attempt):
 
     An epoch has five steps; every second step is saved.
     """
-    recipe, calls = tiny_recipe(**RESUMED), 0
+    recipe, calls = tiny_recipe(model=network_with_dropout, **RESUMED), 0
     network = network_for(recipe).double()
-    network.head.classifier = nn.Sequential(nn.Dropout(0.3), network.head.classifier)
     objective = objective_for(recipe)
 
     def interrupted(output, labels):

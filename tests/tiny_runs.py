@@ -5,6 +5,7 @@ import torch
 from strfnet import create_model
 from strfnet.data.synthetic import draw_camera, draw_walker, render
 from strfnet.data.tracklet import Tracklet
+from strfnet.layers.head import Head
 from strfnet.losses.objective import nvan_loss, strf_loss
 from strfnet.training.recipe import Recipe
 from strfnet.weights.store import CheckpointStore
@@ -55,6 +56,14 @@ def network_with_dropout(num_classes):
     network = create_model(TINY["model"], num_classes=num_classes)
     network.name = None
     network.head.classifier = torch.nn.Sequential(torch.nn.Dropout(0.5), network.head.classifier)
+    return network
+
+
+def network_with_stripes(num_classes):
+    """A network whose head pools four stripes, each with a classifier of its own."""
+    network = create_model(TINY["model"], num_classes=num_classes)
+    network.name = None
+    network.head = Head(64, num_classes, pooling="gem", stripes=4)
     return network
 
 

@@ -44,8 +44,10 @@ class ReIDNetwork(nn.Module):
 
     @property
     def num_classes(self) -> int | None:
-        """Rows of the classifier; None without one."""
-        return None if self.head.classifier is None else self.head.classifier.out_features
+        """Rows of the classifier, which is the last linear layer of a module in its place; None without one."""
+        layers = () if self.head.classifier is None else self.head.classifier.modules()
+        rows = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)]
+        return rows[-1] if rows else None
 
     def differences(self) -> list[str]:
         """Returns what differs from the network that `strfnet.create_model` builds by the name and the options."""

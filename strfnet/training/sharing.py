@@ -55,6 +55,7 @@ def share(work: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], devic
     size = world_size()
     if size == 1 or len(items) < size:
         return work(items)
-    begin, end = (len(items) * part // size for part in (process_rank(), process_rank() + 1))
+    rank = torch.distributed.get_rank()
+    begin, end = (len(items) * part // size for part in (rank, rank + 1))
     rows = work(items[begin:end])
     return gather_rows(rows.to(device)).cpu()

@@ -18,6 +18,7 @@ from tiny_runs import (
     metadata_of,
     network_for,
     network_with_dropout,
+    network_with_stripes,
     objective_for,
     tiny_recipe,
     walkers,
@@ -28,7 +29,6 @@ from strfnet.data.identities import identity_batches
 from strfnet.data.loader import TrainingClips, draws, load
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
-from strfnet.layers.head import Head
 from strfnet.losses import CenterLoss, ReIDLoss
 from strfnet.losses.objective import Objective, strf_loss
 from strfnet.system.signals import Stopped
@@ -305,12 +305,11 @@ def test_one_gpu_is_not_given_to_several_processes(tmp_path, monkeypatch):
 
 
 def test_a_head_of_four_stripes_trains_by_a_recipe(tmp_path):
-    network = network_for(tiny_recipe())
-    torch.manual_seed(0)
-    network.head = Head(64, 4, pooling="gem", stripes=4)
+    network = network_for(tiny_recipe(model=network_with_stripes))
     before = {key: value.clone() for key, value in network.head.state_dict().items()}
     clip = torch.zeros(2, 3, 2, 64, 32)
-    outcome = run(tmp_path, network=network, evaluate=lambda net: {"width": net(clip).embedding.shape[1]})
+    width = {"evaluate": lambda net: {"width": net(clip).embedding.shape[1]}}
+    outcome = run(tmp_path, network=network, model=network_with_stripes, **width)
     assert outcome.metrics == {"width": 256}
     after = read_weights(tmp_path).tensors
     changed = [key for key, value in before.items() if not torch.equal(after[f"head.{key}"], value)]
