@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Frame = Path | NDArray[np.uint8]  # an image file, or RGB (h, w, 3) in memory
 
+DETAILS = ("track", "first_frame", "last_frame", "first_time", "last_time")  # of a tracklet from a video
 JUNK, DISTRACTOR = -1, 0  # identities of MARS: junk is ignored by rankings, distractors are no query
 
 

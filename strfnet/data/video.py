@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from strfnet.data.tracklet import Frame, Tracklet
+from strfnet.data.tracklet import DETAILS, Frame, Tracklet
 from strfnet.data.tracks import Box
 from strfnet.system.files import lock, write_atomically
 from strfnet.system.progress import ProgressLine
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 LISTING = "tracklets.csv"
-DETAILS = ("track", "first_frame", "last_frame", "first_time", "last_time")  # of a tracklet from a video
 _SKIPPED: NDArray[np.uint8] = np.zeros((0, 0, 3), np.uint8)  # a frame that the clips of a tracklet do not use
 _FACTS = ".crop.json"
 
@@ -332,7 +331,7 @@ def _claim(folder: Path, video: Video, boxes: Iterable[Box], cropping: Cropping,
 
 def _list(out: Path, camera: str, rows: dict[str, dict[str, str]]) -> None:
     """Write the lines of a camera into the listing."""
-    names = ("path", "identity", "camera", *DETAILS)
+    names = ("path", "identity", "camera", "subset", *DETAILS)
     file = out / LISTING
     others: list[dict[str, str]] = []
     if file.exists():
@@ -343,5 +342,6 @@ def _list(out: Path, camera: str, rows: dict[str, dict[str, str]]) -> None:
     writer.writeheader()
     writer.writerows(others)
     for track, times in rows.items():
-        writer.writerow({"path": f"{camera}/{track}", "identity": "", "camera": camera, "track": track, **times})
+        row = {"path": f"{camera}/{track}", "identity": "", "camera": camera, "subset": "test", "track": track}
+        writer.writerow({**row, **times})
     write_atomically(file, text.getvalue().encode())

@@ -104,7 +104,7 @@ def test_a_byte_order_mark_blank_lines_and_blanks_behind_commas_are_understood(t
         ([("dead/*", "7", "1", "test")], 2, "dead/2.jpg is no file"),
         ([("dead", "7", "1", "test")], 2, "dead/2.jpg is neither a file nor a folder"),
         ([("deep", "7", "1", "test")], 2, "deep holds the folder a"),
-        ([("a", "", "1", "test")], 2, "has an empty identity"),
+        ([("a", "", "1", "query")], 2, "has an empty identity"),
         ([(" ", "7", "1", "test")], 2, "has an empty path"),
         ([("a", "7", "1", "")], 2, "has an empty subset"),
         ([("a", "7", "1", "tests")], 2, "has the subset 'tests', the nearest known is 'test'"),

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from strfnet.cli import main
 from strfnet.data.frames import read_frame
+from strfnet.data.readers.csv import read_listing
 from strfnet.data.tracks import Box
 from strfnet.data.video import Cropping, Video, crop_video, read_video
 
@@ -82,7 +83,7 @@ def test_crops_are_files_with_a_listing_and_equal_those_in_memory(video, tmp_pat
     assert difference.abs().max() < 4 / 255  # JPEG
     rows = list(csv.DictReader((tmp_path / "out/tracklets.csv").open()))
     assert rows[1] == {
-        "path": "c7/2", "identity": "", "camera": "c7", "track": "2",
+        "path": "c7/2", "identity": "", "camera": "c7", "subset": "test", "track": "2",
         "first_frame": "1", "last_frame": "11", "first_time": "0.100", "last_time": "1.100",
     }  # fmt: skip
     crop_video(video, BOXES, tmp_path / "out", camera="c8")
@@ -92,6 +93,22 @@ def test_crops_are_files_with_a_listing_and_equal_those_in_memory(video, tmp_pat
         "c8",
         "c8",
     ]
+
+
+def test_the_listing_of_crops_is_read_and_a_name_makes_a_query(video, tmp_path):
+    crop_video(video, BOXES, tmp_path / "out", camera="c7")
+    crop_video(video, BOXES, tmp_path / "out", camera="c8")
+    listing = tmp_path / "out/tracklets.csv"
+    data = read_listing(listing)
+    assert [(t.identity, t.camera, len(t.frames)) for t in data.test] == [
+        (None, "c7", 12), (None, "c7", 11), (None, "c8", 12), (None, "c8", 11),
+    ]  # fmt: skip
+    assert data.query == () and data.test[1].details["first_time"] == "0.100"
+    listing.write_text(listing.read_text().replace("/1,,", "/1,ann,"))
+    assert read_listing(listing).query == (0, 2)
+    listing.write_text(listing.read_text().replace(",test,", ",train,"))
+    with pytest.raises(ValueError, match="has an empty identity"):
+        read_listing(listing)
 
 
 def test_an_interrupted_crop_goes_on_with_what_is_missing(video, tmp_path, monkeypatch):

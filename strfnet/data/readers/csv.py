@@ -9,10 +9,10 @@ from pathlib import Path
 
 from strfnet.data.readers.directory import check_file, frames_among, frames_in
 from strfnet.data.readers.folder import PARTS, check_parts, data_set_of
-from strfnet.data.tracklet import DataSet, Tracklet, natural_order
+from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
 
-_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera",)
+_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera", *DETAILS)
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,11 @@ def read_listing(path: str | Path) -> DataSet:
 
     - ``path``: a folder with the frames of one tracklet, or a pattern such as ``day1/0007_*.jpg``; relative to
       the CSV file's folder, or absolute. Frames are in natural number order.
-    - ``identity``: of the person
+    - ``identity``: of the person; empty in ``test`` and ``gallery`` if it is unknown
     - ``camera``: of the frames; the column may be missing, or empty for all tracklets
     - ``subset``: ``train``; ``test`` (the gallery, of which ``first_queries`` selects the queries), or ``query`` and
       ``gallery`` instead. A tracklet may be in both of these, in two lines.
+    - what `crop_video` writes of a track (``track``, ``first_frame``, ...) becomes the tracklet's ``details``
 
     Identities and cameras are strings. Blank lines are ignored. No image is decoded.
 
@@ -88,10 +89,10 @@ def _columns(fields: list[str], place: str) -> list[str]:
 
 
 def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
-    for name in _NEEDED:
-        if not fields[name].strip():
-            raise ValueError(f"{place} has an empty {name}")
     subset = fields["subset"].strip()
+    for name in _NEEDED:
+        if not fields[name].strip() and not (name == "identity" and subset in ("test", "gallery")):
+            raise ValueError(f"{place} has an empty {name}")
     if subset not in PARTS:
         raise ValueError(f"{place} has the subset {subset!r}, the nearest known is {nearest(subset, PARTS)!r}")
     try:
@@ -99,7 +100,8 @@ def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
     except (ValueError, OSError) as error:
         raise ValueError(f"{place}: {error}") from error
     camera = fields.get("camera", "").strip() or None
-    return _Line(place, subset, Tracklet(frames, fields["identity"].strip(), camera))
+    details = {name: fields[name].strip() for name in DETAILS if fields.get(name, "").strip()}
+    return _Line(place, subset, Tracklet(frames, fields["identity"].strip() or None, camera, details))
 
 
 def _frames(text: str, base: Path) -> tuple[Path, ...]:

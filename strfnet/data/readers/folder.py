@@ -114,7 +114,7 @@ def first_queries(test: Sequence[Tracklet]) -> tuple[int, ...]:
         views.setdefault(tracklet.identity, set()).add((None, row) if tracklet.camera is None else tracklet.camera)
     chosen: dict[object, int] = {}
     for row, tracklet in enumerate(test):
-        if len(views[tracklet.identity]) > 1:
+        if tracklet.identity is not None and len(views[tracklet.identity]) > 1:
             chosen.setdefault((tracklet.identity, tracklet.camera), row)
     return tuple(chosen.values())
 
