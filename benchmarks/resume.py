@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from processes import fork, kill_before, killed_or_done
@@ -40,6 +40,7 @@ from strfnet import create_model
 from strfnet.data.synthetic import draw_camera, draw_walker, render
 from strfnet.data.tracklet import Tracklet
 from strfnet.losses.objective import Objective, ReIDLoss, strf_loss
+from strfnet.models.network import ReIDNetwork
 from strfnet.training.log import read_log
 from strfnet.training.recipe import Recipe
 from strfnet.training.trainer import train
@@ -47,7 +48,7 @@ from strfnet.weights.store import CheckpointStore
 
 PEOPLE, STEPS = 4, 4
 RECIPE = Recipe(
-    model="strf_c2d_resnet8",
+    model="resume:network_with_dropout",
     height=64,
     width=32,
     frames=2,
@@ -89,11 +90,18 @@ class Counted(nn.Module):
         return self.objective(output, labels)
 
 
+def network_with_dropout(num_classes: int) -> ReIDNetwork:
+    """A network whose training draws random numbers."""
+    network: Any = create_model("strf_c2d_resnet8", num_classes=num_classes)
+    network.name = None
+    network.head.classifier = nn.Sequential(nn.Dropout(0.2), network.head.classifier)
+    return cast(ReIDNetwork, network)
+
+
 def run(folder: Path, tracklets: Sequence[Tracklet], recipe: Recipe, fatal_step: int = 0) -> None:
     """The training that is started again and again."""
     torch.manual_seed(recipe.seed)
-    network: Any = create_model(recipe.model, num_classes=PEOPLE)
-    network.head.classifier = nn.Sequential(nn.Dropout(0.2), network.head.classifier)  # draws random numbers
+    network = create_model(recipe.model, num_classes=PEOPLE)
     objective = Counted(strf_loss(), fatal_step)
     train(network, objective, tracklets, recipe, folder, evaluate=_sum_of_weights, progress=False)
 
