@@ -1,8 +1,9 @@
 """Deployed networks compute what their originals do; passes that fail, differ or slow down are dropped."""
 
 import copy
-import pickle
+import subprocess
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -314,10 +315,25 @@ def test_winograd_is_computed_in_another_type_than_the_network_s_and_compiled(ti
     assert kept(deployed) == ["use_winograd", "compile"] and deployed.error < 1e-5
 
 
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["copy", "pickle"]
-)
-def test_a_copy_is_not_compiled_until_compile_for_and_warns(copied):
+PICKLES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_deployment
+test_deployment.check_copies(lambda made: test_deployment.pickle.loads(test_deployment.pickle.dumps(made)))
+"""
+
+
+def test_a_deep_copy_is_not_compiled_until_compile_for_and_warns():
+    check_copies(copy.deepcopy)
+
+
+def test_a_pickle_is_not_compiled_until_compile_for_and_warns():
+    """In a fresh process: compilations of other tests leave functions on modules, which no pickle takes."""
+    done = subprocess.run([sys.executable, "-c", PICKLES, str(Path(__file__).parent)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def check_copies(copied):
     made = one_convolution()
     deployed = Deployed(made, SMALL, torch.float32)
     assert not copied(deployed).training
