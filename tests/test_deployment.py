@@ -2,6 +2,7 @@
 
 import copy
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
