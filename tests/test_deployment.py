@@ -1,6 +1,7 @@
 """Deployed networks compute what their originals do; passes that fail, differ or slow down are dropped."""
 
 import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -316,11 +317,15 @@ def test_winograd_is_computed_in_another_type_than_the_network_s_and_compiled(ti
     assert kept(deployed) == ["use_winograd", "compile"] and deployed.error < 1e-5
 
 
+def pickled(made):
+    return pickle.loads(pickle.dumps(made))
+
+
 PICKLES = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import test_deployment
-test_deployment.check_copies(lambda made: test_deployment.pickle.loads(test_deployment.pickle.dumps(made)))
+test_deployment.check_copies(test_deployment.pickled)
 """
 
 
