@@ -334,7 +334,7 @@ def test_a_deep_copy_is_not_compiled_until_compile_for_and_warns():
 
 
 def test_a_pickle_is_not_compiled_until_compile_for_and_warns():
-    """In a fresh process: compilations of other tests leave functions on modules, which no pickle takes."""
+    """In a fresh process: after other tests that compile, pickling failed on a local function; why is not known."""
     done = subprocess.run([sys.executable, "-c", PICKLES, str(Path(__file__).parent)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
