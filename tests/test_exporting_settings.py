@@ -4,6 +4,7 @@ import onnxruntime
 import pytest
 import torch
 from strategies import normal, wake
+from torch import nn
 
 import strfnet
 from strfnet.deployment import export
@@ -69,3 +70,22 @@ def test_attention_logits_of_more_than_ten_thousand(form, tmp_path):
 def largest_logit(block, args):
     query, key, _ = block.project(*args)
     return (query.flatten(1, 2) @ key.flatten(1, 2).mT).abs().max().item()
+
+
+class WithTable(nn.Module):
+    """Looks vectors up in a table, as the towers of transformers do: an operator has the name of the output."""
+
+    def __init__(self, fixed):
+        super().__init__()
+        self.table, self.fixed = nn.Embedding(3, 3), fixed
+
+    def forward(self, clip):
+        rows = torch.arange(3) if self.fixed else (clip[:, :, 0, 0, 0] > 0).long()
+        return (clip.mean(dim=(2, 3, 4))[:, None] @ self.table(rows))[:, 0]
+
+
+@pytest.mark.parametrize("fixed", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_an_operator_may_have_the_name_of_the_output(fixed, tmp_path):
+    network = wake(WithTable(fixed))
+    output = outputs(exported(network, "onnx", tmp_path), "onnx", clip(2, 3))
+    torch.testing.assert_close(output, network(clip(2, 3)).detach())
