@@ -52,7 +52,8 @@ def test_longer_kernels_and_strides_in_time(options, form, least, tmp_path):
             assert (output - expected).abs().max() <= 1e-5 * expected.abs().max(), (b, t)
 
 
-@pytest.mark.parametrize("form", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_attention_logits_of_more_than_ten_thousand(form, tmp_path):
     network = wake(strfnet.create_model("nvan_resnet8", num_classes=None)).eval().requires_grad_(False)
     blocks, given, largest = [m for m in network.modules() if isinstance(m, NonLocalBlock)], clip(2, 4), []
