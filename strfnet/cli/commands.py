@@ -29,7 +29,7 @@ def profile(call: options.Profile) -> None:
     from strfnet.profiler import profile
 
     with torch.device("meta"):  # shapes suffice
-        network = create_model(call.model)
+        network = create_model(call.model, **(call.options or {}))
     report = profile(network, tuple(call.clip))
     print(report.to_json() if call.json else report.table(depth=call.depth))
 
@@ -37,7 +37,7 @@ def profile(call: options.Profile) -> None:
 def convert(call: options.Convert) -> None:
     from strfnet.models import convert
 
-    print(convert(call.source, call.target, name=call.name))
+    print(convert(call.source, call.target, name=call.name, options=call.options))
 
 
 def crop(call: options.Crop) -> None:
@@ -180,7 +180,7 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
 
     device = join_processes(inference.device)
     torch.manual_seed(call.seed)
-    found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best)
+    found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best, options=call.options)
     if not found.trained and process_rank() == 0:
         print(f"{found.name} has {found.weights} and is not trained for re-identification", file=sys.stderr)
     preprocessing = found.preprocessing.updated({**vars(call), **vars(inference)})
