@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from strfnet.evaluation.distances import StreamedDistances, cosine_distances, euclidean_distances
+    from strfnet.evaluation.distances import StreamedDistances, cosine_distances, euclidean_distances, unit_length
     from strfnet.evaluation.evaluation import (
         Evaluation,
         evaluate,
