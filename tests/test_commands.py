@@ -17,6 +17,7 @@ from strfnet.cli import main
 from strfnet.data.readers.formats import FORMATS
 from strfnet.data.readers.mars import read_mars
 from strfnet.data.synthetic import draw_set, write_mars, write_walkers
+from strfnet.evaluation import unit_length
 from strfnet.inference import embed
 from strfnet.models import create_model, describe, load, save_official
 from strfnet.training import read_log, read_run
@@ -159,7 +160,7 @@ def test_embed_writes_what_the_trained_network_says(run, walkers, tmp_path):
     expected = embed(
         network, read_mars(walkers, complete=False).test, clips=lambda n: [[0, 1, 2], [3]], size=(32, 16)
     )
-    torch.testing.assert_close(load_file(file)["embeddings"], expected)
+    torch.testing.assert_close(load_file(file)["embeddings"], unit_length(expected))
 
 
 def test_best_weights_are_those_of_the_best_evaluation(run, walkers, tmp_path):

@@ -13,7 +13,8 @@ from torch import nn
 from strfnet.data.frames import read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
-from strfnet.inference.embedding import embed, save_embeddings
+from strfnet.inference.embedding import embed
+from strfnet.inference.embedding_file import save_embeddings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image:DeprecationWarning")
 SMALL = {"frames": 4, "size": (16, 8)}

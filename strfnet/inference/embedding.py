@@ -1,12 +1,10 @@
-"""Embeddings of tracklets, and files of embeddings."""
+"""Embeddings of tracklets."""
 
-import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 from strfnet.data.frames import read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
-from strfnet.system.files import write_atomically
 from strfnet.system.modes import evaluating
 from strfnet.system.progress import Advance, ProgressLine
 
@@ -211,33 +208,6 @@ def _stacked(clips: Sequence[Tensor]) -> Tensor:
     """One batch of clips (c, t, h, w), with zeros past the end of the shorter ones."""
     most = max(clip.shape[1] for clip in clips)
     return torch.stack([F.pad(clip, (0, 0, 0, 0, 0, most - clip.shape[1])) for clip in clips])
-
-
-def save_embeddings(path: str | Path, embeddings: Tensor, tracklets: Sequence[Tracklet]) -> None:
-    """Writes embeddings and the labels of their tracklets into one safetensors file, atomically.
-
-    The tensor is called ``embeddings``. The entry ``tracklets`` of the metadata is a JSON list with the identity, the
-    camera, the number of frames and the path of the first frame of each tracklet, and its ``details`` if it has some.
-
-    Raises: ValueError if ``embeddings`` is not one row per tracklet; OSError if the file cannot be written.
-    """
-    from safetensors.torch import save
-
-    if embeddings.ndim != 2 or len(embeddings) != len(tracklets):
-        wanted = f"one row for each of {len(tracklets)} tracklets"
-        raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
-    tensors = {"embeddings": embeddings.detach().cpu().contiguous()}
-    write_atomically(Path(path), save(tensors, metadata={"tracklets": describe(tracklets)}))
-
-
-def describe(tracklets: Sequence[Tracklet]) -> str:
-    """Returns the JSON list of labels in a file of embeddings, see `save_embeddings`."""
-    described = (
-        {"identity": item.identity, "camera": item.camera, "frames": len(item.frames), "path": item.where}
-        | ({"details": dict(item.details)} if item.details else {})
-        for item in tracklets
-    )
-    return f"[{', '.join(map(json.dumps, described))}]"  # one at a time: there may be 100,000
 
 
 def _checked(output: object, part: Sequence[Tracklet]) -> Tensor:
