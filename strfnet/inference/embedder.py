@@ -3,7 +3,7 @@
 import copy
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from strfnet.inference.embedding import embed, embed_each
 from strfnet.inference.shards import Shards, digest_of
 from strfnet.layers.attention import choose_attention
 from strfnet.models.source import Preprocessing
-from strfnet.system.compat import allow_tf32
+from strfnet.system.compat import computing_with_tf32
 from strfnet.system.names import check_choice
 from strfnet.system.progress import ProgressLine
 from strfnet.system.signals import Stopped, stop_requests
@@ -140,7 +140,7 @@ class Embedder:
         return network
 
     def _flags(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.precision in (None, "bf16") else allow_tf32(self.precision == "tf32")
+        return computing_with_tf32(None if self.precision in (None, "bf16") else self.precision == "tf32")
 
     def _settings(self, clips: tuple[str, int]) -> dict[str, Any]:
         """Arguments of `embed` and `embed_each`."""

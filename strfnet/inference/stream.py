@@ -7,7 +7,6 @@ frames of the last layer are accumulated into a sum or a maximum, so memory does
 this is ours.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -25,6 +24,7 @@ from strfnet.layers.clip import check_clip, flatten_time, in_channels_last
 from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork
 from strfnet.system.compat import BatchNorm
+from strfnet.system.modes import evaluation_copy
 
 LONGEST_PASS = 16  # frames of each tracklet that wait, or that are computed at a time
 
@@ -108,7 +108,7 @@ class _Clip:
     """A network that runs on a sample of the frames so far."""
 
     def __init__(self, network: ReIDNetwork, frames: int) -> None:
-        self.network = _sharing_weights(network)
+        self.network = evaluation_copy(network)
         self.count = frames
 
     def reset(self) -> None:
@@ -150,7 +150,7 @@ class _Exact:
         for path, module in network.named_modules():
             if isinstance(module, BatchNorm) and module.running_mean is None:
                 raise refusal(module, path, "takes its statistics from all frames, having no running ones")
-        shared = _sharing_weights(network)
+        shared = evaluation_copy(network)
         self.head = shared.head
         retract(shared.backbone, Inflated)
         self.progress = Progress()
@@ -208,8 +208,3 @@ class _Exact:
 def _count(clips: Iterable[Tensor]) -> int:
     return sum(clip.shape[2] for clip in clips)
 
-
-def _sharing_weights(network: ReIDNetwork) -> ReIDNetwork:
-    """Returns a copy in evaluation mode that shares the parameters and buffers of the network."""
-    tensors = [*network.parameters(), *network.buffers()]
-    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()

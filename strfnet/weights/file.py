@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ SHIPPED = Path(__file__).parent / "pretrained"
 CHECKPOINTS, BEST = "checkpoints", "best"  # the stores in the folder of a training run
 WEIGHTS = "weights.safetensors"  # the file of a checkpoint that holds the state dict
 SHOWN = 8  # misfits in a message; the others are counted
+_UNPICKLING = threading.Lock()  # PyTorch keeps one list of safe globals, for all threads
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _verified(content: bytes, metadata: dict[str, Any]) -> dict[str, Any]:
 def _unpickled(content: bytes) -> Weights:
     numbers: list[Any] = [(_Dtype, "numpy.dtype")]
     numbers += [(_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # NumPy 1 and 2
-    with torch.serialization.safe_globals(numbers):
+    with _UNPICKLING, torch.serialization.safe_globals(numbers):
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     beside = None
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
