@@ -1,7 +1,6 @@
 """A network that embeds tracklets, on one process or several."""
 
 import copy
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from strfnet.layers.attention import choose_attention
 from strfnet.models.source import Preprocessing
 from strfnet.system.compat import computing_with_tf32
 from strfnet.system.names import check_choice
-from strfnet.system.progress import ProgressLine
+from strfnet.system.progress import ProgressLine, inform
 from strfnet.system.signals import Stopped, stop_requests
 from strfnet.training.distributed import process_rank
 from strfnet.training.sharing import share
@@ -87,7 +86,8 @@ class Embedder:
         The work is done in shards (see `Shards`). If it is stopped or killed, the same call resumes at the first
         shard that is missing, with any number of processes. The file does not depend on interruptions.
 
-        SIGTERM and SIGINT raise `Stopped`, whose exit code is 143 or 130. A second SIGINT ends the process at once.
+        SIGTERM, SIGINT and SIGHUP raise `Stopped`, whose exit code is 143, 130 or 129. A second SIGINT ends the
+        process at once.
 
         Args:
             path: the safetensors file. Its shards are in ``<path>.parts`` until it is complete.
@@ -102,7 +102,7 @@ class Embedder:
         with closing(Shards(path, tracklets, self._facts(clips), self.device)) as shards, self._flags():
             if self.progress and shards.before:
                 found = f"{shards.before} of {len(tracklets)} tracklets are in {shards.folder} already"
-                print(f"{found}: resuming", file=sys.stderr)
+                inform(f"{found}: resuming")
             groups = [shards.tracklets(number) for number in shards.mine]
             mine = sum(map(len, groups))
             alone = shards.before + mine == len(tracklets)
@@ -118,12 +118,12 @@ class Embedder:
                         for number, embeddings in zip(shards.mine, computed, strict=True):
                             shards.save(number, embeddings)
                     if self.progress and not alone:
-                        print("this share is done; waiting for the other processes", file=sys.stderr)
+                        inform("this share is done; waiting for the other processes")
                     return shards.join() if process_rank() == 0 else 0
             except Stopped as stopped:
                 if self.progress:
                     done = f"{shards.done()} of {len(tracklets)} tracklets are in {shards.folder}"
-                    print(f"strfnet: stopped by {stopped.name}; {done}; the same command resumes", file=sys.stderr)
+                    inform(f"strfnet: stopped by {stopped.name}; {done}; the same command resumes")
                 raise
 
     def _prepared(self, clips: tuple[str, int]) -> nn.Module:

@@ -207,4 +207,3 @@ class _Exact:
 
 def _count(clips: Iterable[Tensor]) -> int:
     return sum(clip.shape[2] for clip in clips)
-
