@@ -1,0 +1,40 @@
+"""Files that are read only if they are regular: no pipe that waits for ever, no device without an end."""
+
+import os
+import stat
+from pathlib import Path
+
+
+def check_regular(path: str | Path) -> None:
+    """Raises: ValueError if a path is a folder, a pipe, a device or a socket; OSError if it cannot be found."""
+    _check(os.stat(path).st_mode)
+
+
+def read_regular(path: str | Path, *, most: int | None = None) -> bytes:
+    """The content of a regular file. Links are followed.
+
+    Args:
+        path: of the file.
+        most: bytes that are accepted; None for any number.
+
+    Raises: ValueError if it is no regular file, or larger; OSError if it cannot be opened or read.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        _check(status.st_mode)
+        if most is not None and status.st_size > most:
+            raise ValueError(f"it has {status.st_size} bytes, wanted at most {most}")
+        return file.read() if most is None else file.read(most)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe without waiting for its writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check(mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a device": stat.S_ISCHR, "a socket": stat.S_ISSOCK}
+    kind = next((name for name, is_kind in kinds.items() if is_kind(mode)), "something else")
+    raise ValueError(f"it is {kind}, wanted a regular file")
