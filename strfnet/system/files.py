@@ -1,13 +1,17 @@
 """Files and folders that are replaced and removed atomically, also when the process or the machine dies."""
 
 import os
+import secrets
 import shutil
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader finds the old content or the new, also after a crash."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Replace a file in one step: a reader finds the old content or the new, also after a crash.
+
+    The temporary name is random, so that nobody can plant a link there.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         write_synced(unfinished, content)
         unfinished.replace(path)
@@ -17,8 +21,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
+    """Write a new file and wait until it is on the disk. Raises: FileExistsError if the name is taken, by a link too."""
+    with path.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -27,6 +27,11 @@ def read_regular(path: str | Path, *, most: int | None = None) -> bytes:
         return file.read() if most is None else file.read(most)
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name is that of a file in its folder: it has no separator and is not "..", on any system."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+
+
 def _open_without_waiting(path: str, flags: int) -> int:
     """Opens a pipe without waiting for its writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

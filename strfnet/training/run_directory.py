@@ -208,7 +208,10 @@ def read_run(folder: Path, *, best: bool = False) -> tuple[Recipe, dict[str, Ten
     metadata = weights.metadata or {}
     if "recipe" not in metadata:
         raise ValueError(f"{folder} is not a training run, wanted a folder that `strfnet train --out` has filled")
-    return Recipe.from_json(metadata["recipe"]), weights.tensors
+    try:
+        return Recipe.from_json(metadata["recipe"]), weights.tensors
+    except (ValueError, TypeError, AttributeError) as error:  # anybody can forge a recipe with values of any type
+        raise ValueError(f"{folder} holds a recipe that is none: {error}") from error
 
 
 def _random_name(rank: int) -> str:
