@@ -29,9 +29,14 @@ from strfnet.weights.published import (
     recognise,
 )
 
-_NONE = type(None)
-_KINDS = {"model": (str,), "num_classes": (int, _NONE), "options": (dict,), "facts": (dict, _NONE)}
-_KINDS |= {"origin": (dict, _NONE)}
+_OPTIONAL_DICT = (dict, type(None))
+_KINDS: dict[str, tuple[type, ...]] = {  # of the metadata
+    "model": (str,),
+    "num_classes": (int, type(None)),
+    "options": (dict,),
+    "facts": _OPTIONAL_DICT,
+    "origin": _OPTIONAL_DICT,
+}
 
 
 def save(network: ReIDNetwork, path: str | Path, **facts: Any) -> None:
@@ -75,7 +80,7 @@ def load(path: str | Path, model: str | Callable[..., ReIDNetwork] | None = None
     """
     weights = read_weights(path)
     metadata = _checked(weights, path, "; strfnet.load_official reads published files")
-    name, classes, options = (metadata.get(key) for key in ("model", "num_classes", "options"))
+    name, classes, options = metadata["model"], metadata.get("num_classes"), metadata["options"]
     if is_reference(name) and model is None:
         wanted = f"load(path, model={name!r}); on the command line --model {name} --weights {path}"
         raise ValueError(f"{path} holds a network that {name} builds, which is not called by itself; wanted {wanted}")
@@ -93,7 +98,9 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     Raises: ValueError, as `load` does.
     """
-    return _checked(read_weights(path), path, " and has no metadata")
+    weights = read_weights(path)
+    _checked(weights, path, " and has no metadata")
+    return weights.metadata or {}
 
 
 def load_official(path: str | Path, name: str | None = None, **options: Any) -> ReIDNetwork:
@@ -165,7 +172,7 @@ def save_official(network: ReIDNetwork, path: str | Path, *, family: str | None 
 
 
 def _checked(weights: Weights, path: str | Path, otherwise: str) -> dict[str, Any]:
-    """The metadata of a file of `save`, whose digest anybody can forge. Raises: ValueError for other kinds of values."""
+    """The metadata of a file of `save`; anybody can forge its digest. Raises: ValueError for other kinds of values."""
     metadata: dict[str, Any] = {"options": {}, **(weights.metadata or {})}
     if "model" not in metadata:
         raise ValueError(f"{path} was not written by strfnet.save{otherwise}")

@@ -21,7 +21,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a new file and wait until it is on the disk. Raises: FileExistsError if the name is taken, by a link too."""
+    """Write a new file and wait until it is on the disk. Raises: FileExistsError for a name that is taken."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from strfnet import load, load_official
-from strfnet.models import create_model, find_network, save
+from strfnet.models import create_model, find_network
 from strfnet.system.files import write_atomically, write_synced
-from strfnet.training import read_log
 from strfnet.weights.file import BLANK, OURS, pack, read_weights
 from strfnet.weights.store import CheckpointStore, read_checkpoint, sha256
 
@@ -40,7 +39,9 @@ def checkpoint(tmp_path):
 def test_a_description_names_files_of_its_folder_alone(checkpoint, name):
     (checkpoint.parent / "secret").write_bytes(b"w")
     forge(checkpoint, sha256={name: sha256(b"w")})
-    with pytest.raises(ValueError, match=f"{checkpoint} is forged: .* names the file .*, wanted names without folders"):
+    with pytest.raises(
+        ValueError, match=f"{checkpoint} is forged: .* names the file .*, wanted names without folders"
+    ):
         read_checkpoint(checkpoint)
 
 
@@ -118,8 +119,14 @@ def archive(**entries):
 BOMBS = {
     "deflated": (lambda: repacked(saved({"w": torch.zeros(2**20)}), zipfile.ZIP_DEFLATED), "it is compressed"),
     "lzma": (lambda: repacked(saved({"w": torch.zeros(2**12)}), zipfile.ZIP_LZMA), "it is compressed"),
-    "expanded": (lambda: saved({"w": torch.zeros(1).expand(10**6, 10**6)}), ".* bytes expand to tensors of 4000000000000"),
-    "tied": (lambda: saved(dict.fromkeys(map(str, range(1000)), torch.zeros(2**14))), ".* bytes expand to tensors of"),
+    "expanded": (
+        lambda: saved({"w": torch.zeros(1).expand(10**6, 10**6)}),
+        ".* bytes expand to tensors of 4000000000000",
+    ),
+    "tied": (
+        lambda: saved(dict.fromkeys(map(str, range(1000)), torch.zeros(2**14))),
+        ".* bytes expand to tensors of",
+    ),
     "torchscript": (torchscript, "it is a TorchScript program, wanted its state dict"),
     "npz": (npz, "it is a NumPy archive"),
     "zip": (lambda: archive(readme="hello"), "it is a ZIP archive, but not one of torch.save"),
