@@ -187,7 +187,7 @@ def test_frames_are_interpolated_as_asked(tracklets):
 def test_no_more_than_a_few_batches_are_decoded_ahead(tracklets, monkeypatch, workers):
     decoded, seen = [], []
 
-    def read(frames, indices, size, interpolation):
+    def read(frames, indices, size, **_):
         decoded.append(indices)
         return torch.zeros(3, len(indices), *size)
 

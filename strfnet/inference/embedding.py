@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.data.frames import read_clip
+from strfnet.data.frames import MAX_PIXELS, read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
 from strfnet.system.modes import in_evaluation
@@ -29,6 +29,7 @@ def embed(
     batch: int = 8,
     workers: int = 0,
     ragged: bool = False,
+    max_pixels: int = MAX_PIXELS,
     progress: bool = False,
 ) -> Tensor:
     """Computes one embedding per tracklet: the mean over its clips, weighted by their frames.
@@ -53,6 +54,7 @@ def embed(
         workers: threads that decode the next clips while the network runs; 0 for none.
         ragged: clips of unequal numbers of frames share a batch; the network is called as ``network(clips, lengths)``
             then. It fills the batches of short tracklets.
+        max_pixels: of an image file; a larger image is not decoded.
         progress: whether to show progress on stderr.
 
     Returns: float32 (n, d) on the CPU, in the order of the tracklets; means are computed in float64.
@@ -71,6 +73,7 @@ def embed(
             batch=batch,
             workers=workers,
             ragged=ragged,
+            max_pixels=max_pixels,
             advance=line.advance,
         )
     return embeddings
@@ -86,6 +89,7 @@ def embed_each(
     batch: int,
     workers: int,
     ragged: bool = False,
+    max_pixels: int = MAX_PIXELS,
     advance: Advance,
 ) -> Generator[Tensor]:
     """Yields the embeddings of groups of tracklets, each as `embed` computes them for the group alone.
@@ -107,7 +111,8 @@ def embed_each(
     dtype = like.dtype if like.is_floating_point() else torch.float32
 
     def read(group: _Group, piece: _Piece) -> Tensor:
-        return read_clip(group.tracklets[piece.row].frames, piece.indices, size, interpolation=interpolation)
+        frames = group.tracklets[piece.row].frames
+        return read_clip(frames, piece.indices, size, interpolation=interpolation, max_pixels=max_pixels)
 
     batches = (
         (group, part) for group in map(_Group, groups) for part in _batches(group.pieces(clips), batch, ragged)
