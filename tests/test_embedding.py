@@ -190,7 +190,7 @@ def test_no_more_than_a_few_batches_are_decoded_ahead(tracklets, monkeypatch, wo
 
     network = nn.Module()
     network.forward = forward
-    monkeypatch.setattr("strfnet.inference.embedding.read_clip", read)
+    monkeypatch.setattr("strfnet.inference.embedding.read_pixels", read)
     got = embed(network, tracklets * 8, clips=lambda _: [[0]], batch=3, workers=workers)
     assert len(decoded) == 40 and got.tolist() == [[1.0, 1.0]] * 40
 

@@ -29,7 +29,10 @@ def read_clip(
         frames: of a tracklet.
         indices: of the frames, in the order of the clip; a repeated frame is decoded once.
         size: height and width in pixels; the aspect is not kept.
-        interpolation: "bilinear" or "bicubic", both antialiased; bicubic values are clamped to 0 .. 1.
+        interpolation: "bilinear" or "bicubic", both antialiased. Bilinear values are rounded to bytes, as by Pillow;
+            bicubic values are clamped to 0 .. 1.
+
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if that is at least twice the wanted size.
 
     Returns: float32 (c, t, h, w), c being red, green and blue.
     Raises: ValueError for a frame that cannot be read (naming its path), no indices, one out of range, a
@@ -45,23 +48,26 @@ def read_pixels(
     *,
     interpolation: str = "bilinear",
 ) -> Tensor:
-    """The frames of `read_clip` before normalization: uint8 if all have the wanted size, else float32 in 0 .. 1."""
+    """The frames of `read_clip` before normalization: uint8, or float32 in 0 .. 1 if one is 16-bit or bicubic."""
     if not indices or not all(0 <= index < len(frames) for index in indices):
         raise ValueError(f"indices are {list(indices)}, wanted one or more from 0 to {len(frames) - 1}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
     if interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation must be one of bilinear, bicubic, got {interpolation!r}")
-    read = {index: _read(frames[index]) for index in set(indices)}
-    if any(image.dtype != torch.uint8 or image.shape[1:] != size for image in read.values()):
-        read = {index: _resize(as_float(image), size, interpolation) for index, image in read.items()}
-    return torch.stack([read[index] for index in indices], dim=1)
+    read = {index: _resize(_read(frames[index], size), size, interpolation) for index in set(indices)}
+    if len({image.dtype for image in read.values()}) > 1:
+        read = {index: as_float(image) for index, image in read.items()}
+    # NumPy copies in this thread; torch would start threads, which compete with those of the network.
+    images = [read[index].numpy() for index in indices]
+    return torch.from_numpy(np.stack(images, axis=1, out=np.empty((3, len(images), *size), images[0].dtype)))
 
 
 def normalize(pixels: Tensor) -> Tensor:
     """Clips (..., 3, t, h, w) of uint8, or of floats in 0 .. 1, with ImageNet's mean and standard deviation."""
     mean, std = (channels(values, pixels.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (as_float(pixels) - mean).div_(std)
+    values = pixels.float().div_(255).sub_(mean) if pixels.dtype == torch.uint8 else pixels - mean
+    return values.div_(std)
 
 
 @cache
@@ -89,24 +95,31 @@ def read_frame(frame: str | Frame) -> Tensor:
     return as_float(_read(frame))
 
 
-def _read(frame: str | Frame) -> Tensor:
-    """`read_frame` with the values of the file, (3, h, w): uint8, but 16-bit gray as float32 in 0 .. 1."""
+def _read(frame: str | Frame, size: tuple[int, int] | None = None) -> Tensor:
+    """`read_frame` with the values of the file, (3, h, w): uint8, but 16-bit gray as float32 in 0 .. 1.
+
+    A JPEG file may be decoded at a fraction of its size, but not below twice ``size``.
+    """
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame in memory is {frame.dtype} {frame.shape}, wanted uint8 (h, w, 3)")
         # A copy, because torch has no view of an array that is read-only or reversed.
         return torch.from_numpy(frame.copy()).permute(2, 0, 1)
-    from PIL import Image, ImageOps
+    from PIL import ExifTags, Image, ImageOps
 
     try:
         with Image.open(frame, formats=("JPEG", "PNG")) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise ValueError("it is an animation, wanted one image")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                grey = torch.from_numpy(np.array(upright, dtype=np.float32) / 65535)
+            if size is not None:
+                sideways = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+                h, w = size[::-1] if sideways else size
+                image.draft(None, (2 * w, 2 * h))
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I"):
+                grey = torch.from_numpy(np.array(image, dtype=np.float32) / 65535)
                 return grey.expand(3, -1, -1)
-            pixels = torch.from_numpy(np.array(upright.convert("RGB")))
+            pixels = torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB")))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"cannot read the frame {frame}: {reason}") from error
@@ -114,4 +127,9 @@ def _read(frame: str | Frame) -> Tensor:
 
 
 def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    return F.interpolate(image[None], size=size, mode=interpolation, antialias=True)[0].clamp(0, 1)
+    if image.shape[1:] == size:
+        return image
+    if interpolation == "bicubic":
+        image = as_float(image)
+    resized = F.interpolate(image[None], size=size, mode=interpolation, antialias=True)[0]
+    return resized.clamp_(0, 1) if resized.is_floating_point() else resized

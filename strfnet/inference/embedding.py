@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.data.frames import read_clip
+from strfnet.data.frames import as_float, normalize, read_pixels
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
 from strfnet.system.files import write_atomically
@@ -42,7 +42,7 @@ def embed(
     The network runs in evaluation and inference mode; afterwards, each module is in the mode it had before. Clips
     are converted to the device and the floating-point type of its first parameter. Clips with the same number of
     frames share a batch, or with ``ragged`` any clips, so tracklets may have any length. The clips of one batch are
-    in memory at a time, and with ``workers`` those of two more.
+    in memory at a time, and with ``workers`` the pixels of two more, in bytes.
 
     Args:
         network: takes clips (b, 3, t, h, w) and returns (b, d), or an object whose ``embedding`` is (b, d).
@@ -108,7 +108,7 @@ def embed_each(
     dtype = like.dtype if like.is_floating_point() else torch.float32
 
     def read(group: _Group, piece: _Piece) -> Tensor:
-        return read_clip(group.tracklets[piece.row].frames, piece.indices, size, interpolation=interpolation)
+        return read_pixels(group.tracklets[piece.row].frames, piece.indices, size, interpolation=interpolation)
 
     batches = (
         (group, part) for group in map(_Group, groups) for part in _batches(group.pieces(clips), batch, ragged)
@@ -118,7 +118,7 @@ def embed_each(
             lengths = [len(piece.indices) for piece in part]
             options = (torch.tensor(lengths),) if len(set(lengths)) > 1 else ()
             with torch.inference_mode():
-                output = network(stacked.to(like.device, dtype), *options)
+                output = network(_normalized(stacked.to(like.device), lengths).to(dtype), *options)
             finished = group.add(part, output)
             advance(finished, sum(len(piece.indices) for piece in part))
             if group.finished == len(group.tracklets):
@@ -186,7 +186,7 @@ class _Group:
 def _decoded(
     batches: Iterator[tuple[_Group, list[_Piece]]], read: Callable[[_Group, _Piece], Tensor], workers: int
 ) -> Generator[tuple[_Group, list[_Piece], Tensor]]:
-    """Yields each batch with its clips (b, c, t, h, w), in order."""
+    """Yields each batch with its pixels (b, c, t, h, w), in order."""
     if not workers:
         yield from ((group, part, _stacked([read(group, piece) for piece in part])) for group, part in batches)
         return
@@ -207,8 +207,18 @@ def _joined(group: _Group, part: list[_Piece], clips: list[Future[Tensor]]) -> t
     return group, part, _stacked([clip.result() for clip in clips])
 
 
+def _normalized(pixels: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The clips of a batch on its device, with zeros past the end of the shorter ones."""
+    clips = normalize(pixels)
+    for clip, length in zip(clips, lengths, strict=True):
+        clip[:, length:] = 0
+    return clips
+
+
 def _stacked(clips: Sequence[Tensor]) -> Tensor:
-    """One batch of clips (c, t, h, w), with zeros past the end of the shorter ones."""
+    """The pixels of clips (c, t, h, w) in one tensor, with zeros past the end of the shorter ones."""
+    if len({clip.dtype for clip in clips}) > 1:
+        clips = [as_float(clip) for clip in clips]
     most = max(clip.shape[1] for clip in clips)
     return torch.stack([F.pad(clip, (0, 0, 0, 0, 0, most - clip.shape[1])) for clip in clips])
 
