@@ -123,7 +123,8 @@ def _steps(network: nn.Module, dtype: torch.dtype, backends: tuple[str, ...]) ->
     def rewriting(change: Pass) -> Step:
         def rewrite(deployed: Deployed, clip: Tensor) -> Deployed | str:
             candidate = copy.deepcopy(deployed)
-            return candidate if change(candidate.fused, candidate.clip_shape) else UNCHANGED
+            changed = change(candidate.fused, candidate.clip_shape)
+            return candidate.eval() if changed else UNCHANGED  # new modules start in training mode
 
         return rewrite
 
