@@ -115,8 +115,9 @@ def show(call: options.Show) -> None:
             _check_file(call.file(name))
     data_set = _read(call.data_set)
     rows = len(data_set.test)
-    if call.row is not None and not 0 <= call.row < rows:
-        raise ValueError(f"row is {call.row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
+    for name, row in (("row", call.row), ("other", call.other)):
+        if row is not None and not 0 <= row < rows:
+            raise ValueError(f"{name} is {row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
     embedder, found = _load(call.network, call.inference)
     figures = Figures(call, embedder, found, data_set, _protocols(call.protocol, data_set))
     for name in call.figures:

@@ -13,7 +13,15 @@ from strfnet.system.names import check_name
 from strfnet.system.references import is_reference
 from strfnet.training.recipe import Recipe
 
-SUFFIXES = {"masks": "png", "attention": "png", "ranks": "png", "cmc": "png", "curve": "png", "report": "html"}
+SUFFIXES = {
+    "masks": "png",
+    "attention": "png",
+    "match": "png",
+    "ranks": "png",
+    "cmc": "png",
+    "curve": "png",
+    "report": "html",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +214,7 @@ class Show(_OnTracklets):
     Args:
         masks: Draw the masks of every STRF unit over the frames of a tracklet.
         attention: Draw the attention of one pixel in every non-local block and AP3D registration.
+        match: Draw which regions make a query and another tracklet similar.
         ranks: Draw ranked lists of queries, with right and wrong matches marked.
         cmc: Draw the CMC curve of each protocol.
         curve: Draw losses and metrics of the training run.
@@ -214,7 +223,8 @@ class Show(_OnTracklets):
         protocol: Evaluation protocol; all shows every protocol that applies to the data set, and ranked lists of the
             first.
         row: Test row of the tracklet or query to show. Default: the first query; the hardest queries for lists.
-        clips: Clip sampler and frames of the clip for masks and attention; the first clip is shown.
+        other: Test row of the tracklet that is compared with the query. Default: the first of its ranked list.
+        clips: Clip sampler and frames of the clip for masks, attention and match; the first clip is shown.
         place: Pixel whose attention is shown, as [frame, row, column]. Default: the middle of the upper body.
         ranks_shown: Tracklets of a ranked list.
         queries_shown: Ranked lists.
@@ -222,6 +232,7 @@ class Show(_OnTracklets):
 
     masks: bool = False
     attention: bool = False
+    match: bool = False
     ranks: bool = False
     cmc: bool = False
     curve: bool = False
@@ -229,6 +240,7 @@ class Show(_OnTracklets):
     out: Path
     protocol: ProtocolName | Literal["all"] = "all"
     row: int | None = None
+    other: int | None = None
     clips: str = field(default="all_frames:8", metadata={"metavar": "SAMPLER:N"})
     place: tuple[int, int, int] | None = None
     ranks_shown: int = 10

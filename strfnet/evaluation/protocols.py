@@ -22,7 +22,7 @@ class Protocol:
     Args:
         name: its name.
         about: its origin, in one line.
-        data: the data set that it was made for; None for any.
+        data: the data sets that it was made for, or whose published metrics follow it; none for any.
         gallery: "listed" for the gallery of the data set, "all" for all test tracklets, "without_queries" for the
             listed gallery without the queries.
         distractors: whether the gallery keeps identity 0.
@@ -37,7 +37,7 @@ class Protocol:
 
     name: str
     about: str
-    data: str | None = None
+    data: tuple[str, ...] = ()
     gallery: Gallery = "listed"
     distractors: bool = True
     average_precision: AveragePrecision = "rectangle"
@@ -66,29 +66,29 @@ PROTOCOLS = {
         Protocol(
             "mars",
             "the MATLAB code of MARS: every test tracklet is searched, junk is removed, AP by trapezoids",
-            data="MARS",
+            data=("MARS",),
             gallery="all",
             average_precision="trapezoid",
         ),
         Protocol(
             "duke",
             "DukeMTMC-VideoReID as AP3D and torchreid read it: query and gallery folders as they are",
-            data="DukeMTMC-VideoReID",
+            data=("DukeMTMC-VideoReID",),
         ),
         Protocol(
             "ilids",
             "iLIDS-VID: queries of the first camera, gallery of the second; mean of 10 splits, papers give CMC only",
-            data="iLIDS-VID",
+            data=("iLIDS-VID",),
         ),
         Protocol(
             "prid",
             "PRID2011: queries of the first camera, gallery of the second, 89 people; mean of 10 splits",
-            data="PRID2011",
+            data=("PRID2011",),
         ),
         Protocol(
             "ls_vid",
             "LS-VID as BiCnet-TKS reads it: every test tracklet is searched; all frames in clips of 8",
-            data="LS-VID",
+            data=("LS-VID",),
             gallery="all",
             clips="dense",
             frames=8,
@@ -97,6 +97,7 @@ PROTOCOLS = {
         Protocol(
             "nvan",
             "the code of NVAN and STE-NVAN: every test tracklet is searched, AP by trapezoids, rankings cut at 10000",
+            data=("MARS", "DukeMTMC-VideoReID"),
             gallery="all",
             average_precision="trapezoid",
             clips="restricted_first",
@@ -106,11 +107,13 @@ PROTOCOLS = {
         Protocol(
             "ap3d",
             "the code of AP3D, and probably of STRF: every test tracklet is searched, AP by rectangles",
+            data=("MARS", "DukeMTMC-VideoReID"),
             gallery="all",
         ),
         Protocol(
             "torchreid",
-            "torchreid: queries leave the gallery, Euclidean distances, 15 evenly spaced frames",
+            "the code of torchreid: queries leave the gallery, Euclidean distances, 15 evenly spaced frames",
+            data=("MARS", "DukeMTMC-VideoReID", "iLIDS-VID", "PRID2011"),
             gallery="without_queries",
             distance="euclidean",
             clips="evenly",
@@ -119,7 +122,7 @@ PROTOCOLS = {
         Protocol(
             "cfaan",
             "the code of CF-AAN with the labels of MARS: neither queries nor distractors in the gallery",
-            data="MARS",
+            data=("MARS",),
             gallery="without_queries",
             distractors=False,
             clips="restricted_first",
@@ -130,6 +133,6 @@ PROTOCOLS = {
 
 
 def protocols_of(data_set: DataSet) -> tuple[Protocol, ...]:
-    """Returns the protocols of a data set, or "folder" if it has none, then "nvan", "ap3d" and "torchreid"."""
-    own = [protocol for protocol in PROTOCOLS.values() if protocol.data == (data_set.layout or data_set.name)]
-    return (*(own or [PROTOCOLS["folder"]]), *(PROTOCOLS[name] for name in ("nvan", "ap3d", "torchreid")))
+    """Returns the protocols of a data set, its own first; "folder" for data that no protocol was made for."""
+    name = data_set.layout or data_set.name
+    return tuple(one for one in PROTOCOLS.values() if name in one.data) or (PROTOCOLS["folder"],)
