@@ -227,3 +227,32 @@ def test_several_protocols_share_the_embeddings_of_a_clip_sampler():
     calls.clear()
     middle = evaluate_protocols(embed, data, protocols, clips=("middle", 4), rerank=True)
     assert calls == [("middle", 4)] and all(result.sampling == "middle 4" and result.reranked for result in middle)
+
+
+def dressed(identity, camera, **details):
+    return Tracklet((Path("frame.jpg"),), identity, camera, details)
+
+
+def test_clothes_and_platforms_are_those_of_the_details():
+    test = [dressed("a", 1, clothes="red", platform="aerial"), dressed("a", 2, clothes="red", platform="ground")]
+    test += [dressed("a", 3, clothes="blue", platform="ground"), dressed("b", 2, clothes="red", platform="aerial")]
+    data = DataSet("mine", (), (*test, seen(0, 2), seen(-1, 2)), (0,), tuple(range(1, 6)))
+    embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.2], [1.0, 0.6], [1.0, 0.4], [1.0, 0.5], [1.0, 0.1]])
+    precisions = {
+        name: evaluate(embeddings, data, PROTOCOLS[name]).mean_average_precision
+        for name in ("ccvid", "ccvid_same_clothes", "ccvid_clothes_changing")
+    }
+    assert precisions == {
+        "ccvid": pytest.approx((1 + 2 / 4) / 2),
+        "ccvid_same_clothes": 1,
+        "ccvid_clothes_changing": pytest.approx(1 / 3),
+    }
+    across = evaluate(embeddings, data, PROTOCOLS["aerial_to_ground"])
+    assert (
+        across.mean_average_precision == 1 and across.rankings[0].gallery == 2
+    )  # b is searched from the ground only
+    with pytest.raises(ValueError, match="protocol ground_to_aerial leaves no query of mine"):
+        evaluate(embeddings, data, PROTOCOLS["ground_to_aerial"])
+    bare = DataSet("mine", (), (*test, seen("c", 2), seen(-1, 2)), (0,), tuple(range(1, 6)))
+    with pytest.raises(ValueError, match=r"frame\.jpg has no clothes, which protocol ccvid_clothes_changing"):
+        evaluate(embeddings, bare, PROTOCOLS["ccvid_clothes_changing"])

@@ -14,7 +14,7 @@ from torch import Tensor
 import strfnet.visualization as vis
 from strfnet.cli.options import Show, clip_sampler
 from strfnet.data import DataSet, Tracklet, evaluation_sampler, read_clip
-from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols
+from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols, queries_of
 from strfnet.inference import Embedder
 from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
 from strfnet.models import LoadedNetwork
@@ -164,7 +164,8 @@ class Figures:
         first = self.protocols[:1]
         (evaluation,) = evaluate_protocols(self._embed, self.data_set, first)
         values = evaluation.rankings[0].average_precisions
-        return {row: float(ap) for row, ap in zip(self.data_set.query, values, strict=True) if ap == ap}
+        queries = queries_of(self.data_set, self.protocols[0])
+        return {row: float(ap) for row, ap in zip(queries, values, strict=True) if ap == ap}
 
     @property
     def hardest(self) -> list[int]:
@@ -225,7 +226,7 @@ class Figures:
 
     def _row(self) -> int:
         """The test row of the call, or of the first query."""
-        return self.data_set.query[0] if self.call.row is None else self.call.row
+        return queries_of(self.data_set, self.protocols[0])[0] if self.call.row is None else self.call.row
 
     def _batch(self, clip: Tensor) -> Tensor:
         """The clip as a batch of one, on the device and in the type of the network."""

@@ -99,19 +99,13 @@ def evaluate(
     if embeddings.ndim != 2 or len(embeddings) != len(data_set.test):
         wanted = f"({len(data_set.test)}, d), one row for each test tracklet of {data_set.name}"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
-    rows = gallery_of(data_set, protocol)
-    columns = {row: column for column, row in enumerate(rows)}
-    queries, gallery = ([data_set.test[row] for row in part] for part in (data_set.query, rows))
-    query = embeddings[list(data_set.query)]
+    queries, rows = queries_of(data_set, protocol), gallery_of(data_set, protocol)
+    query = embeddings[list(queries)]
     # The whole tensor where it is the gallery: a copy of a large one would double the memory.
     items = embeddings if rows == tuple(range(len(embeddings))) else embeddings[list(rows)]
     ranking = rank(
         (rerank if reranked else StreamedDistances)(query, items, distance=protocol.distance),
-        [item.identity for item in queries],
-        [item.identity for item in gallery],
-        query_cameras=[item.camera for item in queries],
-        gallery_cameras=[item.camera for item in gallery],
-        self_match=[columns.get(row) for row in data_set.query],
+        **labels_of(data_set, protocol, queries, rows),
         average_precision=protocol.average_precision,
         cut=protocol.cut,
         ranks=ranks,
@@ -150,10 +144,21 @@ def evaluate_protocols(
     return evaluations
 
 
+def queries_of(data_set: DataSet, protocol: Protocol) -> tuple[int, ...]:
+    """Returns the rows of ``data_set.test`` that are evaluated as queries.
+
+    Raises: ValueError if none is left, or a query lacks an attribute of the protocol.
+    """
+    queries = _with(data_set, protocol, data_set.query, protocol.query_with)
+    if not queries:
+        raise ValueError(f"protocol {protocol.name} leaves no query of {data_set.name}")
+    return queries
+
+
 def gallery_of(data_set: DataSet, protocol: Protocol) -> tuple[int, ...]:
     """Returns the rows of ``data_set.test`` that form the gallery. Junk is among them; the ranking removes it.
 
-    Raises: ValueError if no row but junk is left.
+    Raises: ValueError if no row but junk is left, or a row lacks an attribute of the protocol.
     """
     rows = range(len(data_set.test)) if protocol.gallery == "all" else data_set.gallery
     excluded = set(data_set.query) if protocol.gallery == "without_queries" else set()
@@ -162,9 +167,53 @@ def gallery_of(data_set: DataSet, protocol: Protocol) -> tuple[int, ...]:
         for row in rows
         if row not in excluded and (protocol.distractors or data_set.test[row].identity != DISTRACTOR)
     )
+    gallery = _with(data_set, protocol, gallery, protocol.gallery_with)
     if all(data_set.test[row].identity == JUNK for row in gallery):
         raise ValueError(f"protocol {protocol.name} leaves no gallery of {data_set.name}")
     return gallery
+
+
+def labels_of(
+    data_set: DataSet, protocol: Protocol, queries: Sequence[int], gallery: Sequence[int]
+) -> dict[str, Any]:
+    """Returns what `strfnet.evaluation.rank` needs to know of queries and gallery items, rows of ``data_set.test``.
+
+    Raises: ValueError if a tracklet of a person lacks an attribute of the protocol.
+    """
+    columns = {row: column for column, row in enumerate(gallery)}
+    items = [[data_set.test[row] for row in rows] for rows in (queries, gallery)]
+    (query_identities, gallery_identities), cameras = (
+        [[getattr(item, name) for item in part] for part in items] for name in ("identity", "camera")
+    )
+    differing, common = (
+        [tuple([_attribute(item, name, protocol) for item in part] for part in items) for name in names]
+        for names in (protocol.differing, protocol.common)
+    )
+    return {
+        "query_identities": query_identities,
+        "gallery_identities": gallery_identities,
+        "query_cameras": cameras[0],
+        "gallery_cameras": cameras[1],
+        "self_match": [columns.get(row) for row in queries],
+        "differing": differing,
+        "common": common,
+    }
+
+
+def _with(
+    data_set: DataSet, protocol: Protocol, rows: Sequence[int], wanted: tuple[str, str] | None
+) -> tuple[int, ...]:
+    """The rows whose tracklets have the value of an attribute; all without one."""
+    if wanted is None:
+        return tuple(rows)
+    return tuple(row for row in rows if _attribute(data_set.test[row], wanted[0], protocol) == wanted[1])
+
+
+def _attribute(tracklet: Tracklet, name: str, protocol: Protocol) -> str | None:
+    value = tracklet.details.get(name)
+    if value is None and tracklet.identity not in (JUNK, DISTRACTOR):
+        raise ValueError(f"{tracklet.where} has no {name}, which protocol {protocol.name} compares")
+    return value
 
 
 def mean_over_splits(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -9,7 +9,10 @@ from strfnet.system.names import check_choice
 Gallery = Literal["all", "listed", "without_queries"]
 AveragePrecision = Literal["rectangle", "trapezoid"]
 Distance = Literal["cosine", "euclidean"]
-ProtocolName = Literal["mars", "duke", "ilids", "prid", "ls_vid", "folder", "nvan", "ap3d", "torchreid", "cfaan"]
+ProtocolName = Literal[
+    "mars", "duke", "ilids", "prid", "ls_vid", "ccvid", "ccvid_same_clothes", "ccvid_clothes_changing",
+    "aerial_to_ground", "ground_to_aerial", "g2a_vreid", "folder", "nvan", "ap3d", "torchreid", "cfaan",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Protocol:
     """The rules of an evaluation.
 
     Every protocol removes the query itself and the gallery items that show the query's identity under the query's
-    camera. Queries without a match are left out of all metrics.
+    camera. Further attributes are read from the ``details`` of tracklets. Queries without a match are left out of all
+    metrics.
 
     Args:
         name: its name.
@@ -26,6 +30,11 @@ class Protocol:
         gallery: "listed" for the gallery of the data set, "all" for all test tracklets, "without_queries" for the
             listed gallery without the queries.
         distractors: whether the gallery keeps identity 0.
+        differing: attributes, such as "clothes", in which a match differs from its query, as in the camera. Items of
+            the query's identity that share one are removed.
+        common: attributes that a match has in common with its query. Other items of its identity are removed.
+        query_with: an attribute and its value, such as ("platform", "aerial"), of the queries that are evaluated.
+        gallery_with: an attribute and its value of the gallery items that are searched.
         average_precision: "rectangle" or "trapezoid", see `strfnet.evaluation.rank`.
         distance: "cosine" or "euclidean".
         clips: name of the clip sampler, one of `strfnet.data.sampling.EVALUATION_SAMPLERS`.
@@ -40,6 +49,10 @@ class Protocol:
     data: tuple[str, ...] = ()
     gallery: Gallery = "listed"
     distractors: bool = True
+    differing: tuple[str, ...] = ()
+    common: tuple[str, ...] = ()
+    query_with: tuple[str, str] | None = None
+    gallery_with: tuple[str, str] | None = None
     average_precision: AveragePrecision = "rectangle"
     distance: Distance = "cosine"
     clips: str = "all_frames"
@@ -92,6 +105,40 @@ PROTOCOLS = {
             gallery="all",
             clips="dense",
             frames=8,
+        ),
+        Protocol("ccvid", "CCVID, general: any clothes", data=("CCVID",), frames=16),
+        Protocol(
+            "ccvid_same_clothes",
+            "CCVID, same clothes: what its people wear in other clothes is removed",
+            data=("CCVID",),
+            common=("clothes",),
+            frames=16,
+        ),
+        Protocol(
+            "ccvid_clothes_changing",
+            "CCVID, clothes-changing: what its people wear in the query's clothes is removed",
+            data=("CCVID",),
+            differing=("clothes",),
+            frames=16,
+        ),
+        Protocol(
+            "aerial_to_ground",
+            "AG-VPReID: queries of aerial cameras, gallery of ground cameras",
+            data=("AG-VPReID",),
+            query_with=("platform", "aerial"),
+            gallery_with=("platform", "ground"),
+        ),
+        Protocol(
+            "ground_to_aerial",
+            "AG-VPReID: queries of ground cameras, gallery of aerial cameras",
+            data=("AG-VPReID",),
+            query_with=("platform", "ground"),
+            gallery_with=("platform", "aerial"),
+        ),
+        Protocol(
+            "g2a_vreid",
+            "G2A-VReID: queries of one platform, gallery of the other",
+            data=("G2A-VReID",),
         ),
         Protocol("folder", "data of your own: queries and gallery as listed"),
         Protocol(
