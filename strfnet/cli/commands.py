@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,15 @@ import torch
 
 from strfnet.cli import options
 from strfnet.data import DataSet, read_data_set, read_folder
-from strfnet.evaluation import PROTOCOLS, Protocol, evaluate_protocols, gallery_of, protocols_of, table
+from strfnet.evaluation import (
+    PROTOCOLS,
+    Protocol,
+    evaluate_protocols,
+    gallery_of,
+    mean_over_splits,
+    protocols_of,
+    table,
+)
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
 from strfnet.system.files import write_atomically
 from strfnet.training.distributed import process_rank
@@ -86,12 +95,18 @@ def train(call: options.Train) -> None:
 def evaluate(call: options.Evaluate) -> None:
     clips = options.clip_sampler(call.clips) if call.clips else None
     _check_file(call.out)
-    data_set = _read(call.data_set)
-    embedder, _ = _load(call.network, call.inference)
-    results = evaluate_protocols(
-        embedder.embed, data_set, _protocols(call.protocol, data_set), clips=clips, rerank=call.rerank
-    )
-    if not embedder.progress:  # another process prints
+    splits = _read_splits(call.data_set)
+    protocols = _protocols(call.protocol, next(iter(splits.values())))
+    one_each = "{split}" in str(call.network.trained)  # a network for each split
+    parts = []
+    for group in [{split: data_set} for split, data_set in splits.items()] if one_each else [splits]:
+        embedder, found = _load(_of_split(call.network, *group) if one_each else call.network, call.inference)
+        _check_not_trained_on(found, call.data_set, group)
+        parts.append(
+            evaluate_protocols(embedder.embed, list(group.values()), protocols, clips=clips, rerank=call.rerank)
+        )
+    results = [mean_over_splits(of_protocol) for of_protocol in zip(*parts, strict=True)]
+    if process_rank():  # another process prints
         return
     print(table(results))
     if call.out is not None:
@@ -193,13 +208,38 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
     return Embedder(network, found.name, *settings), found
 
 
-def _read(call: "options.Data | Recipe") -> DataSet:
+def _read(call: "options.Data | Recipe", split: int | None = None) -> DataSet:
     if call.data is None or call.format is None:
         from strfnet.data.synthetic import draw_set
 
         print("no data given: drawing synthetic walkers", file=sys.stderr)
         return draw_set()
-    return read_data_set(call.format, call.data, split=call.split, complete=call.complete)
+    chosen = call.split if split is None else split
+    return read_data_set(call.format, call.data, split=0 if chosen == "all" else chosen, complete=call.complete)
+
+
+def _read_splits(data: options.Data) -> dict[int, DataSet]:
+    """The data set of the split, or those of all splits."""
+    if data.split != "all":
+        return {data.split: _read(data)}
+    first = _read(data, 0)
+    return {0: first} | {split: _read(data, split) for split in range(1, first.splits)}
+
+
+def _of_split(network: options.Network, split: int) -> options.Network:
+    return replace(network, trained=Path(str(network.trained).replace("{split}", str(split))))
+
+
+def _check_not_trained_on(found: LoadedNetwork, data: options.Data, splits: Mapping[int, DataSet]) -> None:
+    """Raises: ValueError if the network was trained on another split, whose training identities these splits test."""
+    trained = found.metadata.get("split", 0)
+    several = any(data_set.splits > 1 for data_set in splits.values())
+    if several and found.metadata.get("format") == data.format and set(splits) != {trained}:
+        other = next(split for split in splits if split != trained)
+        raise ValueError(
+            f"{found.weights} was trained on split {trained} of {data.format}, and split {other} tests identities "
+            "that it has seen; wanted a run for each split, such as --trained runs/ilids_{split}"
+        )
 
 
 def _protocols(name: str, data_set: DataSet) -> list[Protocol]:

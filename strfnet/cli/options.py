@@ -31,14 +31,15 @@ class Data:
     Args:
         data: Folder of the data set, or its CSV file. Default: synthetic walkers, drawn in memory.
         format: Layout of the data set on disk.
-        split: Split to read, from 0; ilids and prid have 10 splits, other data sets one.
+        split: Split to read, from 0; ilids and prid have 10 splits, other data sets one. all, of evaluate, averages
+            the metrics of all splits.
         complete: Require the published numbers of tracklets. Use false for a part of a published data set, or for
             other data in its layout.
     """
 
     data: Path | None = field(default=None, metadata={"metavar": "PATH"})
     format: Format = "folder"
-    split: int = 0
+    split: int | Literal["all"] = field(default=0, metadata={"metavar": "N|all"})
     complete: bool = True
 
 
@@ -48,7 +49,7 @@ class Network:
 
     Args:
         trained: Training run whose network is used, at its newest checkpoint; or a weights file that names its
-            network.
+            network. {split} in it stands for the split, as in runs/ilids_{split}.
         best: Use the weights of the run's best evaluation instead of the newest checkpoint.
         model: Network to use without a run: one of `strfnet models`, "walkers", or package.module:function.
         weights: Weights for --model: a file of strfnet or of published code, a training run, or "walkers", which are
@@ -188,6 +189,8 @@ class _OnTracklets:
     def __post_init__(self) -> None:
         if self.clips is not None:
             clip_sampler(self.clips)
+        if self.data_set.split == "all" and not isinstance(self, Evaluate):
+            raise ValueError("split is all, but only evaluate averages over splits; wanted the number of one")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class Evaluation:
         sampling: clip sampler of the embeddings, in the form of ``Protocol.sampling``; None if it is not known.
         rankings: one of each split.
         reranked: whether distances were re-ranked.
+        splits: number of splits of the data set; a published metric is the mean over all.
     """
 
     protocol: Protocol
@@ -35,6 +37,7 @@ class Evaluation:
     sampling: str | None
     rankings: tuple[Ranking, ...]
     reranked: bool = False
+    splits: int = 1
 
     @property
     def mean_average_precision(self) -> float:
@@ -110,12 +113,12 @@ def evaluate(
         cut=protocol.cut,
         ranks=ranks,
     )
-    return Evaluation(protocol, data_set.name, sampling, (ranking,), reranked)
+    return Evaluation(protocol, data_set.name, sampling, (ranking,), reranked, data_set.splits)
 
 
 def evaluate_protocols(
     embed: Embed,
-    data_set: DataSet,
+    data_set: DataSet | Sequence[DataSet],
     protocols: Iterable[Protocol],
     *,
     clips: tuple[str, int] | None = None,
@@ -126,22 +129,50 @@ def evaluate_protocols(
     Args:
         embed: returns one embedding for each of the tracklets it is given, (n, d), made by the given clip sampler
             with the given number of frames, such as ``strfnet.inference.Embedder(...).embed``.
-        data_set: the data set.
+        data_set: the data set, or its splits, over which metrics are averaged; a tracklet of several is embedded
+            once.
         protocols: the protocols.
         clips: clip sampler and frames to use in place of those of the protocols.
         rerank: re-rank the distances.
 
     Returns: an evaluation for each protocol, in their order. Raises: ValueError as `evaluate` does.
     """
+    splits = [data_set] if isinstance(data_set, DataSet) else list(data_set)
+    tracklets, rows = _united([split.test for split in splits])
     embeddings: dict[tuple[str, int], Tensor] = {}
     evaluations = []
     for protocol in protocols:
         sampler = clips or (protocol.clips, protocol.frames)
         if sampler not in embeddings:
-            embeddings[sampler] = embed(data_set.test, sampler)
-        sampling = f"{sampler[0]} {sampler[1]}"
-        evaluations.append(evaluate(embeddings[sampler], data_set, protocol, sampling=sampling, reranked=rerank))
+            embeddings[sampler] = embed(tracklets, sampler)
+        parts = [
+            evaluate(vectors, split, protocol, sampling=f"{sampler[0]} {sampler[1]}", reranked=rerank)
+            for split, vectors in zip(splits, _of_splits(embeddings[sampler], rows), strict=True)
+        ]
+        evaluations.append(mean_over_splits(parts))
     return evaluations
+
+
+def _united(parts: Sequence[Sequence[Tracklet]]) -> tuple[Sequence[Tracklet], list[list[int]]]:
+    """The tracklets of all parts, those of the same files once, and the rows of each part among them."""
+    if len(parts) == 1:
+        return parts[0], [[]]
+    found: dict[object, int] = {}
+    tracklets: list[Tracklet] = []
+    rows: list[list[int]] = []
+    for part in parts:
+        rows.append([])
+        for tracklet in part:
+            key = tracklet.frames if isinstance(tracklet.frames[0], Path) else id(tracklet)
+            if found.setdefault(key, len(tracklets)) == len(tracklets):
+                tracklets.append(tracklet)
+            rows[-1].append(found[key])
+    return tracklets, rows
+
+
+def _of_splits(embeddings: Tensor, rows: Sequence[list[int]]) -> list[Tensor]:
+    """The embeddings of each split; those of a single one without a copy."""
+    return [embeddings] if len(rows) == 1 else [embeddings[of] for of in rows]
 
 
 def queries_of(data_set: DataSet, protocol: Protocol) -> tuple[int, ...]:
@@ -236,6 +267,8 @@ COLUMNS = (
 TEXT_COLUMNS = ("protocol", "data", "distance", "frames")  # aligned left; numbers are aligned right
 OTHER_FRAMES = "* other frames than the protocol's, which its line below names"
 
+MISSING_SPLITS = "Not all splits: published metrics are means over all of them, as with --split all."
+
 
 def table(evaluations: Iterable[Evaluation]) -> str:
     """Formats evaluations as a text table in percent; the two rules of AP have a column each."""
@@ -253,8 +286,10 @@ def table(evaluations: Iterable[Evaluation]) -> str:
 
 
 def notes_of(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The lines below a table: what the asterisk means, if there is one, and the rules of each protocol."""
+    """The lines below a table: what the asterisk and missing splits mean, if any, and the rules of each protocol."""
     asterisk = [] if all(each.as_published for each in evaluations) else [OTHER_FRAMES]
+    if any(len(each.rankings) < each.splits for each in evaluations):
+        asterisk.append(MISSING_SPLITS)
     return [*asterisk, *dict.fromkeys(each.protocol.summary for each in evaluations)]
 
 
@@ -270,7 +305,8 @@ def cells_of(evaluation: Evaluation) -> tuple[str, ...]:
     ]
     frames = (evaluation.sampling or "unknown") + ("" if evaluation.as_published else " *")
     distance = protocol.distance + (" re-ranked" if evaluation.reranked else "")
-    last = distance, str(len(evaluation.rankings)), frames
+    splits = len(evaluation.rankings)
+    last = distance, f"{splits} of {evaluation.splits}" if splits < evaluation.splits else str(splits), frames
     return (protocol.name, evaluation.data, *precisions, *ranks, *counts, *last)
 
 

@@ -90,12 +90,12 @@ PROTOCOLS = {
         ),
         Protocol(
             "ilids",
-            "iLIDS-VID: queries of the first camera, gallery of the second; mean of 10 splits, papers give CMC only",
+            "iLIDS-VID: queries of the first camera, gallery of the second; published: CMC, mean of 10 splits",
             data=("iLIDS-VID",),
         ),
         Protocol(
             "prid",
-            "PRID2011: queries of the first camera, gallery of the second, 89 people; mean of 10 splits",
+            "PRID2011: queries of the first camera, gallery of the second, 89 people; published: mean of 10 splits",
             data=("PRID2011",),
         ),
         Protocol(

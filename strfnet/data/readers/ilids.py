@@ -53,16 +53,18 @@ def read_ilids(root: str | Path, *, split: int = 0, complete: bool = True) -> Da
     found: dict[Path, Split] = {}
     if named_file.exists():
         named = read_named_splits(named_file, _WHAT)
-        _check(base, names, len(named), split, complete=complete)
+        splits = len(named)
+        _check(base, names, splits, split, complete=complete)
         found[named_file] = identities_of(named, split, named_file, cameras)
     if table_file.exists() or not found:
         table = read_matlab(table_file, "ls_set", _WHAT)
-        _check(base, names, len(table), split, complete=complete)
+        splits = len(table)
+        _check(base, names, splits, split, complete=complete)
         found[table_file] = _split_of(table[split].tolist(), names, f"row {split + 1} of ls_set in {table_file}")
     if len(found) > 1 and found[named_file] != found[table_file]:
         raise ValueError(f"{named_file} and {table_file} differ in split {split}, wanted one of them, or equal ones")
     train, test = next(iter(found.values()))
-    data = two_camera_data_set("iLIDS-VID", cameras, train=train, test=test)
+    data = two_camera_data_set("iLIDS-VID", cameras, train=train, test=test, splits=splits)
     return data if complete else data.named_after(base)
 
 

@@ -43,7 +43,7 @@ def read_prid(root: str | Path, *, split: int = 0, complete: bool = True) -> Dat
     check_split("PRID2011", len(splits), split)
     cameras = base / "multi_shot" / "cam_a", base / "multi_shot" / "cam_b"
     train, test = identities_of(splits, split, file, cameras)
-    data = two_camera_data_set("PRID2011", cameras, train=train, test=test)
+    data = two_camera_data_set("PRID2011", cameras, train=train, test=test, splits=len(splits))
     return data if complete else data.named_after(base)
 
 

@@ -60,7 +60,7 @@ def identity_folders(camera: Path) -> dict[str, Path]:
 
 
 def two_camera_data_set(
-    name: str, cameras: tuple[Path, Path], *, train: Sequence[str], test: Sequence[str]
+    name: str, cameras: tuple[Path, Path], *, train: Sequence[str], test: Sequence[str], splits: int
 ) -> DataSet:
     """A data set whose queries are of the first camera and whose gallery is of the second.
 
@@ -69,6 +69,7 @@ def two_camera_data_set(
         cameras: folders with one folder of frames for each identity; their names become the cameras.
         train: training identities.
         test: test identities.
+        splits: number of splits of the data set.
 
     Raises: ValueError as ``frames_in`` does.
     """
@@ -83,4 +84,5 @@ def two_camera_data_set(
         test=tuple(tracklet(person, camera) for camera in (first, second) for person in test),
         query=tuple(range(len(test))),
         gallery=tuple(range(len(test), 2 * len(test))),
+        splits=splits,
     )
