@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from strfnet.evaluation.protocols import Distance
 from strfnet.layers.clip import check_clip
-from strfnet.system.modes import evaluating
+from strfnet.system.modes import in_evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +56,8 @@ def match_regions(
     """Measures what each region of two clips contributes to their similarity, and which regions resemble each other.
 
     Each region is hidden in turn, by ImageNet's mean colour in all frames, and the clip is embedded again. So any
-    network on clips will do, whatever its layers. The network runs 2 (1 + rows columns) clips, in evaluation mode;
-    its modes are restored.
+    network on clips will do, whatever its layers. The network runs 2 (1 + rows columns) clips, in evaluation mode,
+    and stays as it is.
 
     Args:
         network: takes clips (b, 3, t, h, w) and returns embeddings (b, d), or an object with ``embedding``.
@@ -74,7 +74,8 @@ def match_regions(
         check_clip(clip[None], name=name)
         if not all(1 <= cells <= size for cells, size in zip(grid, clip.shape[2:], strict=True)):
             raise ValueError(f"grid is {grid}, wanted rows and columns from 1 to {tuple(clip.shape[2:])} of {name}")
-    with evaluating(network), torch.no_grad():
+    network = in_evaluation(network)
+    with torch.no_grad():
         vectors, others = (_without_regions(network, clip, grid, batch) for clip in (query, gallery))
     if distance == "cosine":
         vectors, others = F.normalize(vectors, dim=1), F.normalize(others, dim=1)
