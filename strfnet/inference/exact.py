@@ -7,7 +7,6 @@ frames of the last layer are accumulated into a sum or a maximum, so memory does
 this is ours.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -25,6 +24,7 @@ from strfnet.layers.clip import flatten_time, in_channels_last
 from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork
 from strfnet.system.compat import BatchNorm
+from strfnet.system.modes import evaluation_copy
 
 LONGEST_PASS = 16  # frames of each tracklet that wait, or that are computed at a time
 
@@ -62,7 +62,7 @@ class Exact:
         for path, module in network.named_modules():
             if isinstance(module, BatchNorm) and module.running_mean is None:
                 raise refusal(module, path, "takes its statistics from all frames, having no running ones")
-        shared = sharing_weights(network)
+        shared = evaluation_copy(network)
         self.head = shared.head
         retract(shared.backbone, Inflated)
         self.progress = Progress()
@@ -166,9 +166,3 @@ def network_of(network: nn.Module) -> ReIDNetwork:
     if not isinstance(network, ReIDNetwork):
         raise TypeError(f"network must be a strfnet ReIDNetwork or a deployed one, got {type(network).__name__}")
     return network
-
-
-def sharing_weights(network: ReIDNetwork) -> ReIDNetwork:
-    """Returns a copy in evaluation mode that shares the parameters and buffers of the network."""
-    tensors = [*network.parameters(), *network.buffers()]
-    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from strfnet.data.sampling import restricted_first
-from strfnet.inference.exact import Exact, State, sharing_weights
+from strfnet.inference.exact import Exact, State
 from strfnet.models.network import ReIDNetwork
+from strfnet.system.modes import evaluation_copy
 
 Frame = NDArray[np.uint8]  # RGB (h, w, 3)
 Prepare = Callable[[Sequence[Frame], Sequence[int]], Tensor]  # the clip (c, t, h, w) of frames at some indices
@@ -91,7 +92,7 @@ class SampledClip:
     """One clip of n of the frames so far, by ``restricted_first``."""
 
     def __init__(self, network: ReIDNetwork, prepare: Prepare, frames: int, longest: int) -> None:
-        self.network, self.prepare, self.frames, self.longest = sharing_weights(network), prepare, frames, longest
+        self.network, self.prepare, self.frames, self.longest = evaluation_copy(network), prepare, frames, longest
 
     def begin(self) -> KeptFrames:
         return KeptFrames()
@@ -128,7 +129,7 @@ class AllClips:
     """The mean over clips of n frames, by ``all_frames``; clips that are complete are only a sum."""
 
     def __init__(self, network: ReIDNetwork, prepare: Prepare, frames: int) -> None:
-        self.network, self.prepare, self.frames = sharing_weights(network), prepare, frames
+        self.network, self.prepare, self.frames = evaluation_copy(network), prepare, frames
 
     def begin(self) -> KeptFrames:
         return KeptFrames()

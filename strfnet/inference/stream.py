@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from strfnet.data.sampling import restricted_first
 from strfnet.deployment.deployed import Deployed
-from strfnet.inference.exact import Exact, State, network_of, sharing_weights
+from strfnet.inference.exact import Exact, State, network_of
 from strfnet.layers.clip import check_clip
 from strfnet.models.network import ReIDNetwork
+from strfnet.system.modes import evaluation_copy
 
 
 class Stream:
@@ -86,7 +87,7 @@ class _Clip:
     """A network that runs on a sample of the frames so far."""
 
     def __init__(self, network: ReIDNetwork, frames: int) -> None:
-        self.network = sharing_weights(network)
+        self.network = evaluation_copy(network)
         self.count = frames
 
     def reset(self) -> None:
