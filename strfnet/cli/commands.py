@@ -1,6 +1,7 @@
 """The commands: a function for each record of `strfnet.cli.options`, which calls public functions."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from strfnet.cli import options
 from strfnet.data import DataSet, read_data_set, read_folder
-from strfnet.evaluation import PROTOCOLS, Protocol, evaluate_protocols, gallery_of, protocols_of, table
+from strfnet.evaluation import PROTOCOLS, Protocol, check_matches, evaluate_protocols, protocols_of, table
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
 from strfnet.system.files import write_atomically
 from strfnet.training.distributed import process_rank
@@ -52,21 +53,13 @@ def crop(call: options.Crop) -> None:
 
 
 def train(call: options.Train) -> None:
+    from strfnet.cli.training import start
     from strfnet.inference import Embedder
     from strfnet.losses import nvan_loss, strf_loss
-    from strfnet.training import identity_labels, train
+    from strfnet.training import train
 
-    recipe = call.recipe
-    data_set = _read(recipe)
-    classes = max(identity_labels(data_set.train)) + 1
-    torch.manual_seed(recipe.seed)
-    found = find_network(
-        recipe.model,
-        weights=recipe.start_from,
-        num_classes=classes,
-        backbone=recipe.weights,
-        options=recipe.options,
-    )
+    data_set = _read(call.recipe)
+    recipe, found, lines = start(call, data_set)
     make_loss = {"strf": strf_loss, "nvan": nvan_loss}[recipe.loss]
     mined = {} if recipe.mined_on is None else {"mined_on": recipe.mined_on}
     objective = make_loss(smoothing=recipe.smoothing, **mined)
@@ -79,8 +72,24 @@ def train(call: options.Train) -> None:
         ranks = {f"R{k}": float(result.cmc[k - 1]) for k in (1, 5, 10) if k <= len(result.cmc)}
         return {"mAP": result.mean_average_precision, **ranks}
 
-    outcome = train(found.network, objective, data_set.train, recipe, call.out, evaluate=evaluate)
-    _print(f"{outcome}\n{protocol.name}: {protocol.about}")
+    evaluated = True
+    try:
+        check_matches(data_set, protocol)
+    except ValueError as error:
+        evaluated = False
+        lines.append(f"the run is not evaluated: {error}")
+    for line in lines:
+        _note(line)
+    outcome = train(
+        found.network,
+        objective,
+        data_set.train,
+        recipe,
+        call.out,
+        evaluate=evaluate if evaluated else None,
+        data_changed=call.data_changed,
+    )
+    _print(f"{outcome}\n{protocol.name}: {protocol.about}" if evaluated else f"{outcome}")
 
 
 def evaluate(call: options.Evaluate) -> None:
@@ -108,7 +117,7 @@ def embed(call: options.Embed) -> None:
 
 
 def show(call: options.Show) -> None:
-    from strfnet.cli.show import Figures
+    from strfnet.cli.show import RANKED, Figures
 
     for name in call.figures:
         if call.file(name).parent.exists():  # otherwise it is made for the first figure
@@ -117,8 +126,11 @@ def show(call: options.Show) -> None:
     rows = len(data_set.test)
     if call.row is not None and not 0 <= call.row < rows:
         raise ValueError(f"row is {call.row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
+    if not rows and call.figures != ["curve"]:
+        raise ValueError(f"{data_set.name} has no test tracklets to show")
     embedder, found = _load(call.network, call.inference)
-    figures = Figures(call, embedder, found, data_set, _protocols(call.protocol, data_set))
+    protocols = _protocols(call.protocol, data_set) if RANKED & {*call.figures} else []
+    figures = Figures(call, embedder, found, data_set, protocols)
     for name in call.figures:
         content = figures.draw(name)
         if process_rank() == 0:
@@ -202,29 +214,36 @@ def _read(call: "options.Data | Recipe") -> DataSet:
 
 
 def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
-    """The protocol of a name; for "all", those of the data set that leave a gallery.
+    """The protocol of a name; for "all", those of the data set under which a query has a match.
 
-    Raises: ValueError if no protocol is left.
+    Raises: ValueError with the reason if none is left.
     """
     if name != "all":
+        check_matches(data_set, PROTOCOLS[name])
         return [PROTOCOLS[name]]
-    protocols = []
+    protocols, reasons = [], []
     for protocol in protocols_of(data_set):
         try:
-            gallery_of(data_set, protocol)
-        except ValueError as error:
-            if process_rank() == 0:
-                print(f"{error}: it is skipped", file=sys.stderr)
-        else:
+            check_matches(data_set, protocol)
             protocols.append(protocol)
+        except ValueError as error:
+            reasons.append(str(error))
     if not protocols:
-        raise ValueError(f"no protocol leaves a gallery of {data_set.name}")
+        raise ValueError(reasons[0])
+    if process_rank() == 0:
+        print(*(f"{reason}: it is skipped\n" for reason in reasons), sep="", end="", file=sys.stderr)
     return protocols
 
 
 def _check_file(path: Path | None) -> None:
     if path is not None and (not path.parent.is_dir() or path.is_dir()):
         raise ValueError(f"cannot write {path}, wanted a file in an existing folder")
+
+
+def _note(text: str) -> None:
+    """Writes a line to stderr, on the first process that torchrun has started, before the processes are joined."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"strfnet: {text}", file=sys.stderr)
 
 
 def _print(text: str) -> None:

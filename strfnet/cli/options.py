@@ -153,10 +153,14 @@ class Train:
 
     Args:
         out: Folder of the run. If it contains a run that was stopped, training resumes.
+        data_changed: Resume although the training tracklets have changed, at the beginning of the epoch.
+        unsaid: Fields of the recipe that are derived from the weights and the data, because they are not given.
     """
 
     out: Path = field(metadata={"metavar": "DIR"})
+    data_changed: bool = False
     recipe: Recipe
+    unsaid: tuple[str, ...] = field(default=(), metadata={"names_of_derived": True})
 
     def __post_init__(self) -> None:
         recipe = self.recipe

@@ -24,6 +24,7 @@ from strfnet.training import read_log
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+RANKED = {"ranks", "cmc", "report"}  # figures of rankings, which need a query with a match
 BLOCKS = {"masks": (STRF,), "attention": (NonLocalBlock, AppearancePreserving)}  # modules that have the figure
 
 
@@ -36,7 +37,7 @@ class Figures:
         embedder: the network.
         found: what is known of the network.
         data_set: its test tracklets are shown.
-        protocols: at least one; ranked lists follow the first.
+        protocols: at least one for figures of rankings; ranked lists follow the first.
         embeddings: of the test tracklets, by clip sampler, as they are computed.
     """
 
@@ -173,7 +174,7 @@ class Figures:
     def _clip(self, row: int | None) -> tuple[Tensor, int]:
         """The first clip (3, t, h, w) of a tracklet, and its test row; for None, that of the call or of a query."""
         if row is None:
-            row = self.data_set.query[0] if self.call.row is None else self.call.row
+            row = next(iter(self.data_set.query), 0) if self.call.row is None else self.call.row
         tracklet, preprocessing = self.data_set.test[row], self.embedder.preprocessing
         sampler, length = clip_sampler(self.call.clips)
         indices = evaluation_sampler(sampler, frames=length)(len(tracklet.frames))[0]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         mean_over_splits,
         table,
     )
+    from strfnet.evaluation.matching import check_matches
     from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
     from strfnet.evaluation.ranking import Ranking, rank, rank_embeddings
     from strfnet.evaluation.reranking import rerank
