@@ -1,8 +1,9 @@
 """Signals that request a stop: a run finishes its step and saves before it exits."""
 
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -22,15 +23,24 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
+        self.announced = True  # whether a line says that the step is finished first
         self._immediate = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Handle SIGTERM or SIGINT. A second SIGINT ends the process at once."""
+        """Handle SIGTERM or SIGINT.
+
+        A second SIGINT ends the process at once; in an interactive session, such as a notebook, whose process must
+        live on, it raises KeyboardInterrupt.
+        """
         self.number = number
         if number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
+            interactive = hasattr(sys, "ps1")  # as Python and IPython set it
+            signal.signal(number, signal.default_int_handler if interactive else signal.SIG_DFL)
         if self._immediate:
             raise Stopped(number)
+        if self.announced:
+            with suppress(RuntimeError, OSError):  # inside the print of another line; or nobody reads
+                print("strfnet: stopping after this step", file=sys.stderr, flush=True)
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
