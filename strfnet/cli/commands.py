@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,32 @@ def crop(call: options.Crop) -> None:
         call.video, boxes, call.out, camera=call.camera, cropping=call.cropping, quality=call.quality, progress=True
     )
     print(f"{len(written)} of {count} tracks are in {call.out / call.camera}, listed in {call.out / 'tracklets.csv'}")
+
+
+def check(call: options.Check) -> None:
+    from strfnet.data import check_data, write_listing
+
+    if call.write_listing is not None:
+        _check_file(call.write_listing)
+    data_set, findings = check_data(
+        call.format,
+        call.data,
+        allow=call.allow,
+        workers=call.workers,
+        progress=True,
+        split=call.split,
+        complete=False,
+    )
+    for finding in findings:
+        print(f"{finding.kind}: {finding.text}")
+    if call.write_listing is not None and data_set is not None:
+        left_out = {row for finding in findings for row in finding.rows}
+        count = write_listing(call.write_listing, data_set, without=left_out)
+        print(f"{count} tracklets without a finding are listed in {call.write_listing}")
+    if findings:
+        counts = Counter(finding.kind for finding in findings)
+        raise ValueError(f"{call.data} has {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
+    print(f"nothing is wrong with {call.data}")
 
 
 def train(call: options.Train) -> None:

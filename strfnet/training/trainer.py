@@ -61,8 +61,8 @@ def train(
     of ``torchrun`` share each batch; loss, mining and gradient are those of the whole batch.
 
     After SIGTERM or SIGINT, the step is finished and saved, and `Stopped` is raised with the exit code 143 or 130. A
-    second SIGINT ends the process at once; in an interactive session it raises KeyboardInterrupt. The global generators
-    of torch, NumPy and Python are seeded.
+    second SIGINT ends the process at once; in an interactive session it raises KeyboardInterrupt. The
+    global generators of torch, NumPy and Python are seeded.
 
     Args:
         network: trained in place, on the recipe's device; in training it returns a ``ReIDOutput``. With
