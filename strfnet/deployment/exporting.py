@@ -17,18 +17,18 @@ from torch.export import Dim, ExportedProgram
 from strfnet.data.sampling import evaluation_sampler
 from strfnet.deployment import exported
 from strfnet.deployment.fusion import fuse
+from strfnet.deployment.runtimes import OPSET
 from strfnet.deployment.verification import Check, random_clip, unequal_lengths, verified
 from strfnet.evaluation.protocols import Distance
 from strfnet.layers.clip import AXES
 from strfnet.system.compat import compile_package, require_torch
-from strfnet.system.files import write_atomically
+from strfnet.system.files import check_writable, write_atomically
 from strfnet.system.names import check_choice
 from strfnet.system.version import __version__
 
 Format = Literal["onnx", "pt2", "package"]
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # with the suffix of such files
 OLDEST_TORCH = "2.14"  # 2.8 and 2.13 cannot prove merged frames (STE-NVAN) right for every number of frames
-OPSET = 18  # of ONNX: the oldest that PyTorch writes; runtimes since spring 2023 read it
 UNIT = 1e-4  # the largest difference of a length from 1 that is taken for rounding
 BATCH, FRAMES = 2, 6  # of the clip with which a network is traced; both are dynamic in the file
 
@@ -146,16 +146,15 @@ def export(
 def check_target(path: Path, format: str) -> None:
     """Checks the path and the format before any work.
 
-    Raises: ValueError for an unknown format, a wrong suffix, or a missing folder; ImportError if the extra ``onnx``
-    is missing; RuntimeError for PyTorch below 2.14.
+    Raises: ValueError for an unknown format, a wrong suffix, or a path that cannot be written; ImportError if the
+    extra ``onnx`` is missing; RuntimeError for PyTorch below 2.14.
     """
     require_torch(OLDEST_TORCH, "export")
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, wanted one of {', '.join(FORMATS)}")
     if path.suffix != FORMATS[format]:
         raise ValueError(f"path is {path}, wanted a name that ends in {FORMATS[format]} for {format}")
-    if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(f"cannot write {path}, wanted a file in a folder that exists")
+    check_writable(path)
     needed = ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ()
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:

@@ -1,7 +1,7 @@
 """Whether a data set can be evaluated, which is known before any frame is embedded."""
 
 from strfnet.data.tracklet import DataSet
-from strfnet.evaluation.evaluation import gallery_of
+from strfnet.evaluation.evaluation import gallery_of, labels_of, queries_of
 from strfnet.evaluation.labels import Labels
 from strfnet.evaluation.protocols import Protocol
 
@@ -11,31 +11,27 @@ def check_matches(data_set: DataSet, protocol: Protocol) -> None:
 
     Raises: ValueError with the reason, such as one camera in all test tracklets.
     """
-    test, query = data_set.test, data_set.query
-    if not test:
+    if not data_set.test:
         raise ValueError(f"{data_set.name} has no test tracklets")
-    rows = gallery_of(data_set, protocol)
-    columns = {row: column for column, row in enumerate(rows)}
-    labels = Labels.encode(
-        [test[row].identity for row in query],
-        [test[row].identity for row in rows],
-        [test[row].camera for row in query],
-        [test[row].camera for row in rows],
-        [columns.get(row) for row in query],
-    )
-    if not labels.are_matches(*labels.same_identity()).any():
-        raise ValueError(
-            f"no query of {data_set.name} has a match under protocol {protocol.name}: {_reason(data_set)}"
-        )
+    if data_set.query:
+        queries, gallery = queries_of(data_set, protocol), gallery_of(data_set, protocol)
+        labels = Labels.encode(**labels_of(data_set, protocol, queries, gallery))
+        if labels.are_matches(*labels.same_identity()).any():
+            return
+    reason = _reason(data_set, protocol)
+    raise ValueError(f"no query of {data_set.name} has a match under protocol {protocol.name}: {reason}")
 
 
-def _reason(data_set: DataSet) -> str:
+def _reason(data_set: DataSet, protocol: Protocol) -> str:
     test, query = data_set.test, data_set.query
     cameras = {item.camera for item in test}
+    if all(item.identity is None for item in test):
+        return f"its {len(test)} test tracklets have no identity"
     if cameras == {None}:
         return "no identity has two test tracklets, and their cameras are not known"
     if len(cameras) == 1:
         return f"all {len(test)} test tracklets are of camera {cameras.pop()}, and a match is of another one"
     if not query:
         return f"no identity of the {len(test)} test tracklets is seen by two of their {len(cameras)} cameras"
-    return f"none of its {len(query)} queries has a gallery item of its identity and another camera"
+    rules = ", and of the protocol's attributes" if protocol.differing or protocol.common else ""
+    return f"none of its {len(query)} queries has a gallery item of its identity and another camera{rules}"

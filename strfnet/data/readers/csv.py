@@ -12,7 +12,7 @@ from strfnet.data.readers.folder import PARTS, check_parts, data_set_of
 from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
 
-_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera", *DETAILS)
+_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera", *DETAILS, "clothes", "platform")
 
 
 @dataclass(frozen=True)
