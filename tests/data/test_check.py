@@ -106,6 +106,10 @@ def test_the_listing_of_every_format_is_the_same_data(format, tmp_path):
     def seen(one, rows):
         return sorted([frame.resolve() for frame in one.test[row].frames] for row in rows)
 
+    def known(one):
+        return sorted((str(item.frames[0].resolve()), sorted(item.details.items())) for item in one.test)
+
+    assert known(again) == known(data_set)
     assert seen(again, again.query) == seen(data_set, data_set.query)
     assert seen(again, again.gallery) == seen(data_set, data_set.gallery)
     assert [len(item.frames) for item in again.train] == [len(item.frames) for item in data_set.train]

@@ -102,7 +102,7 @@ def _line(fields: dict[str, str], place: str, base: Path) -> list[_Line]:
     except (ValueError, OSError) as error:
         raise ValueError(f"{place}: {error}") from error
     camera = fields.get("camera", "").strip() or None
-    details = {name: fields[name].strip() for name in DETAILS if fields.get(name, "").strip()}
+    details = {name: fields[name].strip() for name in _OPTIONAL[1:] if fields.get(name, "").strip()}
     return [_Line(place, subset, Tracklet(frames, fields["identity"].strip() or None, camera, details))]
 
 
