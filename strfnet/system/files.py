@@ -46,7 +46,7 @@ def target_of(path: Path) -> Path:
 
 
 def read_file(path: Path) -> bytes:
-    """Returns the content of a file. Raises: ValueError for a pipe, which may wait, or a device, which may not end."""
+    """Returns the content of a file. Raises: ValueError for a pipe, which may wait, or a device that may not end."""
     _check_kind(path, "read", "wanted a file")
     return path.read_bytes()
 

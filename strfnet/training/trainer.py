@@ -151,7 +151,8 @@ class _Run:
 
     def train(self, evaluate: Evaluate | None, progress: bool, flushed: bool) -> Outcome:
         self.halted = torch.zeros((), device=self.engine.device)
-        self.directory.begin({"denormals_flushed": flushed})
+        ignored = {"ignored_environment": self.engine.ignored} if self.engine.ignored else {}
+        self.directory.begin({"denormals_flushed": flushed, **ignored})
         if not self.directory.restore_random_states():
             _seed(self.recipe.seed + self.engine.rank)
         metrics: dict[str, float] = {}

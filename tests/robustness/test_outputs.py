@@ -307,7 +307,7 @@ def test_a_run_is_not_written_into_its_data(data, tmp_path):
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
-    with pytest.raises(ValueError, match="after step 2, weights or buffers are NaN or infinite: head.neck"):
+    with pytest.raises(ValueError, match=r"after step 2, weights or buffers are NaN or infinite: head\.neck"):
         infinite_from(2, tmp_path)
     store = CheckpointStore(tmp_path / "checkpoints")
     assert store.numbers() == [1] and all(bool(t.isfinite().all()) for t in read_weights(tmp_path).tensors.values())
