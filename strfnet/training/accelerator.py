@@ -109,11 +109,11 @@ def make_engine(network: nn.Module, recipe: Recipe) -> Engine:
     recipe.check_device()
     selected = {}
     if recipe.device is not None and ":" in recipe.device:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(f"device {recipe.device!r} is one GPU for several processes, wanted cuda for one each")
         selected["ACCELERATE_TORCH_DEVICE"] = recipe.device  # Accelerate's only way to select one of several
     precision = "no" if recipe.precision == "fp32" else recipe.precision
     with environment_of_torchrun(**selected) as ignored:
-        if selected and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(f"device {recipe.device!r} is one GPU for several processes, wanted cuda for one each")
         accelerator = Accelerator(mixed_precision=precision, cpu=recipe.device == "cpu")
     if recipe.device is not None and accelerator.device.type != recipe.device.split(":")[0]:
         raise ValueError(
