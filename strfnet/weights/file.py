@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from strfnet.system.files import read_file, write_atomically
+from strfnet.system.names import check_path
 from strfnet.weights.store import DESCRIPTION, CheckpointStore, pack, read_checkpoint, sha256, verify
 
 FORMAT = 1
@@ -25,6 +26,9 @@ SHIPPED = Path(__file__).parent / "pretrained"
 CHECKPOINTS, BEST = "checkpoints", "best"  # the stores in the folder of a training run
 WEIGHTS = "weights.safetensors"  # the file of a checkpoint that holds the state dict
 SHOWN = 8  # misfits in a message; the others are counted
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_NUMBERS = (*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_EXPANDED = 2**24  # bytes by which weights may exceed their file
 _UNPICKLING = threading.Lock()  # PyTorch keeps one list of safe globals, for all threads
 
 
@@ -88,6 +92,7 @@ def read_weights(path: str | Path, *, best: bool = False) -> Weights:
 
     Raises: ValueError naming the path and the reason, whatever is there.
     """
+    check_path("path", path)
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, BEST if best else CHECKPOINTS)
@@ -106,7 +111,7 @@ def check_fit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: s
 
 
 def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, dtypes: bool = False) -> list[str]:
-    """Phrases for each tensor that is missing, left over, or of another shape or kind of number.
+    """Phrases for each tensor that is missing, left over, of another shape or kind of number, or too large for it.
 
     With ``dtypes``, float16 and float32 are different kinds too.
     """
@@ -119,6 +124,8 @@ def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, dtypes
         same = one.dtype == other.dtype if dtypes else one.is_floating_point() == other.is_floating_point()
         if one.shape != other.shape or not same:
             wrong.append(f"{name} is {_kind(one)}, wanted {_kind(other)}")
+        elif not bool((one.to(other.dtype).isfinite() == one.isfinite()).all()):
+            wrong.append(f"{name} has values up to {one.abs().max():.1e}, too large for {_dtype(other)}")
     return wrong
 
 
@@ -169,6 +176,7 @@ def _read_safetensors(content: bytes) -> Weights:
     tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(content).items()}
     if not tensors:
         raise ValueError("it holds no weights")
+    _check_numbers(tensors)
     return Weights(tensors, ours)
 
 
@@ -202,7 +210,18 @@ def _unpickled(content: bytes) -> Weights:
     ]
     if odd:
         raise ValueError(f"it holds more than weights: {listed(odd)}; wanted a state dict, bare or as 'state_dict'")
-    return Weights({name: tensor.detach() for name, tensor in found.items()}, beside=beside)
+    _check_numbers(found)
+    size = sum(tensor.nbytes for tensor in found.values())
+    if size > len(content) + _EXPANDED:
+        raise ValueError(f"its {len(content)} bytes stand for {size} bytes of expanded weights, wanted whole ones")
+    # Clones, as tied weights would move together in a network that has them apart, and expanded ones cannot move.
+    return Weights({name: tensor.detach().clone() for name, tensor in found.items()}, beside=beside)
+
+
+def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Raises: ValueError for weights in a type, such as float8, in which a network does not compute."""
+    if odd := [f"{name} is {_kind(tensor)}" for name, tensor in tensors.items() if tensor.dtype not in _NUMBERS]:
+        raise ValueError(f"its weights are of another type: {listed(odd)}; wanted float32, float16 or bfloat16")
 
 
 def _is_plain(name: Any, value: Any) -> bool:
@@ -229,7 +248,11 @@ def _number(dtype: _Dtype, content: bytes) -> np.generic:
 
 
 def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    return f"{_dtype(tensor)} {tuple(tensor.shape)}"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _in_a_line(error: Exception) -> str:
