@@ -9,11 +9,9 @@ from strfnet.data.tracklet import natural_order
 
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _OTHER_IMAGES = frozenset(
-    f".{kind}"
-    for kind in (
-        "apng avif bmp cr2 dds dib dng exr gif hdr heic heif hif j2k jfi jfif jif jp2 jpe jpf jpx jxl nef pam pbm pcx "
-        "pfm pgm pnm ppm psd qoi svg tga tif tiff webp"
-    ).split()
+    {".apng", ".avif", ".bmp", ".cr2", ".dds", ".dib", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".hif"}
+    | {".j2k", ".jfi", ".jfif", ".jif", ".jp2", ".jpe", ".jpf", ".jpx", ".jxl", ".nef", ".pam", ".pbm", ".pcx"}
+    | {".pfm", ".pgm", ".pnm", ".ppm", ".psd", ".qoi", ".svg", ".tga", ".tif", ".tiff", ".webp"}
 )
 _OF_SYSTEMS = frozenset(  # folders that file servers, archives and file systems add
     {"@eaDir", "#recycle", "#snapshot", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
@@ -90,7 +88,9 @@ def _check_names(frames: list[Path]) -> None:
         if twin is not frame:
             raise ValueError(f"{twin} and {frame.name} are two images of one frame, wanted the frames alone")
         if _MASK.fullmatch(stem):
-            raise ValueError(f"{frame} is named as what belongs to a frame, such as its mask; wanted the frames alone")
+            raise ValueError(
+                f"{frame} is named as what belongs to a frame, such as its mask; wanted the frames alone"
+            )
         if len(frames) > 1 and re.fullmatch(r"-[0-9.]+", stem):
             raise ValueError(f"the place of {frame} among the frames is ambiguous, wanted numbers from 0")
         if re.fullmatch(r"[0-9]+\.[0-9]+", stem):
