@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from strfnet.data.fingerprint import fingerprint
 from strfnet.data.tracklet import Tracklet
 from strfnet.system.files import Lock, lock, read_file, remove_unfinished, write_atomically
 from strfnet.training.accelerator import Engine
@@ -190,9 +191,15 @@ class RunDirectory:
             return Position(), None, 0
         metadata = checkpoint.metadata
         differs = Recipe.from_json(metadata["recipe"]).differences(self._recipe)
-        for key, name in (("classes", "identities"), ("processes", "world size"), ("data", "tracklets")):
+        for key, name in (("classes", "identities"), ("processes", "world size")):
             if metadata[key] != self._metadata[key]:
                 differs.append(f"{name} was {metadata[key]} and is {self._metadata[key]}")
+        before, now = metadata["data"], self._metadata["data"]
+        frames = before.get("frames", now["frames"])  # runs of before 0.2 do not have it
+        if {**before, "frames": None} != {**now, "frames": None}:
+            differs.append(f"tracklets was {before} and is {now}")
+        elif frames != now["frames"]:
+            differs.append("frames of the tracklets have other names, sizes or times than they had")
         if differs:
             advice = "use another folder for this run, or the old settings"
             raise ValueError(f"{checkpoint.path} is of another run: {', '.join(differs)}; {advice}")
@@ -228,6 +235,10 @@ def _random_name(rank: int) -> str:
 
 
 def _identified(tracklets: Sequence[Tracklet]) -> dict[str, Any]:
-    """The number of tracklets, and a digest of their identities, cameras and lengths, wherever the files are."""
+    """The number of tracklets, and digests of identities, cameras and lengths, and of frames, wherever they are."""
     content = [[item.identity, item.camera, len(item.frames)] for item in tracklets]
-    return {"tracklets": len(tracklets), "sha256": sha256(json.dumps(content).encode())}
+    return {
+        "tracklets": len(tracklets),
+        "sha256": sha256(json.dumps(content).encode()),
+        "frames": fingerprint(tracklets),
+    }

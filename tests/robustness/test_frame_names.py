@@ -7,7 +7,8 @@ from PIL import Image
 
 from strfnet.data import read_data_set, read_folder
 
-ENDINGS = "jfif jpe ppm pgm pbm jxl heif heic hif tga webp bmp tif tiff gif avif jp2 psd dds qoi dng svg".split()
+ENDINGS = ["jfif", "jpe", "ppm", "pgm", "pbm", "jxl", "heif", "heic", "hif", "tga", "webp", "bmp", "tif", "tiff"]
+ENDINGS += ["gif", "avif", "jp2", "psd", "dds", "qoi", "dng", "svg"]
 SYSTEMS = ["@eaDir", "#recycle", "#snapshot", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"]
 
 

@@ -31,7 +31,7 @@ def check_apart(found: Iterable[Placed]) -> None:
                 continue
             other, place = names.setdefault((kind, _seen(name)), (name, placed.place))
             if other != name:
-                both = f"{ascii(other)} of {place} and {ascii(name)} of {placed.place}"
+                both = f"{other!a} of {place} and {name!a} of {placed.place}"
                 raise ValueError(f"{both} are two spellings of one {kind}, wanted one")
         _check_frames(placed, files)
 
