@@ -52,6 +52,7 @@ def find_file(pretrained: str | Path, name: str) -> Path:
 
     Raises: ValueError if no file is shipped for the network ``name``, with the names that have one.
     """
+    check_path("pretrained", pretrained)
     if str(pretrained) != WALKERS:
         return Path(pretrained)
     file = SHIPPED / f"{name}_{WALKERS}.safetensors"
