@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from strfnet.system.files import read_file
+from strfnet.system.reading import read_regular
 
 SEXAGESIMAL = r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
 OCTAL = r"[-+]?0[0-9_]+"
@@ -39,7 +39,7 @@ def _scalars(file: Path) -> Iterator[tuple[str, str]]:
     """The values of a YAML file, each with its key; of quoted ones those that are blank."""
     key, is_key = "a value", False
     try:
-        for token in yaml.scan(read_file(file)):
+        for token in yaml.scan(read_regular(file)):
             if isinstance(token, yaml.AliasToken):
                 raise ValueError(f"{file} has the alias *{token.value}, wanted the value itself")
             if isinstance(token, yaml.ScalarToken) and is_key:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import struct
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from strfnet.data.fingerprint import fingerprint
 from strfnet.data.tracklet import Tracklet
-from strfnet.inference.embedding import describe
+from strfnet.inference.embedding_file import describe, header_of, write_rows
 from strfnet.system.files import Lock, check_writable, lock, replacing
 from strfnet.system.progress import inform
 from strfnet.training.distributed import gather_bytes, world_size
@@ -38,6 +37,7 @@ class Shards:
         tracklets: all tracklets of the file, the same on all processes.
         made_by: everything else that the embeddings depend on, as JSON can hold it.
         device: used for communication.
+        facts: of the final file, see `save_embeddings`. The shards do not depend on them.
 
     Attributes:
         mine: the numbers of the missing shards that this process computes.
@@ -48,11 +48,17 @@ class Shards:
     """
 
     def __init__(
-        self, path: Path, tracklets: Sequence[Tracklet], made_by: Mapping[str, Any], device: torch.device
+        self,
+        path: Path,
+        tracklets: Sequence[Tracklet],
+        made_by: Mapping[str, Any],
+        device: torch.device,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.folder = path, path.with_name(f"{path.name}.parts")
         self._store = CheckpointStore(self.folder)
         self._tracklets, self._described = tracklets, describe(tracklets)
+        self._facts = dict(facts or {})
         listed = f"{len(tracklets)} listed as {sha256(self._described.encode())[:16]}"
         made_by = {"tracklets": listed, **made_by, "part": SIZE}
         self._made_by: dict[str, Any] = json.loads(json.dumps(made_by))  # as it is read from disk
@@ -61,7 +67,7 @@ class Shards:
         self._rank = torch.distributed.get_rank() if world_size() > 1 else 0
         self._lock: Lock | None = None
         check_writable(path)
-        if (length := len(self._header(2**20))) > _LONGEST_HEADER:
+        if (length := len(header_of(self._described, len(tracklets), 2**20, self._facts))) > _LONGEST_HEADER:
             limit = f"takes {length} bytes of {_LONGEST_HEADER}"
             raise ValueError(f"listing {len(tracklets)} tracklets {limit}: embed the tracklets into several files")
         missing = self._open() if self._rank == 0 else []
@@ -99,18 +105,9 @@ class Shards:
                 gone = f"shards {', '.join(map(str, vanished))} have vanished from {self.folder}"
                 raise ValueError(f"{gone}; the same command computes them again")
             time.sleep(0.1)
-        width = 0
         with replacing(self.path) as file:
-            for number in range(self.count):
-                try:
-                    rows = self._load(number)
-                except ValueError as error:
-                    self._store.remove(number)
-                    raise ValueError(f"{error}; it is removed, and the same command computes it again") from error
-                if number == 0:
-                    width = rows.shape[1]
-                    file.write(self._header(width))
-                file.write(rows.numpy().astype("<f4", copy=False).tobytes())
+            parts = (self._joined(number) for number in range(self.count))
+            width = write_rows(file, parts, self._described, len(self._tracklets), self._facts)
         self._store.keep_only([])
         return width
 
@@ -171,14 +168,13 @@ class Shards:
             raise ValueError(f"shard {checkpoint.path} is {shape}")
         return rows
 
-    def _header(self, width: int) -> bytes:
-        """The header of the final safetensors file, byte for byte that of `save_embeddings`."""
-        rows = len(self._tracklets)
-        embeddings = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
-        entries = {"__metadata__": {"tracklets": self._described}, "embeddings": embeddings}
-        text = json.dumps(entries, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return struct.pack("<Q", len(text)) + text
+    def _joined(self, number: int) -> Tensor:
+        """The embeddings of a shard of the final file, which is removed if it is damaged."""
+        try:
+            return self._load(number)
+        except ValueError as error:
+            self._store.remove(number)
+            raise ValueError(f"{error}; it is removed, and the same command computes it again") from error
 
 
 def digest_of(network: nn.Module) -> str:

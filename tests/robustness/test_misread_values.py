@@ -95,7 +95,7 @@ def test_tied_weights_of_a_published_file_move_apart(tmp_path):
 
 def test_a_small_file_does_not_stand_for_much_memory(tmp_path):
     torch.save({"weight": torch.zeros(1).expand(2**34)}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"bytes stand for 68719476736 bytes of expanded weights"):
+    with pytest.raises(ValueError, match="expand to tensors of 68719476736, more than"):
         read_weights(tmp_path / "w.pth")
 
 
