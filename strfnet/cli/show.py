@@ -1,7 +1,6 @@
 """The figures of `strfnet show`, and the report that contains them."""
 
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols
 from strfnet.inference import Embedder
 from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
 from strfnet.models import LoadedNetwork
+from strfnet.system.progress import inform
 from strfnet.system.version import __version__
 from strfnet.training import read_log
 
@@ -50,7 +50,7 @@ class Figures:
     def draw(self, name: str) -> bytes:
         """Returns the content of the file of a figure."""
         if self.embedder.progress:
-            print(f"drawing {name} ...", file=sys.stderr)
+            inform(f"drawing {name} ...")
         drawn = getattr(self, name)()
         return drawn.encode() if isinstance(drawn, str) else vis.png(drawn)
 

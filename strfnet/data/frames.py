@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from strfnet.data.choices import Interpolation
 from strfnet.data.tracklet import Frame
-from strfnet.system.reading import check_regular
+from strfnet.system.files import check_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image

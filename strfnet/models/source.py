@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from strfnet.data.choices import Interpolation
 from strfnet.models.checkpoints import load, load_official
 from strfnet.models.network import ReIDNetwork
-from strfnet.models.registry import create_model, list_models
+from strfnet.models.registry import check_options, create_model, list_models
 from strfnet.models.resnet import DEPTHS, cached_weights
 from strfnet.system.names import check_choice, unknown
 from strfnet.system.references import call, is_reference
@@ -168,11 +168,13 @@ def _from_name(
     backbone = None if backbone == "cached" else backbone
     network = create_model(name, num_classes=num_classes, weights=backbone, **options)
     metadata: Mapping[str, Any] = {}
-    if Path(weights).is_dir():
-        _load(network, read_weights(weights).tensors, weights)
+    file = Path(weights) if Path(weights).is_dir() else find_file(weights, name)
+    found = read_weights(file)
+    check_options(network, found.metadata, file)
+    if file.is_dir():
+        _load(network, found.tensors, weights)
     else:
-        file = find_file(weights, name)
-        metadata = (read_weights(file).metadata or {}).get("facts", {})
+        metadata = (found.metadata or {}).get("facts", {})
         fill(network, file)
     shipped = str(weights) == WALKERS
     words = f"{WALKERS}, shipped with strfnet, trained on synthetic walkers" if shipped else str(weights)

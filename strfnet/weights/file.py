@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from strfnet.system.files import write_atomically
-from strfnet.system.reading import read_regular
+from strfnet.system.files import read_file, write_atomically
 from strfnet.weights.store import DESCRIPTION, CheckpointStore, pack, read_checkpoint, sha256, verify
 
 FORMAT = 1
@@ -27,6 +27,7 @@ CHECKPOINTS, BEST = "checkpoints", "best"  # the stores in the folder of a train
 WEIGHTS = "weights.safetensors"  # the file of a checkpoint that holds the state dict
 LARGEST_EXPANSION = 16  # times the bytes of a file, where tensors share numbers or repeat them
 SHOWN = 8  # misfits in a message; the others are counted
+_UNPICKLING = threading.Lock()  # PyTorch keeps one list of safe globals, for all threads
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def read_weights(path: str | Path, *, best: bool = False) -> Weights:
     if path.is_dir():
         return _read_folder(path, BEST if best else CHECKPOINTS)
     try:
-        return _read(read_regular(path))
+        return _read(read_file(path))
     except FileNotFoundError as error:
         raise ValueError(f"cannot read weights from {path}: there is no such file") from error
     except Exception as error:  # those of safetensors and of torch's unpickler have no common base
@@ -139,14 +140,13 @@ def check_finite(tensors: Mapping[str, Tensor], source: object) -> None:
 def _read_folder(path: Path, store: str) -> Weights:
     """The weights of a checkpoint, or of the newest in one of the stores of a run."""
     checkpoints = CheckpointStore(path / store)
-    if numbers := checkpoints.numbers():
-        path = checkpoints.path(numbers[-1])
-    elif not (path / DESCRIPTION).exists():
+    checkpoint = checkpoints.load_newest()
+    if checkpoint is None and not (path / DESCRIPTION).exists():
         what = "run"
         if store == BEST and CheckpointStore(path / CHECKPOINTS).numbers():
             what = "best weights, because its run was not evaluated"
         raise ValueError(f"{path} holds no {what}, wanted a folder that `strfnet train --out` has filled")
-    checkpoint = read_checkpoint(path)
+    checkpoint = checkpoint or read_checkpoint(path)
     return Weights(checkpoint.tensors(WEIGHTS), checkpoint.metadata)
 
 
@@ -214,7 +214,7 @@ def _unpickled(content: bytes) -> Weights:
         _check_archive(content)
     numbers: list[Any] = [(_Dtype, "numpy.dtype")]
     numbers += [(_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # NumPy 1 and 2
-    with torch.serialization.safe_globals(numbers):
+    with _UNPICKLING, torch.serialization.safe_globals(numbers):
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     beside = None
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
