@@ -174,9 +174,12 @@ class RunDirectory:
         path = self.path / "result.json"
         if self.position.epoch < self._recipe.epochs or not path.exists():
             return None
-        result = json.loads(read_file(path))
-        result |= {"metrics": result.pop("figures"), "folder": self.path}
-        return Outcome(**result) if result["step"] == self.position.step else None
+        try:
+            result = json.loads(read_file(path))
+            result |= {"metrics": result.pop("figures"), "folder": self.path}
+            return Outcome(**result) if result["step"] == self.position.step else None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} is cut or foreign: remove it, and the same command writes it again") from error
 
     @property
     def _writes(self) -> bool:
