@@ -1,15 +1,24 @@
 """The commands: a function for each record of `strfnet.cli.options`, which calls public functions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from strfnet.cli import options
-from strfnet.data import DataSet, read_data_set, read_folder
-from strfnet.evaluation import PROTOCOLS, Protocol, evaluate_protocols, gallery_of, protocols_of, table
+from strfnet.data import DataSet, join_training, read_data_set, read_folder
+from strfnet.evaluation import (
+    PROTOCOLS,
+    Protocol,
+    evaluate_protocols,
+    gallery_of,
+    mean_over_splits,
+    protocols_of,
+    table,
+)
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
 from strfnet.system.files import check_writable, write_atomically
 from strfnet.system.progress import inform
@@ -58,6 +67,11 @@ def train(call: options.Train) -> None:
 
     recipe = call.recipe
     data_set = _read(recipe)
+    if recipe.more_data:
+        others = [entry.split(":", 1) for entry in recipe.more_data]
+        data_set = join_training(
+            data_set, [read_data_set(format, path, complete=recipe.complete) for format, path in others]
+        )
     classes = max(identity_labels(data_set.train)) + 1
     torch.manual_seed(recipe.seed)
     found = find_network(
@@ -89,12 +103,18 @@ def evaluate(call: options.Evaluate) -> None:
     clips = options.clip_sampler(call.clips) if call.clips else None
     if call.out is not None:
         check_writable(call.out)
-    data_set = _read(call.data_set)
-    embedder, _ = _load(call.network, call.inference)
-    results = evaluate_protocols(
-        embedder.embed, data_set, _protocols(call.protocol, data_set), clips=clips, rerank=call.rerank
-    )
-    if not embedder.progress:  # another process prints
+    splits = _read_splits(call.data_set)
+    protocols = _protocols(call.protocol, next(iter(splits.values())))
+    one_each = "{split}" in str(call.network.trained)  # a network for each split
+    parts = []
+    for group in [{split: data_set} for split, data_set in splits.items()] if one_each else [splits]:
+        embedder, found = _load(_of_split(call.network, *group) if one_each else call.network, call.inference)
+        _check_not_trained_on(found, call.data_set, group)
+        parts.append(
+            evaluate_protocols(embedder.embed, list(group.values()), protocols, clips=clips, rerank=call.rerank)
+        )
+    results = [mean_over_splits(of_protocol) for of_protocol in zip(*parts, strict=True)]
+    if process_rank():  # another process prints
         return
     print(table(results))
     if call.out is not None:
@@ -118,8 +138,9 @@ def show(call: options.Show) -> None:
             check_writable(call.file(name))
     data_set = _read(call.data_set)
     rows = len(data_set.test)
-    if call.row is not None and not 0 <= call.row < rows:
-        raise ValueError(f"row is {call.row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
+    for name, row in (("row", call.row), ("other", call.other)):
+        if row is not None and not 0 <= row < rows:
+            raise ValueError(f"{name} is {row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
     embedder, found = _load(call.network, call.inference)
     figures = Figures(call, embedder, found, data_set, _protocols(call.protocol, data_set))
     for name in call.figures:
@@ -195,13 +216,38 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
     return Embedder(network, found.name, *settings), found
 
 
-def _read(call: "options.Data | Recipe") -> DataSet:
+def _read(call: "options.Data | Recipe", split: int | None = None) -> DataSet:
     if call.data is None or call.format is None:
         from strfnet.data.synthetic import draw_set
 
         inform("no data given: drawing synthetic walkers")
         return draw_set()
-    return read_data_set(call.format, call.data, split=call.split, complete=call.complete)
+    chosen = call.split if split is None else split
+    return read_data_set(call.format, call.data, split=0 if chosen == "all" else chosen, complete=call.complete)
+
+
+def _read_splits(data: options.Data) -> dict[int, DataSet]:
+    """The data set of the split, or those of all splits."""
+    if data.split != "all":
+        return {data.split: _read(data)}
+    first = _read(data, 0)
+    return {0: first} | {split: _read(data, split) for split in range(1, first.splits)}
+
+
+def _of_split(network: options.Network, split: int) -> options.Network:
+    return replace(network, trained=Path(str(network.trained).replace("{split}", str(split))))
+
+
+def _check_not_trained_on(found: LoadedNetwork, data: options.Data, splits: Mapping[int, DataSet]) -> None:
+    """Raises: ValueError if the network was trained on another split, whose training identities these splits test."""
+    trained = found.metadata.get("split", 0)
+    several = any(data_set.splits > 1 for data_set in splits.values())
+    if several and found.metadata.get("format") == data.format and set(splits) != {trained}:
+        other = next(split for split in splits if split != trained)
+        raise ValueError(
+            f"{found.weights} was trained on split {trained} of {data.format}, and split {other} tests identities "
+            "that it has seen; wanted a run for each split, such as --trained runs/ilids_{split}"
+        )
 
 
 def _protocols(name: str, data_set: DataSet) -> list[Protocol]:

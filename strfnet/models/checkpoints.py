@@ -172,7 +172,7 @@ def save_official(network: ReIDNetwork, path: str | Path, *, family: str | None 
 
 
 def _checked(weights: Weights, path: str | Path, otherwise: str) -> dict[str, Any]:
-    """The metadata of a file of `save`; anybody can forge its digest. Raises: ValueError for other types."""
+    """The metadata of a file of `save`; its digest may be forged. Raises: ValueError for other kinds of values."""
     metadata: dict[str, Any] = {"options": {}, **(weights.metadata or {})}
     if "model" not in metadata:
         raise ValueError(f"{path} was not written by strfnet.save{otherwise}")

@@ -13,17 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from strfnet.system.reading import special_kind
+
 if os.name == "posix":
     import fcntl
 
 MARK = ".strfnet-"
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-}
 _locked: set[str] = set()  # by this process, whose threads a lock of the system does not keep apart
 _locking = threading.Lock()
 
@@ -41,56 +36,14 @@ def target_of(path: Path) -> Path:
 
     Raises: ValueError if it is a folder, a device, a pipe or a socket, which no file may replace.
     """
-    _check_kind(path, "write", "wanted a file in an existing folder")
+    _check_free_or_regular(path, "write", "wanted a file in an existing folder")
     return Path(os.path.realpath(path))
 
 
-def check_regular(path: str | Path) -> None:
-    """Raises: ValueError if a path is a folder, a pipe, a device or a socket; OSError if it cannot be found."""
-    _check_mode(path, os.stat(path).st_mode)
-
-
-def read_file(path: str | Path, *, most: int | None = None) -> bytes:
-    """Returns the content of a file. Links are followed.
-
-    Args:
-        path: of the file.
-        most: bytes that are accepted; None for any number.
-
-    Raises: ValueError for a folder, or a pipe or a device, which may never end, or for a larger file; OSError if it
-    cannot be opened or read.
-    """
-    _check_kind(path, "read", "wanted a file")
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        _check_mode(path, status.st_mode)
-        if most is not None and status.st_size > most:
-            raise ValueError(f"{path} has {status.st_size} bytes, wanted at most {most}")
-        return file.read() if most is None else file.read(most)
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a name is that of a file in its folder: it has no separator and is not "..", on any system."""
-    return name not in ("", ".", "..") and not set(name) & set("/\\:\0")
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens a pipe without waiting for its writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _check_kind(path: str | Path, verb: str, wanted: str) -> None:
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    _check_mode(path, mode, verb, wanted)
-
-
-def _check_mode(path: str | Path, mode: int, verb: str = "read", wanted: str = "wanted a file") -> None:
-    kind = stat.S_IFMT(mode)
-    if kind != stat.S_IFREG:
-        raise ValueError(f"cannot {verb} {path}: it is {_KINDS.get(kind, 'no file')}, {wanted}")
+def _check_free_or_regular(path: Path, verb: str, wanted: str) -> None:
+    with suppress(FileNotFoundError):
+        if kind := special_kind(os.stat(path).st_mode):
+            raise ValueError(f"cannot {verb} {path}: it is {kind}, {wanted}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -227,7 +180,7 @@ def lock(path: Path) -> Lock:
 
     Raises: ValueError if another process or thread has locked it, or if ``path`` is no file.
     """
-    _check_kind(path, "lock", "wanted a file or a free name")
+    _check_free_or_regular(path, "lock", "wanted a file or a free name")
     name = os.path.realpath(path)
     with _locking:
         if name in _locked:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from strfnet.system.files import read_file
-
 from strfnet.system.files import target_of
+from strfnet.system.reading import read_regular
 
 
 class Log:
@@ -77,9 +76,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises: ValueError naming the file if it cannot be read, or if none of its lines is one of a log.
     """
     try:
-        content = read_file(path)
-    except OSError as error:
-        raise ValueError(f"cannot read the log {path}: {error.strerror}") from error
+        content = read_regular(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the log {path}: {getattr(error, 'strerror', error)}") from error
     lines = [line for line in content.split(b"\n") if line.strip()]
     sound = [found for line in lines if (found := _parsed(line)) is not None]
     if lines and not sound:

@@ -18,7 +18,8 @@ from typing import Any
 from torch import Tensor
 
 from strfnet.data.tracklet import Tracklet
-from strfnet.system.files import Lock, lock, read_file, remove_unfinished, write_atomically
+from strfnet.system.files import Lock, lock, remove_unfinished, write_atomically
+from strfnet.system.reading import read_regular
 from strfnet.training.accelerator import Engine
 from strfnet.training.distributed import gather_bytes
 from strfnet.training.log import Log
@@ -174,8 +175,9 @@ class RunDirectory:
         path = self.path / "result.json"
         if self.position.epoch < self._recipe.epochs or not path.exists():
             return None
+        content = _content(path)
         try:
-            result = json.loads(read_file(path))
+            result = json.loads(content)
             result |= {"metrics": result.pop("figures"), "folder": self.path}
             return Outcome(**result) if result["step"] == self.position.step else None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -225,8 +227,15 @@ def _check_free(folder: Path) -> None:
     """Raises: ValueError for a file of the user that a new run would overwrite."""
     for name, start in (("log.jsonl", b'{"kind": "start"'), ("result.json", b'{\n "step": ')):
         path = folder / name
-        if os.path.lexists(path) and read_file(path)[: len(start)] not in (start, b""):
+        if os.path.lexists(path) and _content(path)[: len(start)] not in (start, b""):
             raise ValueError(f"{path} was not written by a run of strfnet: use another folder")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
 
 
 def _random_name(rank: int) -> str:

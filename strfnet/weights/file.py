@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from strfnet.system.files import read_file, write_atomically
+from strfnet.system.files import write_atomically
+from strfnet.system.reading import read_regular
 from strfnet.weights.store import DESCRIPTION, CheckpointStore, pack, read_checkpoint, sha256, verify
 
 FORMAT = 1
@@ -94,7 +95,7 @@ def read_weights(path: str | Path, *, best: bool = False) -> Weights:
     if path.is_dir():
         return _read_folder(path, BEST if best else CHECKPOINTS)
     try:
-        return _read(read_file(path))
+        return _read(read_regular(path))
     except FileNotFoundError as error:
         raise ValueError(f"cannot read weights from {path}: there is no such file") from error
     except Exception as error:  # those of safetensors and of torch's unpickler have no common base

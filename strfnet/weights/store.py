@@ -13,15 +13,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from strfnet.system.files import (
-    is_plain_name,
-    read_file,
-    remove_folder,
-    remove_unfinished,
-    sync_folder,
-    unfinished_name,
-    write_synced,
-)
+from strfnet.system.files import remove_folder, remove_unfinished, sync_folder, unfinished_name, write_synced
+from strfnet.system.reading import is_plain_name, read_regular
 
 VERSION = 1
 DESCRIPTION = "description.json"
@@ -147,7 +140,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     metadata, files = _metadata(folder), {}
     for name, digest in metadata["sha256"].items():
         try:
-            files[name] = read_file(folder / name)
+            files[name] = read_regular(folder / name)
             verify(files[name], digest, name)
         except (OSError, ValueError) as error:
             raise ValueError(f"checkpoint {folder} is damaged: {error}") from error
@@ -182,7 +175,7 @@ def _check_ours(folder: Path) -> None:
 
 def _metadata(folder: Path) -> dict[str, Any]:
     try:
-        content = read_file(folder / DESCRIPTION, most=LONGEST_DESCRIPTION)
+        content = read_regular(folder / DESCRIPTION, most=LONGEST_DESCRIPTION)
         metadata: dict[str, Any] = json.loads(content)["description"]
         version, intact = metadata["version"], content == _sealed(metadata)  # 1E-5 equals 1e-5, and is damage too
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -68,7 +68,7 @@ def test_a_pipe_or_a_device_in_a_run_is_refused_at_once(checkpoint, name, kind):
     path = checkpoint / name
     path.unlink()
     os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
-    with pytest.raises(ValueError, match=f"{checkpoint} is damaged: .*it is a {kind}, wanted a file"):
+    with pytest.raises(ValueError, match=f"{checkpoint} is damaged: .*it is a {kind}, wanted a regular file"):
         read_checkpoint(checkpoint)
 
 
@@ -77,7 +77,7 @@ def test_a_pipe_or_a_device_in_a_run_is_refused_at_once(checkpoint, name, kind):
 def test_a_pipe_or_a_device_of_weights_is_refused_at_once(tmp_path, kind):
     path = tmp_path / "weights.pth"
     os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
-    with pytest.raises(ValueError, match=f"cannot read weights from {path}: .*it is a {kind}"):
+    with pytest.raises(ValueError, match=f"cannot read weights from {path}: it is a {kind}"):
         read_weights(path)
 
 

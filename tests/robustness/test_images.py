@@ -79,7 +79,7 @@ def unix_socket(path):
 def test_what_is_no_regular_file_is_refused_and_nothing_waits(tmp_path, monkeypatch, make, kind):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match=f"cannot read .*a.jpg: it is {kind}, wanted a file"):
+    with pytest.raises(ValueError, match=f"cannot read the frame .*a.jpg: it is {kind}, wanted a regular file"):
         read_frame(tmp_path / "a.jpg")
 
 
