@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,39 +30,31 @@ from PIL import Image
 from strfnet.cli.arguments import parse
 from strfnet.data import read_data_set
 from strfnet.data.frames import read_frame
-from strfnet.models import create_model, find_network, save
+from strfnet.models import create_model, find_network
 from strfnet.training import Recipe, read_log
-from strfnet.weights.file import WEIGHTS, read_weights
+from strfnet.weights.file import BLANK, OURS, WEIGHTS, read_weights
 from strfnet.weights.store import DESCRIPTION, CheckpointStore, pack, sha256
 
 SECONDS, BYTES = 5.0, 2**30
-WORDS = (
-    b"\0",
-    b"\xff",
-    b"..",
-    b"/dev/zero",
-    b"null",
-    b"[]",
-    b"{}",
-    b"-1",
-    b"1e999",
-    b'"',
-    b"\n",
-    b",",
-    b":",
-    b"&a",
-    b"*a",
-)
-WORDS += (
-    b"99999999999999999999",
-    b"NaN",
-    "\u2028é人".encode(),
-    b"A" * 1000,
-    b"[" * 1000,
-    b"true",
-    b"../x",
-    b"%",
-    b"\t",
+WORDS = b'\0|\xff|..|/dev/zero|null|[]|{}|-1|1e999|"|\n|,|:|&a|*a|NaN|true|../x|%|\t|99999999999999999999'.split(b"|")
+WORDS += ["\u2028é人".encode(), b"A" * 1000, b"[" * 1000]
+VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    3.5,
+    10**30,
+    float("nan"),
+    "",
+    "x",
+    "../x",
+    "/dev/zero",
+    "c2d_resnet8",
+    [],
+    ["x"],
+    {},
+    {"x": 1},
 )
 
 
@@ -76,11 +69,14 @@ class Kind:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / self.name
-        self.sound = [self.path]
 
     def contents(self) -> list[bytes]:
         """Sound contents, of which inputs are made."""
-        return [path.read_bytes() for path in self.sound]
+        return []
+
+    def damage(self, contents: list[bytes], draw: random.Random) -> bytes:
+        """One input."""
+        return damaged(contents, draw)
 
     def read(self) -> None:
         """Reads the input."""
@@ -152,11 +148,33 @@ class Weights(Kind):
                 file = io.BytesIO()
                 torch.save(value, file, _use_new_zipfile_serialization=zipped)
                 found.append(file.getvalue())
-        save(create_model("c2d_resnet8", num_classes=None), self.path, trained_on="x")
-        return [*found, self.path.read_bytes()[:40_000]]
+        self.described = {
+            "model": "c2d_resnet8",
+            "num_classes": 2,
+            "options": {},
+            "facts": {"height": 64},
+            "origin": None,
+        }
+        self.small = {name: tensor for name, tensor in state.items() if tensor.numel() < 9}
+        return [*found, self._of_strfnet(self.described)]
+
+    def damage(self, contents: list[bytes], draw: random.Random) -> bytes:
+        return self._of_strfnet(forged(self.described, draw)) if draw.random() < 0.3 else damaged(contents, draw)
+
+    def _of_strfnet(self, metadata: Any) -> bytes:
+        """A file of strfnet with other metadata, and the digest that belongs to it."""
+        inner = metadata if isinstance(metadata, dict) else {"model": metadata}
+        blank = pack(self.small, {OURS: json.dumps({"sha256": BLANK, "format": 1, **inner})})
+        return blank.replace(BLANK.encode(), sha256(blank).encode(), 1)
 
     def read(self) -> None:
-        read_weights(self.path)
+        weights = read_weights(self.path)
+        if weights.metadata is not None:
+            with contextlib.suppress(Misfit):
+                try:
+                    find_network(self.path)
+                except ValueError as error:  # the weights are too few, which is found last
+                    raise (Misfit if "does not fit" in str(error) else ValueError)(*error.args) from error
 
 
 class Logs(Kind):
@@ -206,22 +224,40 @@ class Runs(Kind):
         store = CheckpointStore(self.path.parent / "run" / "checkpoints")
         files = {WEIGHTS: pack(network.state_dict())}
         self.path = store.save(1, files, {"recipe": recipe, "classes": 2}) / DESCRIPTION
-        described = json.loads(self.path.read_bytes())["description"]
-        return [self.path.read_bytes(), json.dumps(described).encode()]
+        self.described = json.loads(self.path.read_bytes())["description"]
+        return [self.path.read_bytes()]
+
+    def damage(self, contents: list[bytes], draw: random.Random) -> bytes:
+        if draw.random() < 0.3:
+            return damaged(contents, draw)
+        found = forged(self.described, draw)
+        digest = sha256(json.dumps(found, sort_keys=True).encode())
+        return json.dumps({"description": found, "sha256": digest}, indent=1).encode()
 
     def read(self) -> None:
-        content = self.path.read_bytes()
-        with contextlib.suppress(ValueError, RecursionError):  # a forger seals what is JSON
-            found = json.loads(content)
-            if isinstance(found, dict) and "description" not in found:
-                digest = sha256(json.dumps(found, sort_keys=True).encode())
-                self.path.write_bytes(json.dumps({"description": found, "sha256": digest}, indent=1).encode())
         find_network(self.path.parents[2])
 
 
 KINDS: dict[str, type[Kind]] = {
     kind.__name__.lower(): kind for kind in (Configurations, Listings, Weights, Images, Logs, Runs)
 }
+
+
+class Misfit(ValueError):
+    """Weights that do not fit their network, which is right for those of an input."""
+
+
+def forged(value: Any, draw: random.Random) -> Any:
+    """JSON in which one value, or one name, is another; digests stay right."""
+    if isinstance(value, dict) and value and draw.random() < 0.9:
+        name = draw.choice(list(value))
+        change = draw.randrange(8)
+        if change == 0:
+            return {key: one for key, one in value.items() if key != name}
+        if change == 1:
+            return {draw.choice(["", "x", "../x", "lr"]) if key == name else key: one for key, one in value.items()}
+        return {**value, name: forged(value[name], draw)}
+    return draw.choice(VALUES)
 
 
 def damaged(contents: list[bytes], draw: random.Random) -> bytes:
@@ -253,8 +289,11 @@ def fuzz(name: str, seed: int, numbers: range, folder: Path, report: Callable[[s
     """Tries inputs of one kind. Returns how many were read, were refused, and failed."""
     kind = KINDS[name](folder)
     contents, read, refused, failed = kind.contents(), 0, 0, 0
+    for content in contents:
+        kind.path.write_bytes(content)
+        kind.read()  # what is sound is read
     for number in numbers:
-        content = damaged(contents, random.Random(f"{seed} {name} {number}"))
+        content = kind.damage(contents, random.Random(f"{seed} {name} {number}"))
         kind.path.write_bytes(content)
         before, start, problem = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time(), None
         try:
