@@ -38,7 +38,7 @@ from strfnet.weights.store import DESCRIPTION, CheckpointStore, pack, sha256
 SECONDS, BYTES = 5.0, 2**30
 WORDS = b'\0|\xff|..|/dev/zero|null|[]|{}|-1|1e999|"|\n|,|:|&a|*a|NaN|true|../x|%|\t|99999999999999999999'.split(b"|")
 WORDS += ["\u2028é人".encode(), b"A" * 1000, b"[" * 1000]
-VALUES = (
+VALUES: tuple[Any, ...] = (
     None,
     True,
     -1,

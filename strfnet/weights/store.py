@@ -37,7 +37,7 @@ class Checkpoint:
     files: dict[str, bytes]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors in a file that `pack` wrote. Raises: ValueError if there is no such file, or it is another kind."""
+        """The tensors in a file that `pack` wrote. Raises: ValueError if it is missing or another kind."""
         try:
             return safetensors.torch.load(self.files[name])
         except (KeyError, SafetensorError) as error:
