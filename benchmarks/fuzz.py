@@ -128,7 +128,7 @@ class Listings(Kind):
             (folder / "0.jpg").touch()
         lines = [f"{number},{number // 2},{number % 2},test" for number in range(4)]
         text = "\n".join(["path,identity,camera,subset", *lines])
-        quoted = text.replace("test", '"gallery"').replace("\n", "\r\n")
+        quoted = text.replace("test", '"test"').replace("\n", "\r\n")
         return [text.encode(), quoted.encode(), b"\xef\xbb\xbf" + text.encode()]
 
     def read(self) -> None:
