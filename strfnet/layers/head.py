@@ -81,7 +81,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> ReIDOutput:
         check_clip(x, self.channels)
-        if len(x) == 1 and self.neck.training and isinstance(self.neck, nn.BatchNorm1d):
+        if self.neck.training and isinstance(self.neck, nn.BatchNorm1d) and x.shape[0] == 1:
             raise ValueError("x is one clip, and the BN neck in training needs the spread of at least 2")
         feature = self.pool(x, lengths)
         embedding = self.neck(feature)

@@ -29,7 +29,7 @@ class CenterLoss(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         if features.ndim != 2 or features.shape[1] != self.centers.shape[1]:
             raise ValueError(f"features must be (n, {self.centers.shape[1]}), got {tuple(features.shape)}")
-        check_labels(labels, len(features))
+        check_labels(labels, features.shape[0])
         return (features - self.centers[labels]).square().sum(dim=1).mean() / 2
 
     def extra_repr(self) -> str:

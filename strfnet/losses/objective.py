@@ -85,8 +85,8 @@ class ReIDLoss(nn.Module):
         return Objective(identity + self.weight * triplet, identity, triplet)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        check_labels(labels, len(logits))
-        if not len(logits):
+        check_labels(labels, logits.shape[0])
+        if logits.shape[0] == 0:
             raise ValueError("logits and labels are of 0 clips, wanted at least 1")
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:

@@ -117,15 +117,16 @@ def _check(features: Tensor, labels: Tensor) -> None:
     if features.ndim != 2 or not features.is_floating_point() or features.layout != torch.strided:
         layout = "" if features.layout == torch.strided else f" in the layout {features.layout}"
         raise ValueError(f"features must be (n, d) of floats, got {features.dtype} {tuple(features.shape)}{layout}")
-    check_labels(labels, len(features))
+    check_labels(labels, features.shape[0])
     if labels.device != features.device:
         raise ValueError(f"labels are on {labels.device} and features on {features.device}, wanted one device")
 
 
 def check_labels(labels: Tensor, count: int) -> None:
     """Raises: ValueError unless labels are a tensor of ``count`` whole numbers."""
-    wanted = f"({count},) of whole numbers, one a feature"
     if not isinstance(labels, Tensor):
-        raise ValueError(f"labels must be a tensor {wanted}, got {type(labels).__name__}: torch.tensor(labels)")
-    if labels.shape != (count,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        wanted = f"a tensor ({count},) of whole numbers, one a feature"
+        raise ValueError(f"labels must be {wanted}, got {type(labels).__name__}: torch.tensor(labels)")
+    if labels.ndim != 1 or labels.shape[0] != count or labels.is_floating_point() or labels.dtype == torch.bool:
+        wanted = f"({count},) of whole numbers, one a feature"
         raise ValueError(f"labels must be {wanted}, got {labels.dtype} {tuple(labels.shape)}")
