@@ -19,12 +19,15 @@ from strfnet.cli.parser import main
 from strfnet.data.readers.folder import read_folder
 from strfnet.data.synthetic import write_walkers
 from strfnet.data.tracklet import Tracklet
+from strfnet.evaluation import unit_length
 from strfnet.inference import shards as module
 from strfnet.inference.embedder import Embedder
-from strfnet.inference.embedding import describe, embed, save_embeddings
+from strfnet.inference.embedding import embed
+from strfnet.inference.embedding_file import describe, save_embeddings
 from strfnet.inference.shards import Shards, digest_of
 from strfnet.models import Preprocessing, find_network
 from strfnet.training.sharing import join_processes
+from strfnet.weights.store import CheckpointStore
 
 ROOT = Path(__file__).parents[1]
 CLIPS = ("all_frames", 2)
@@ -44,7 +47,7 @@ if __name__ == "__main__":
 def go(where, at, call):
     """The command line, killed when it comes to the operation for the so-manieth time; "slow" waits instead."""
     name, count = "save" if where == "slow" else where, 0
-    owner = {"save": Shards, "sync_folder": module}.get(name, os)
+    owner = {"save": Shards, "keep_only": CheckpointStore}.get(name, os)
     operation = getattr(owner, name)
 
     def counted(*arguments, **named):
@@ -155,11 +158,11 @@ def test_the_file_of_parts_is_the_one_that_is_saved_at_once(walkers, tmp_path):
         embed(shown.network, tracklets[at : at + 2], clips=lambda n: [[0, 1], [2]], batch=3, size=(32, 16))
         for at in range(0, 7, 2)
     ]
-    save_embeddings(tmp_path / "once", torch.cat(pieces), tracklets)
+    save_embeddings(tmp_path / "once", torch.cat(pieces), tracklets, shown.facts(CLIPS))
     assert (tmp_path / "parts").read_bytes() == (tmp_path / "once").read_bytes()
     whole = shown.embed(tracklets, CLIPS)
     with safe_open(tmp_path / "parts", "pt") as file:
-        torch.testing.assert_close(file.get_tensor("embeddings"), whole, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(file.get_tensor("embeddings"), unit_length(whole), rtol=1e-5, atol=1e-6)
         assert [entry["path"] for entry in json.loads(file.metadata()["tracklets"])] == [t.where for t in tracklets]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["once", "parts"]
 
@@ -181,7 +184,7 @@ def test_a_listing_is_written_as_json_writes_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("where", "at", "kept"),
-    [("save", 1, 0), ("save", 3, 2), ("fsync", 2, 0), ("fsync", 7, 1), ("sync_folder", 1, 4), ("rename", 3, 2)],
+    [("save", 1, 0), ("save", 3, 2), ("fsync", 2, 0), ("fsync", 7, 1), ("keep_only", 1, 4), ("rename", 3, 2)],
 )
 def test_a_killed_command_goes_on_and_ends_in_the_same_bytes(walkers, tmp_path, unbroken, capsys, where, at, kept):
     call = words(walkers, tmp_path / "e.safetensors")
@@ -313,7 +316,7 @@ def test_parts_of_another_size_are_refused(tmp_path, monkeypatch):
 def test_all_that_embeddings_depend_on_is_recognised(walkers, tmp_path):
     tracklets = read_folder(walkers)
     shown = embedder()
-    facts = shown._facts(CLIPS)
+    facts = shown._made_by(CLIPS)
     parts = Shards(tmp_path / "out", tracklets, facts, CPU)
     parts.save(1, torch.zeros(2, 64))
     parts.close()

@@ -1,18 +1,27 @@
 """The commands: a function for each record of `strfnet.cli.options`, which calls public functions."""
 
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from strfnet.cli import options
-from strfnet.data import DataSet, read_data_set, read_folder
-from strfnet.evaluation import PROTOCOLS, Protocol, evaluate_protocols, gallery_of, protocols_of, table
+from strfnet.data import DataSet, join_training, read_data_set, read_folder
+from strfnet.evaluation import (
+    PROTOCOLS,
+    Protocol,
+    evaluate_protocols,
+    gallery_of,
+    mean_over_splits,
+    protocols_of,
+    table,
+)
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
-from strfnet.system.files import write_atomically
+from strfnet.system.files import check_writable, write_atomically
+from strfnet.system.progress import inform
 from strfnet.training.distributed import process_rank
 
 if TYPE_CHECKING:
@@ -29,7 +38,7 @@ def profile(call: options.Profile) -> None:
     from strfnet.profiler import profile
 
     with torch.device("meta"):  # shapes suffice
-        network = create_model(call.model)
+        network = create_model(call.model, **(call.options or {}))
     report = profile(network, tuple(call.clip))
     print(report.to_json() if call.json else report.table(depth=call.depth))
 
@@ -37,7 +46,7 @@ def profile(call: options.Profile) -> None:
 def convert(call: options.Convert) -> None:
     from strfnet.models import convert
 
-    print(convert(call.source, call.target, name=call.name))
+    print(convert(call.source, call.target, name=call.name, options=call.options))
 
 
 def crop(call: options.Crop) -> None:
@@ -58,6 +67,11 @@ def train(call: options.Train) -> None:
 
     recipe = call.recipe
     data_set = _read(recipe)
+    if recipe.more_data:
+        others = [entry.split(":", 1) for entry in recipe.more_data]
+        data_set = join_training(
+            data_set, [read_data_set(format, path, complete=recipe.complete) for format, path in others]
+        )
     classes = max(identity_labels(data_set.train)) + 1
     torch.manual_seed(recipe.seed)
     found = find_network(
@@ -74,7 +88,9 @@ def train(call: options.Train) -> None:
     preprocessing = Preprocessing().updated(vars(recipe))
 
     def evaluate(network: torch.nn.Module) -> dict[str, float]:
-        embedder = Embedder(network, recipe.model, preprocessing, recipe.batch, recipe.workers)
+        embedder = Embedder(
+            network, recipe.model, preprocessing, recipe.batch, recipe.workers, max_pixels=recipe.max_pixels
+        )
         (result,) = evaluate_protocols(embedder.embed, data_set, [protocol])
         ranks = {f"R{k}": float(result.cmc[k - 1]) for k in (1, 5, 10) if k <= len(result.cmc)}
         return {"mAP": result.mean_average_precision, **ranks}
@@ -85,13 +101,20 @@ def train(call: options.Train) -> None:
 
 def evaluate(call: options.Evaluate) -> None:
     clips = options.clip_sampler(call.clips) if call.clips else None
-    _check_file(call.out)
-    data_set = _read(call.data_set)
-    embedder, _ = _load(call.network, call.inference)
-    results = evaluate_protocols(
-        embedder.embed, data_set, _protocols(call.protocol, data_set), clips=clips, rerank=call.rerank
-    )
-    if not embedder.progress:  # another process prints
+    if call.out is not None:
+        check_writable(call.out)
+    splits = _read_splits(call.data_set)
+    protocols = _protocols(call.protocol, next(iter(splits.values())))
+    one_each = "{split}" in str(call.network.trained)  # a network for each split
+    parts = []
+    for group in [{split: data_set} for split, data_set in splits.items()] if one_each else [splits]:
+        embedder, found = _load(_of_split(call.network, *group) if one_each else call.network, call.inference)
+        _check_not_trained_on(found, call.data_set, group)
+        parts.append(
+            evaluate_protocols(embedder.embed, list(group.values()), protocols, clips=clips, rerank=call.rerank)
+        )
+    results = [mean_over_splits(of_protocol) for of_protocol in zip(*parts, strict=True)]
+    if process_rank():  # another process prints
         return
     print(table(results))
     if call.out is not None:
@@ -100,7 +123,7 @@ def evaluate(call: options.Evaluate) -> None:
 
 
 def embed(call: options.Embed) -> None:
-    _check_file(call.out)
+    check_writable(call.out)
     tracklets = _tracklets(call)
     embedder, _ = _load(call.network, call.inference)
     width = embedder.embed_into(call.out, tracklets, options.clip_sampler(call.clips))
@@ -112,11 +135,12 @@ def show(call: options.Show) -> None:
 
     for name in call.figures:
         if call.file(name).parent.exists():  # otherwise it is made for the first figure
-            _check_file(call.file(name))
+            check_writable(call.file(name))
     data_set = _read(call.data_set)
     rows = len(data_set.test)
-    if call.row is not None and not 0 <= call.row < rows:
-        raise ValueError(f"row is {call.row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
+    for name, row in (("row", call.row), ("other", call.other)):
+        if row is not None and not 0 <= row < rows:
+            raise ValueError(f"{name} is {row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
     embedder, found = _load(call.network, call.inference)
     figures = Figures(call, embedder, found, data_set, _protocols(call.protocol, data_set))
     for name in call.figures:
@@ -150,7 +174,7 @@ def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":
 
     boxes = read_tracks(files, first_frame=settings.first_frame, units=settings.units)
     tracks, frames = len({box.track for box in boxes}), len({box.frame for box in boxes})
-    print(f"{len(boxes)} boxes of {tracks} tracks in {frames} frames", file=sys.stderr)
+    inform(f"{len(boxes)} boxes of {tracks} tracks in {frames} frames")
     return boxes
 
 
@@ -180,25 +204,50 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
 
     device = join_processes(inference.device)
     torch.manual_seed(call.seed)
-    found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best)
+    found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best, options=call.options)
     if not found.trained and process_rank() == 0:
-        print(f"{found.name} has {found.weights} and is not trained for re-identification", file=sys.stderr)
+        inform(f"{found.name} has {found.weights} and is not trained for re-identification")
     preprocessing = found.preprocessing.updated({**vars(call), **vars(inference)})
     network, progress = found.network.to(device), process_rank() == 0
     choose_attention(network)
     batch, workers, optimize = inference.batch, inference.workers, inference.optimize
     precision, ragged = inference.precision, inference.ragged
-    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged)
+    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged, inference.max_pixels)
     return Embedder(network, found.name, *settings), found
 
 
-def _read(call: "options.Data | Recipe") -> DataSet:
+def _read(call: "options.Data | Recipe", split: int | None = None) -> DataSet:
     if call.data is None or call.format is None:
         from strfnet.data.synthetic import draw_set
 
-        print("no data given: drawing synthetic walkers", file=sys.stderr)
+        inform("no data given: drawing synthetic walkers")
         return draw_set()
-    return read_data_set(call.format, call.data, split=call.split, complete=call.complete)
+    chosen = call.split if split is None else split
+    return read_data_set(call.format, call.data, split=0 if chosen == "all" else chosen, complete=call.complete)
+
+
+def _read_splits(data: options.Data) -> dict[int, DataSet]:
+    """The data set of the split, or those of all splits."""
+    if data.split != "all":
+        return {data.split: _read(data)}
+    first = _read(data, 0)
+    return {0: first} | {split: _read(data, split) for split in range(1, first.splits)}
+
+
+def _of_split(network: options.Network, split: int) -> options.Network:
+    return replace(network, trained=Path(str(network.trained).replace("{split}", str(split))))
+
+
+def _check_not_trained_on(found: LoadedNetwork, data: options.Data, splits: Mapping[int, DataSet]) -> None:
+    """Raises: ValueError if the network was trained on another split, whose training identities these splits test."""
+    trained = found.metadata.get("split", 0)
+    several = any(data_set.splits > 1 for data_set in splits.values())
+    if several and found.metadata.get("format") == data.format and set(splits) != {trained}:
+        other = next(split for split in splits if split != trained)
+        raise ValueError(
+            f"{found.weights} was trained on split {trained} of {data.format}, and split {other} tests identities "
+            "that it has seen; wanted a run for each split, such as --trained runs/ilids_{split}"
+        )
 
 
 def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
@@ -214,17 +263,12 @@ def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
             gallery_of(data_set, protocol)
         except ValueError as error:
             if process_rank() == 0:
-                print(f"{error}: it is skipped", file=sys.stderr)
+                inform(f"{error}: it is skipped")
         else:
             protocols.append(protocol)
     if not protocols:
         raise ValueError(f"no protocol leaves a gallery of {data_set.name}")
     return protocols
-
-
-def _check_file(path: Path | None) -> None:
-    if path is not None and (not path.parent.is_dir() or path.is_dir()):
-        raise ValueError(f"cannot write {path}, wanted a file in an existing folder")
 
 
 def _print(text: str) -> None:

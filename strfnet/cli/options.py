@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from strfnet.data.readers.formats import FORMATS, Format
 from strfnet.data.sampling import EVALUATION_SAMPLERS
@@ -13,7 +13,15 @@ from strfnet.system.names import check_name
 from strfnet.system.references import is_reference
 from strfnet.training.recipe import Recipe
 
-SUFFIXES = {"masks": "png", "attention": "png", "ranks": "png", "cmc": "png", "curve": "png", "report": "html"}
+SUFFIXES = {
+    "masks": "png",
+    "attention": "png",
+    "match": "png",
+    "ranks": "png",
+    "cmc": "png",
+    "curve": "png",
+    "report": "html",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +31,15 @@ class Data:
     Args:
         data: Folder of the data set, or its CSV file. Default: synthetic walkers, drawn in memory.
         format: Layout of the data set on disk.
-        split: Split to read, from 0; ilids and prid have 10 splits, other data sets one.
+        split: Split to read, from 0; ilids and prid have 10 splits, other data sets one. all, of evaluate, averages
+            the metrics of all splits.
         complete: Require the published numbers of tracklets. Use false for a part of a published data set, or for
             other data in its layout.
     """
 
     data: Path | None = field(default=None, metadata={"metavar": "PATH"})
     format: Format = "folder"
-    split: int = 0
+    split: int | Literal["all"] = field(default=0, metadata={"metavar": "N|all"})
     complete: bool = True
 
 
@@ -40,12 +49,13 @@ class Network:
 
     Args:
         trained: Training run whose network is used, at its newest checkpoint; or a weights file that names its
-            network.
+            network. {split} in it stands for the split, as in runs/ilids_{split}.
         best: Use the weights of the run's best evaluation instead of the newest checkpoint.
         model: Network to use without a run: one of `strfnet models`, "walkers", or package.module:function.
         weights: Weights for --model: a file of strfnet or of published code, a training run, or "walkers", which are
             shipped with strfnet. Default: weights of the 2-D backbone that torchvision has downloaded before, else
             random weights.
+        options: Options of --model, as JSON such as {"stripes": 8}. Default: those that the weights remember.
         height: Height of a frame in pixels. Default: as in training, else 256.
         width: Width of a frame in pixels. Default: as in training, else 128.
         seed: Seed of random weights.
@@ -55,6 +65,7 @@ class Network:
     best: bool = False
     model: str | None = None
     weights: Path | None = None
+    options: dict[str, Any] | None = None
     height: int | None = None
     width: int | None = None
     seed: int = 0
@@ -64,6 +75,8 @@ class Network:
             raise ValueError(f"trained is {self.trained} and model is {self.model}, wanted one of the two")
         if self.trained is not None and self.weights is not None:
             raise ValueError(f"weights are {self.weights}, but a training run has its own; wanted model with them")
+        if self.trained is not None and self.options is not None:
+            raise ValueError(f"options are {self.options}, but a training run has its own; wanted model with them")
         if self.trained is None and self.best:
             raise ValueError("best is true, but only a training run has best weights; wanted trained with it")
         _check_positive(height=self.height, width=self.width)
@@ -80,6 +93,7 @@ class Inference:
         device: Device, such as cpu or cuda:1. Default: a GPU if there is one.
         optimize: Optimize the network for full batches first, which takes up to a minute (see `strfnet.optimize`).
         ragged: Let clips of unequal numbers of frames share a batch.
+        max_pixels: Pixels of an image file; a larger image is not decoded.
         precision: fp32 without TF32, tf32 with it (CUDA), or bf16. Default: float32 under the flags of PyTorch.
     """
 
@@ -89,10 +103,11 @@ class Inference:
     device: str | None = None
     optimize: bool = False
     ragged: bool = False
+    max_pixels: int = 2**24
     precision: Literal["fp32", "tf32", "bf16"] | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(batch=self.batch)
+        _check_positive(batch=self.batch, max_pixels=self.max_pixels)
         if self.ragged and self.optimize:
             raise ValueError(
                 "ragged is true, but an optimized network takes clips of one shape; wanted one of the two"
@@ -110,12 +125,14 @@ class Profile:
 
     Args:
         model: One of `strfnet models`, or package.module:function.
+        options: Options of the network, as JSON such as {"stripes": 8}.
         clip: Shape of the clip: batch, channels, frames, height, width.
         depth: Levels of modules in the table.
         json: Print JSON with all modules instead of a table.
     """
 
     model: str = field(metadata={"positional": True, "metavar": "NAME"})
+    options: dict[str, Any] | None = None
     clip: tuple[int, int, int, int, int] = field(default=(1, 3, 8, 256, 128), metadata={"metavar": tuple("BCTHW")})
     depth: int = 2
     json: bool = False
@@ -136,11 +153,13 @@ class Convert:
         source: Training run, file of strfnet, file of published code, or file of a 2-D ResNet.
         target: File to write: one of strfnet if it ends in .safetensors, else as published code writes it.
         name: Network of the source, where its parameter names fit several.
+        options: Options of the network that published code does not store, as JSON such as {"stripes": 8}.
     """
 
     source: Path = field(metadata={"positional": True, "metavar": "IN"})
     target: Path = field(metadata={"positional": True, "metavar": "OUT"})
     name: str | None = None
+    options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None:
@@ -163,6 +182,13 @@ class Train:
         _check_model(recipe.model)
         recipe.check_names({"protocol": PROTOCOLS, **({} if recipe.format is None else {"format": FORMATS})})
         recipe.check_device()
+        for entry in recipe.more_data:
+            format, _, path = entry.partition(":")
+            if not path:
+                raise ValueError(f"more_data holds {entry!r}, wanted format:path, such as duke:/data/Duke")
+            check_name("format", format, FORMATS)
+        if recipe.more_data and recipe.data is None:
+            raise ValueError(f"more_data is {list(recipe.more_data)} without data, wanted data to evaluate on")
         if (recipe.data is None) != (recipe.format is None):
             wanted = "wanted both, or neither for synthetic walkers"
             raise ValueError(f"data is {recipe.data} and format is {recipe.format}, {wanted}")
@@ -180,6 +206,8 @@ class _OnTracklets:
     def __post_init__(self) -> None:
         if self.clips is not None:
             clip_sampler(self.clips)
+        if self.data_set.split == "all" and not isinstance(self, Evaluate):
+            raise ValueError("split is all, but only evaluate averages over splits; wanted the number of one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +234,7 @@ class Show(_OnTracklets):
     Args:
         masks: Draw the masks of every STRF unit over the frames of a tracklet.
         attention: Draw the attention of one pixel in every non-local block and AP3D registration.
+        match: Draw which regions make a query and another tracklet similar.
         ranks: Draw ranked lists of queries, with right and wrong matches marked.
         cmc: Draw the CMC curve of each protocol.
         curve: Draw losses and metrics of the training run.
@@ -214,7 +243,8 @@ class Show(_OnTracklets):
         protocol: Evaluation protocol; all shows every protocol that applies to the data set, and ranked lists of the
             first.
         row: Test row of the tracklet or query to show. Default: the first query; the hardest queries for lists.
-        clips: Clip sampler and frames of the clip for masks and attention; the first clip is shown.
+        other: Test row of the tracklet that is compared with the query. Default: the first of its ranked list.
+        clips: Clip sampler and frames of the clip for masks, attention and match; the first clip is shown.
         place: Pixel whose attention is shown, as [frame, row, column]. Default: the middle of the upper body.
         ranks_shown: Tracklets of a ranked list.
         queries_shown: Ranked lists.
@@ -222,6 +252,7 @@ class Show(_OnTracklets):
 
     masks: bool = False
     attention: bool = False
+    match: bool = False
     ranks: bool = False
     cmc: bool = False
     curve: bool = False
@@ -229,6 +260,7 @@ class Show(_OnTracklets):
     out: Path
     protocol: ProtocolName | Literal["all"] = "all"
     row: int | None = None
+    other: int | None = None
     clips: str = field(default="all_frames:8", metadata={"metavar": "SAMPLER:N"})
     place: tuple[int, int, int] | None = None
     ranks_shown: int = 10

@@ -5,7 +5,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any, Literal, get_args
 
@@ -19,7 +18,7 @@ from strfnet.deployment.in_place import add_in_place, chunk_attention, norms_in_
 from strfnet.deployment.runtimes import DTYPES, RUNTIMES, OnnxNetwork, Runtime, check_runtime, missing_for
 from strfnet.deployment.winograd import use_winograd
 from strfnet.layers.clip import AXES
-from strfnet.system.compat import allow_tf32, require_torch, tf32_is_allowed, tree_leaves
+from strfnet.system.compat import computing_with_tf32, require_torch, tf32_is_allowed, tree_leaves
 from strfnet.system.names import check_choice
 
 OLDEST_TORCH = "2.14"  # the test that compiled weights are frozen fails with 2.8 and 2.11
@@ -84,7 +83,7 @@ def optimize(
         raise ValueError(f"dtype is {dtype}, wanted one of {', '.join(map(str, TOLERANCES))}")
     if len(clip_shape) != 5 or min(clip_shape) < 1:
         raise ValueError(f"clip_shape is {tuple(clip_shape)}, wanted {AXES} of at least 1 each")
-    with nullcontext() if tf32 is None else allow_tf32(tf32):
+    with computing_with_tf32(tf32):
         backends = _backends(backend) if compiled else ()
         deployed = _optimize(network, tuple(clip_shape), like.dtype if dtype is None else dtype, backends, like)
     deployed.tf32 = tf32
@@ -103,7 +102,7 @@ def _optimize(
 ) -> Deployed:
     clip = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
     original = torch.inference_mode()(copy.deepcopy(network).eval())
-    with allow_tf32(False):
+    with computing_with_tf32(False):
         expected = original(clip)
     deployed = Deployed(inference_copy(network), shape, like.dtype)
     trials = []
@@ -124,7 +123,8 @@ def _steps(network: nn.Module, dtype: torch.dtype, backends: tuple[str, ...]) ->
     def rewriting(change: Pass) -> Step:
         def rewrite(deployed: Deployed, clip: Tensor) -> Deployed | str:
             candidate = copy.deepcopy(deployed)
-            return candidate if change(candidate.fused, candidate.clip_shape) else UNCHANGED
+            changed = change(candidate.fused, candidate.clip_shape)
+            return candidate.eval() if changed else UNCHANGED  # new modules start in training mode
 
         return rewrite
 
@@ -193,7 +193,7 @@ def _try(
         bound = tolerance(candidate.dtype, expected)
         if rounds_to_tf32(clip.device):
             if candidate.form == "fused":
-                with allow_tf32(False):
+                with computing_with_tf32(False):
                     outputs["after"] = candidate(clip)
             else:  # it keeps the flags under which it was made
                 bound = max(bound, TF32_TOLERANCE)

@@ -40,6 +40,22 @@ def cosine_distances(query: Tensor, gallery: Tensor) -> Tensor:
     return (1 - cosines).clamp(0, 2).to(query.dtype)
 
 
+def unit_length(vectors: Tensor) -> Tensor:
+    """Scales each row to length 1, so that an inner product of two rows is the cosine.
+
+    Lengths are computed in float64. A zero row stays zero, and a row of length 1 up to rounding is returned as it is,
+    so a second call changes nothing.
+
+    Shape: (n, d) to (n, d) of the same floating-point type.
+    """
+    scaled, eps = torch.empty_like(vectors), torch.finfo(vectors.dtype).eps
+    for rows in _slices(len(vectors), 2**10):
+        exact = vectors[rows].double()
+        factors = _inverse_lengths(exact.clone())[:, None]
+        scaled[rows] = torch.where((factors - 1).abs() <= eps, exact, exact * factors)
+    return scaled
+
+
 class StreamedDistances:
     """A matrix of distances that is computed tile by tile, or for given pairs, and never held as a whole.
 

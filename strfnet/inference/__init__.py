@@ -6,7 +6,9 @@ from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from strfnet.inference.embedder import Embedder
-    from strfnet.inference.embedding import embed, save_embeddings
+    from strfnet.inference.embedding import embed
+    from strfnet.inference.embedding_file import Embeddings, load_embeddings, save_embeddings
+    from strfnet.inference.pool import StreamPool
     from strfnet.inference.shards import Shards
     from strfnet.inference.stream import Stream
 

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import struct
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.data.tracklet import Tracklet
-from strfnet.inference.embedding import describe
-from strfnet.system.files import lock, remove_folder, sync_folder
+from strfnet.inference.embedding_file import describe, header_of, write_rows
+from strfnet.system.files import Lock, check_writable, lock, replacing
+from strfnet.system.progress import inform
 from strfnet.training.distributed import gather_bytes, world_size
 from strfnet.weights.store import CheckpointStore, pack, sha256
 
@@ -38,6 +36,7 @@ class Shards:
         tracklets: all tracklets of the file, the same on all processes.
         made_by: everything else that the embeddings depend on, as JSON can hold it.
         device: used for communication.
+        facts: of the final file, see `save_embeddings`. The shards do not depend on them.
 
     Attributes:
         mine: the numbers of the missing shards that this process computes.
@@ -48,18 +47,25 @@ class Shards:
     """
 
     def __init__(
-        self, path: Path, tracklets: Sequence[Tracklet], made_by: Mapping[str, Any], device: torch.device
+        self,
+        path: Path,
+        tracklets: Sequence[Tracklet],
+        made_by: Mapping[str, Any],
+        device: torch.device,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.folder = path, path.with_name(f"{path.name}.parts")
         self._store = CheckpointStore(self.folder)
         self._tracklets, self._described = tracklets, describe(tracklets)
+        self._facts = dict(facts or {})
         listed = f"{len(tracklets)} listed as {sha256(self._described.encode())[:16]}"
         made_by = {"tracklets": listed, **made_by, "part": SIZE}
         self._made_by: dict[str, Any] = json.loads(json.dumps(made_by))  # as it is read from disk
         self.count = -(-len(tracklets) // SIZE)
         self._rank = torch.distributed.get_rank() if world_size() > 1 else 0
-        self._lock: int | None = None
-        if (length := len(self._header(2**20))) > _LONGEST_HEADER:
+        self._lock: Lock | None = None
+        check_writable(path)
+        if (length := len(header_of(self._described, len(tracklets), 2**20, self._facts))) > _LONGEST_HEADER:
             limit = f"takes {length} bytes of {_LONGEST_HEADER}"
             raise ValueError(f"listing {len(tracklets)} tracklets {limit}: embed the tracklets into several files")
         missing = self._open() if self._rank == 0 else []
@@ -81,43 +87,34 @@ class Shards:
         return sum(len(self.tracklets(number)) for number in self._store.numbers())
 
     def join(self) -> int:
-        """Wait for the shards of all processes, write the final file atomically, and remove the folder.
+        """Wait for the shards of all processes, write the final file atomically, and remove the shards.
 
         One process calls it. The shards are read and verified one by one.
 
         Returns: d, the length of an embedding.
-        Raises: ValueError naming a shard that is damaged; it is removed.
+        Raises: ValueError naming a shard that is damaged, which is removed, or that has vanished.
         """
         # No barrier: it would time out where one process is an hour late.
-        while len(self._store.numbers()) < self.count:
+        while missing := set(range(self.count)) - set(self._store.numbers()):
+            if vanished := sorted(missing.intersection(self.mine) if world_size() > 1 else missing):
+                gone = f"shards {', '.join(map(str, vanished))} have vanished from {self.folder}"
+                raise ValueError(f"{gone}; the same command computes them again")
             time.sleep(0.1)
-        width, unfinished = 0, self.folder / ".joined.part"
-        with unfinished.open("wb") as file:
-            for number in range(self.count):
-                try:
-                    rows = self._load(number)
-                except ValueError as error:
-                    self._store.remove(number)
-                    raise ValueError(f"{error}; it is removed, and the same command computes it again") from error
-                if number == 0:
-                    width = rows.shape[1]
-                    file.write(self._header(width))
-                file.write(rows.numpy().astype("<f4", copy=False).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self.path)
-        sync_folder(self.path.parent)
-        remove_folder(self.folder)
+        with replacing(self.path) as file:
+            parts = (self._joined(number) for number in range(self.count))
+            width = write_rows(file, parts, self._described, len(self._tracklets), self._facts)
+        self._store.keep_only([])
         return width
 
     def close(self) -> None:
         """Unlock the folder, and remove it if it is empty."""
-        if self._rank == 0 and self.folder.is_dir() and not self._store.numbers():
-            with suppress(OSError):  # another process may be about to save its first shard
-                (self.folder / ".lock").unlink(missing_ok=True)
-                self.folder.rmdir()
+        if self._lock is not None and not self._store.numbers():
+            with suppress(OSError):  # it has files of the user, or another process is about to save its first shard
+                if {path.name for path in self.folder.iterdir()} == {".lock"}:
+                    (self.folder / ".lock").unlink()
+                    self.folder.rmdir()
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def _open(self) -> list[int]:
@@ -127,16 +124,20 @@ class Shards:
         self._store.clean()
         try:
             self._check_made_by()
+            self._check_shards()
         except ValueError:
             self.close()
             raise
+        return sorted(set(range(self.count)) - set(self._store.numbers()))
+
+    def _check_shards(self) -> None:
+        """Remove the shards that are damaged."""
         for number in self._store.numbers():
             try:
                 self._load(number)
             except ValueError as error:
-                print(f"{error}; it is computed again", file=sys.stderr)
                 self._store.remove(number)
-        return sorted(set(range(self.count)) - set(self._store.numbers()))
+                inform(f"{error}; it is computed again")
 
     def _check_made_by(self) -> None:
         for number in self._store.numbers():
@@ -159,14 +160,13 @@ class Shards:
             raise ValueError(f"shard {checkpoint.path} is {shape}")
         return rows
 
-    def _header(self, width: int) -> bytes:
-        """The header of the final safetensors file, byte for byte that of `save_embeddings`."""
-        rows = len(self._tracklets)
-        embeddings = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
-        entries = {"__metadata__": {"tracklets": self._described}, "embeddings": embeddings}
-        text = json.dumps(entries, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return struct.pack("<Q", len(text)) + text
+    def _joined(self, number: int) -> Tensor:
+        """The embeddings of a shard of the final file, which is removed if it is damaged."""
+        try:
+            return self._load(number)
+        except ValueError as error:
+            self._store.remove(number)
+            raise ValueError(f"{error}; it is removed, and the same command computes it again") from error
 
 
 def digest_of(network: nn.Module) -> str:

@@ -21,8 +21,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # do, by rounding. Data are compared by their content, not by their folder.)
 CHANGEABLE = (
     "data",
+    "more_data",
     "complete",
     "device",
+    "max_pixels",
     "workers",
     "evaluate_every",
     "protocol",
@@ -44,11 +46,14 @@ class Recipe:
         start_from: weights of the whole network to start from: a safetensors file or the folder of an earlier run.
         data: folder of the data set, or its CSV file; null, with the format, draws synthetic walkers in memory.
         format: layout of the data set: mars, duke, ls_vid, ilids, prid, folder or csv.
+        more_data: further data sets to train on, each as format:path, such as [duke:/data/Duke]; identities of
+            different data sets stay apart, and evaluation is on ``data``.
         split: index of the split, for data sets that have several.
         complete: require the published counts of a published data set.
         height: height of the frames in pixels.
         width: width of the frames in pixels.
         interpolation: interpolation by which frames are resized.
+        max_pixels: pixels of an image file; a larger image is not decoded.
         frames: frames of a clip, T.
         stride: distance between the frames of a strided clip.
         sampling: clip sampler, which selects the frames of a tracklet.
@@ -99,11 +104,13 @@ class Recipe:
     start_from: Path | None = None
     data: Path | None = None
     format: str | None = None
+    more_data: tuple[str, ...] = ()
     split: int = 0
     complete: bool = True
     height: int = 256
     width: int = 128
     interpolation: Interpolation = "bilinear"
+    max_pixels: int = 2**24
     frames: int = 4
     stride: int = 8
     sampling: TrainingSampling = "strided"
@@ -185,7 +192,7 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON can hold them; `from_json` reads them."""
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        return {**plain, "milestones": list(self.milestones), "per_frame": list(self.per_frame)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Recipe":
@@ -215,7 +222,7 @@ _COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operat
 _BOUNDS: dict[str, dict[str, float]] = {
     **{name: {"at least": 1} for name in ("height", "width", "frames", "stride", "batch", "identities", "tracklets")},
     **{name: {"at least": 1} for name in ("epochs", "accumulate", "evaluate_every", "keep", "steps_per_epoch")},
-    "save_every": {"at least": 1},
+    **{name: {"at least": 1} for name in ("save_every", "max_pixels")},
     **{name: {"at least": 0} for name in ("split", "seed", "workers", "weight_decay", "warmup")},
     **{name: {"at least": 0, "at most": 1} for name in ("flip", "crop", "erasing")},
     **{name: {"above": 0} for name in ("lr", "gamma", "clip_gradients")},

@@ -1,0 +1,184 @@
+"""Files of embeddings: the vectors, the tracklet of each row, and how they were computed."""
+
+import io
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from strfnet.data.readers.directory import check_file
+from strfnet.data.readers.folder import first_queries
+from strfnet.data.tracklet import DataSet, Tracklet
+from strfnet.evaluation.distances import unit_length
+from strfnet.system.files import write_atomically
+
+# Facts in which files that are mixed agree.
+_ALIKE = ("network", "weights", "clips", "size", "interpolation", "metric")
+
+
+class Embeddings(NamedTuple):
+    """What `load_embeddings` returns.
+
+    Attributes:
+        vectors: float32 (n, d).
+        tracklets: for each row the identity (None if it is unknown), the camera, the number of frames, the path of
+            the first one, and ``details``, such as track and times.
+        facts: how the vectors were computed, see `save_embeddings`; those that all files share.
+    """
+
+    vectors: Tensor
+    tracklets: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+    def test_set(self) -> DataSet:
+        """Returns the tracklets as the test set of a data set, with the queries of the file.
+
+        If it lists none, ``first_queries`` selects them. The tracklets' frames are placeholders.
+        """
+        test = tuple(
+            Tracklet((Path(row["path"]),) * row["frames"], row["identity"], row["camera"], row["details"])
+            for row in self.tracklets
+        )
+        query = tuple(self.facts["query"]) if "query" in self.facts else first_queries(test)
+        gallery = tuple(self.facts.get("gallery", range(len(test))))
+        return DataSet(self.facts.get("data", "embeddings"), (), test, query, gallery, self.facts.get("layout"))
+
+
+def save_embeddings(
+    path: str | Path, embeddings: Tensor, tracklets: Sequence[Tracklet], facts: Mapping[str, Any] | None = None
+) -> None:
+    """Writes embeddings and the labels of their tracklets into one safetensors file, atomically.
+
+    The tensor is called ``embeddings``. The entry ``tracklets`` of the metadata is a JSON list with the identity, the
+    camera, the number of frames and the path of the first frame of each tracklet, and its ``details`` if it has some.
+
+    Args:
+        path: of the file.
+        embeddings: (n, d), one row for each tracklet.
+        tracklets: n of them.
+        facts: how the embeddings were computed, such as `Embedder.facts`; JSON types, the entry ``facts`` of the
+            metadata. If their ``metric`` is "cosine", rows are scaled to length 1.
+
+    Raises: ValueError if ``embeddings`` is not one row per tracklet; OSError if the file cannot be written.
+    """
+    if embeddings.ndim != 2 or len(embeddings) != len(tracklets):
+        wanted = f"one row for each of {len(tracklets)} tracklets"
+        raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
+    content = io.BytesIO()
+    write_rows(content, [embeddings.detach().cpu().float()], describe(tracklets), len(tracklets), facts or {})
+    write_atomically(Path(path), content.getvalue())
+
+
+def load_embeddings(*paths: str | Path) -> Embeddings:
+    """Reads files of embeddings, one after the other.
+
+    Args:
+        paths: one or more files of `save_embeddings` or ``strfnet embed``. Several must be of one network, with equal
+            weights, clips, preprocessing and metric.
+
+    Raises: ValueError naming a file that is missing, damaged, given twice, or no file of embeddings; or two files
+    whose facts differ, or one of several that does not say how it was computed (a file of strfnet 0.1).
+    """
+    files = [Path(path) for path in paths]
+    if not files:
+        raise ValueError("got no file of embeddings, wanted at least one")
+    if len({file.resolve() for file in files}) < len(files):
+        raise ValueError(f"got {', '.join(map(str, files))}, wanted each file once")
+    loaded = [_load(file) for file in files]
+    for file, (_, _, facts) in zip(files, loaded, strict=True):
+        if len(files) > 1:
+            _check_alike(file, facts, files[0], loaded[0].facts)
+    widths = {one.vectors.shape[1] for one in loaded}
+    if len(widths) > 1:
+        raise ValueError(f"{', '.join(map(str, files))} hold vectors of {sorted(widths)} numbers, wanted one width")
+    for file, (_, _, facts) in zip(files, loaded, strict=True):
+        if len(files) > 1 and "query" in facts:
+            raise ValueError(f"{file} lists the queries of {facts['data']}: load it alone, not with other files")
+    first = loaded[0].facts
+    shared = {name: value for name, value in first.items() if all(one.facts.get(name) == value for one in loaded)}
+    vectors = loaded[0].vectors if len(loaded) == 1 else torch.cat([one.vectors for one in loaded])
+    return Embeddings(vectors, [row for one in loaded for row in one.tracklets], shared)
+
+
+def facts_of(data_set: DataSet) -> dict[str, Any]:
+    """Returns the facts of a data set in a file of embeddings: its name, its layout, and queries that it lists."""
+    facts: dict[str, Any] = {"data": data_set.name}
+    if data_set.layout is not None:
+        facts["layout"] = data_set.layout
+    query, gallery = data_set.query, data_set.gallery
+    if query != first_queries(data_set.test) or gallery != tuple(range(len(data_set.test))):
+        facts |= {"query": list(query), "gallery": list(gallery)}
+    return facts
+
+
+def describe(tracklets: Sequence[Tracklet]) -> str:
+    """Returns the JSON list of labels in a file of embeddings, see `save_embeddings`."""
+    described = (
+        {"identity": item.identity, "camera": item.camera, "frames": len(item.frames), "path": item.where}
+        | ({"details": dict(item.details)} if item.details else {})
+        for item in tracklets
+    )
+    return f"[{', '.join(map(json.dumps, described))}]"  # one at a time: there may be 100,000
+
+
+def header_of(described: str, rows: int, width: int, facts: Mapping[str, Any]) -> bytes:
+    """Returns the header of a safetensors file of embeddings."""
+    embeddings = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
+    metadata = {"tracklets": described, **({"facts": json.dumps(facts)} if facts else {})}
+    text = json.dumps({"__metadata__": metadata, "embeddings": embeddings}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def write_rows(file: BinaryIO, parts: Iterable[Tensor], described: str, rows: int, facts: Mapping[str, Any]) -> int:
+    """Writes a file of embeddings from parts of its rows, float32 on the CPU. Returns the width of a row."""
+    width, parts = _peeked(parts)
+    file.write(header_of(described, rows, width, facts))
+    for part in parts:
+        scaled = unit_length(part) if facts.get("metric") == "cosine" else part
+        file.write(scaled.contiguous().numpy().astype("<f4", copy=False).tobytes())
+    return width
+
+
+def _peeked(parts: Iterable[Tensor]) -> tuple[int, Iterator[Tensor]]:
+    iterator = iter(parts)
+    first = next(iterator)
+    return first.shape[1], chain([first], iterator)
+
+
+def _load(file: Path) -> Embeddings:
+    from safetensors import SafetensorError, safe_open
+
+    check_file(file, "a file of embeddings")
+    try:
+        with safe_open(file, "pt") as opened:
+            names, metadata = set(opened.keys()), opened.metadata() or {}
+            vectors = opened.get_tensor("embeddings") if names == {"embeddings"} else None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"cannot read {file}, wanted a safetensors file of embeddings: {error}") from error
+    if vectors is None or "tracklets" not in metadata:
+        raise ValueError(f"{file} holds {', '.join(sorted(names)) or 'nothing'}, wanted embeddings of tracklets")
+    try:
+        tracklets, facts = json.loads(metadata["tracklets"]), json.loads(metadata.get("facts", "{}"))
+        tracklets = [{"details": {}, **row} for row in tracklets]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the list of tracklets in {file} is damaged: {error}") from error
+    if vectors.ndim != 2 or len(vectors) != len(tracklets):
+        found = f"embeddings {tuple(vectors.shape)} and {len(tracklets)} tracklets"
+        raise ValueError(f"{file} holds {found}, wanted a row for each")
+    return Embeddings(vectors.float(), tracklets, facts)
+
+
+def _check_alike(file: Path, facts: Mapping[str, Any], first: Path, wanted: Mapping[str, Any]) -> None:
+    if missing := [name for name in _ALIKE if name not in facts]:
+        what = f"{file} does not hold its {', '.join(missing)}"
+        raise ValueError(f"{what}, so it cannot be mixed with other files: embed its tracklets again")
+    differ = [f"{name} {wanted.get(name)} in {first}, {facts[name]} in {file}" for name in _ALIKE
+              if facts[name] != wanted.get(name)]  # fmt: skip
+    if differ:
+        raise ValueError(f"embeddings that cannot be compared: {'; '.join(differ)}")
