@@ -75,11 +75,12 @@ class Figures:
         return vis.draw_ranked_lists(self.data_set, lists, notes=self._precision_notes(), title=title)
 
     def match(self, query: int | None = None, other: int | None = None) -> "Figure":
-        """Why two tracklets match; by default those of the call, or the first of the query's ranked list."""
+        """Why two tracklets match; by default those of the call, or the first that counts of the ranked list."""
         query = self._row() if query is None else query
         other = self.call.other if other is None else other
         if other is None:
-            other = self._ranked(query, count=1)[0].row
+            items = self._ranked(query, count=len(self.data_set.test))
+            other = next((item for item in items if item.mark != "not counted"), items[0]).row
         clips = self._clip(query)[0], self._clip(other)[0]
         regions = vis.match_regions(
             self.embedder.network, *clips, distance=self.protocols[0].distance, batch=self.embedder.batch
@@ -110,13 +111,10 @@ class Figures:
             "Right items have a green border and a tick, wrong ones a red border and a cross. Grey items are not "
             "counted: junk, and what the protocol removes. An image leads to the frames of its tracklet."
         )
-        notes = self._precision_notes()
-        lists = [
-            vis.report_list(self.data_set, query, self._ranked(query), note=notes[query])
-            for query in self.hardest[:shown]
-        ]
+        ranked_lists = {query: self._ranked(query) for query in self.hardest[:shown]}
+        lists = vis.report_lists(self.data_set, ranked_lists, notes=self._precision_notes())
         sections = [
-            vis.Section("Hardest queries", ranked, lists=tuple(lists)),
+            vis.Section("Hardest queries", ranked, lists=lists),
             self._matches(self.hardest[0]),
             _section("CMC", "The fraction of queries whose first match has that rank or less.", self.cmc(), "CMC"),
         ]
