@@ -88,7 +88,9 @@ def train(call: options.Train) -> None:
     preprocessing = Preprocessing().updated(vars(recipe))
 
     def evaluate(network: torch.nn.Module) -> dict[str, float]:
-        embedder = Embedder(network, recipe.model, preprocessing, recipe.batch, recipe.workers)
+        embedder = Embedder(
+            network, recipe.model, preprocessing, recipe.batch, recipe.workers, max_pixels=recipe.max_pixels
+        )
         (result,) = evaluate_protocols(embedder.embed, data_set, [protocol])
         ranks = {f"R{k}": float(result.cmc[k - 1]) for k in (1, 5, 10) if k <= len(result.cmc)}
         return {"mAP": result.mean_average_precision, **ranks}
@@ -210,7 +212,7 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
     choose_attention(network)
     batch, workers, optimize = inference.batch, inference.workers, inference.optimize
     precision, ragged = inference.precision, inference.ragged
-    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged)
+    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged, inference.max_pixels)
     return Embedder(network, found.name, *settings), found
 
 

@@ -93,6 +93,7 @@ class Inference:
         device: Device, such as cpu or cuda:1. Default: a GPU if there is one.
         optimize: Optimize the network for full batches first, which takes up to a minute (see `strfnet.optimize`).
         ragged: Let clips of unequal numbers of frames share a batch.
+        max_pixels: Pixels of an image file; a larger image is not decoded.
         precision: fp32 without TF32, tf32 with it (CUDA), or bf16. Default: float32 under the flags of PyTorch.
     """
 
@@ -102,10 +103,11 @@ class Inference:
     device: str | None = None
     optimize: bool = False
     ragged: bool = False
+    max_pixels: int = 2**24
     precision: Literal["fp32", "tf32", "bf16"] | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(batch=self.batch)
+        _check_positive(batch=self.batch, max_pixels=self.max_pixels)
         if self.ragged and self.optimize:
             raise ValueError(
                 "ragged is true, but an optimized network takes clips of one shape; wanted one of the two"

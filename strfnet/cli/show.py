@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -72,7 +72,9 @@ class Figures:
         lists = {query: self._ranked(query) for query in queries}
         rules = f"{protocol.distance} distances, AP by {protocol.average_precision}s"
         title = self._title(f"protocol {protocol.name}, {rules}")
-        return vis.draw_ranked_lists(self.data_set, lists, notes=self._precision_notes(), title=title)
+        return vis.draw_ranked_lists(
+            self.data_set, lists, notes=self._precision_notes(), title=title, max_pixels=self.embedder.max_pixels
+        )
 
     def match(self, query: int | None = None, other: int | None = None) -> "Figure":
         """Why two tracklets match; by default those of the call, or the first that counts of the ranked list."""
@@ -220,7 +222,11 @@ class Figures:
         tracklet, preprocessing = self.data_set.test[row], self.embedder.preprocessing
         sampler, length = clip_sampler(self.call.clips)
         indices = evaluation_sampler(sampler, frames=length)(len(tracklet.frames))[0]
-        return read_clip(tracklet.frames, indices, preprocessing.size, interpolation=preprocessing.interpolation), row
+        settings: dict[str, Any] = {
+            "interpolation": preprocessing.interpolation,
+            "max_pixels": self.embedder.max_pixels,
+        }
+        return read_clip(tracklet.frames, indices, preprocessing.size, **settings), row
 
     def _row(self) -> int:
         """The test row of the call, or of the first query."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from strfnet.data.frames import MAX_PIXELS
 from strfnet.data.sampling import evaluation_sampler
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.evaluation.protocols import Distance
@@ -45,6 +46,7 @@ class Embedder:
         precision: "fp32", without TF32; "tf32", which allows TF32 in convolutions and products on CUDA; or "bf16", a
             copy of the network in bfloat16. None: the type of the network, under PyTorch's flags.
         ragged: clips of unequal numbers of frames share a batch, see `strfnet.inference.embed`.
+        max_pixels: of an image file; a larger image is not decoded.
 
     Raises: ValueError for an unknown precision, or for ``ragged`` with ``optimize``, whose network takes clips of one
     shape.
@@ -59,6 +61,7 @@ class Embedder:
     progress: bool = False
     precision: Precision | None = None
     ragged: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.precision is not None:
@@ -184,6 +187,7 @@ class Embedder:
             "batch": self.batch,
             "workers": self.workers,
             "ragged": self.ragged,
+            "max_pixels": self.max_pixels,
         }
 
     def _made_by(self, clips: tuple[str, int]) -> dict[str, Any]:

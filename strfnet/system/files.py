@@ -13,17 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from strfnet.system.reading import special_kind
+
 if os.name == "posix":
     import fcntl
 
 MARK = ".strfnet-"
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-}
 _locked: set[str] = set()  # by this process, whose threads a lock of the system does not keep apart
 _locking = threading.Lock()
 
@@ -41,23 +36,14 @@ def target_of(path: Path) -> Path:
 
     Raises: ValueError if it is a folder, a device, a pipe or a socket, which no file may replace.
     """
-    _check_kind(path, "write", "wanted a file in an existing folder")
+    _check_free_or_regular(path, "write", "wanted a file in an existing folder")
     return Path(os.path.realpath(path))
 
 
-def read_file(path: Path) -> bytes:
-    """Returns the content of a file. Raises: ValueError for a pipe or a device, which may never end."""
-    _check_kind(path, "read", "wanted a file")
-    return path.read_bytes()
-
-
-def _check_kind(path: Path, verb: str, wanted: str) -> None:
-    try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return
-    if kind != stat.S_IFREG:
-        raise ValueError(f"cannot {verb} {path}: it is {_KINDS.get(kind, 'no file')}, {wanted}")
+def _check_free_or_regular(path: Path, verb: str, wanted: str) -> None:
+    with suppress(FileNotFoundError):
+        if kind := special_kind(os.stat(path).st_mode):
+            raise ValueError(f"cannot {verb} {path}: it is {kind}, {wanted}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -125,7 +111,7 @@ def unfinished_name(folder: Path) -> Path:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a new file and wait until it is on the disk."""
+    """Write a new file and wait until it is on the disk. Raises: FileExistsError for a name that is taken."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -194,7 +180,7 @@ def lock(path: Path) -> Lock:
 
     Raises: ValueError if another process or thread has locked it, or if ``path`` is no file.
     """
-    _check_kind(path, "lock", "wanted a file or a free name")
+    _check_free_or_regular(path, "lock", "wanted a file or a free name")
     name = os.path.realpath(path)
     with _locking:
         if name in _locked:

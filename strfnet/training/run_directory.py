@@ -18,7 +18,8 @@ from typing import Any
 from torch import Tensor
 
 from strfnet.data.tracklet import Tracklet
-from strfnet.system.files import Lock, lock, read_file, remove_unfinished, write_atomically
+from strfnet.system.files import Lock, lock, remove_unfinished, write_atomically
+from strfnet.system.reading import read_regular
 from strfnet.training.accelerator import Engine
 from strfnet.training.distributed import gather_bytes
 from strfnet.training.log import Log
@@ -174,7 +175,7 @@ class RunDirectory:
         path = self.path / "result.json"
         if self.position.epoch < self._recipe.epochs or not path.exists():
             return None
-        result = json.loads(read_file(path))
+        result = json.loads(_content(path))
         result |= {"metrics": result.pop("figures"), "folder": self.path}
         return Outcome(**result) if result["step"] == self.position.step else None
 
@@ -212,15 +213,25 @@ def read_run(folder: Path, *, best: bool = False) -> tuple[Recipe, dict[str, Ten
     metadata = weights.metadata or {}
     if "recipe" not in metadata:
         raise ValueError(f"{folder} is not a training run, wanted a folder that `strfnet train --out` has filled")
-    return Recipe.from_json(metadata["recipe"]), weights.tensors
+    try:
+        return Recipe.from_json(metadata["recipe"]), weights.tensors
+    except (ValueError, TypeError, AttributeError) as error:  # anybody can forge a recipe with values of any type
+        raise ValueError(f"{folder} holds a recipe that is none: {error}") from error
 
 
 def _check_free(folder: Path) -> None:
     """Raises: ValueError for a file of the user that a new run would overwrite."""
     for name, start in (("log.jsonl", b'{"kind": "start"'), ("result.json", b'{\n "step": ')):
         path = folder / name
-        if os.path.lexists(path) and read_file(path)[: len(start)] not in (start, b""):
+        if os.path.lexists(path) and _content(path)[: len(start)] not in (start, b""):
             raise ValueError(f"{path} was not written by a run of strfnet: use another folder")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
 
 
 def _random_name(rank: int) -> str:

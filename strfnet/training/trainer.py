@@ -315,6 +315,7 @@ def _training_clips(tracklets: Sequence[Tracklet], labels: Sequence[int], recipe
         stride=recipe.stride,
         size=(recipe.height, recipe.width),
         interpolation=recipe.interpolation,
+        max_pixels=recipe.max_pixels,
         augmentation=Augmentation(recipe.flip, recipe.crop, recipe.erasing, per_frame=recipe.per_frame),
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, read_clip
+from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, read_clip
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.visualization.attention import Images, Place, at_frames, lay_over
 from strfnet.visualization.captions import caption_of, shortened, shown_frames
@@ -71,6 +71,7 @@ def draw_ranked_lists(
     *,
     notes: Mapping[int, str] | None = None,
     title: str = "",
+    max_pixels: int = MAX_PIXELS,
 ) -> "Figure":
     """Draws queries and their ranked lists: the middle frame of each tracklet, with its distance and what is known.
 
@@ -81,6 +82,7 @@ def draw_ranked_lists(
         lists: the output of `ranked_list` by query, a row of ``data_set.test``.
         notes: a line about a query, such as its AP.
         title: title of the figure.
+        max_pixels: of an image file; a larger image is not decoded.
 
     Raises: ValueError if there are no lists, or a frame cannot be read; ImportError if matplotlib is missing.
     """
@@ -92,12 +94,12 @@ def draw_ranked_lists(
     for place, (mark, (colour, sign)) in enumerate(MARKS.items()):
         page.write(70 + 80 * place, 50, f"{sign} {mark}", color=colour, fontsize=10)
     for row, (query, found) in enumerate(lists.items()):
-        _draw_tracklet(page, row, 0, data_set.test[query], query, QUERY, (notes or {}).get(query, "query"))
+        note = (notes or {}).get(query, "query")
+        _draw_tracklet(page, row, 0, data_set.test[query], query, QUERY, note, max_pixels)
         for column, item in enumerate(found, start=1):
             colour, sign = MARKS[item.mark]
-            _draw_tracklet(
-                page, row, column, data_set.test[item.row], item.row, colour, f"{sign} {item.distance:.3f}"
-            )
+            text = f"{sign} {item.distance:.3f}"
+            _draw_tracklet(page, row, column, data_set.test[item.row], item.row, colour, text, max_pixels)
     return page.figure
 
 
@@ -234,7 +236,9 @@ def _strip(images: Images, gap: int) -> Images:
     return np.concatenate(spaced, axis=1)[:, :-gap]
 
 
-def _draw_tracklet(page: Page, line: int, column: int, tracklet: Tracklet, row: int, colour: str, text: str) -> None:
+def _draw_tracklet(
+    page: Page, line: int, column: int, tracklet: Tracklet, row: int, colour: str, text: str, max_pixels: int
+) -> None:
     """Draws the middle frame of a tracklet within its border, and below it the text and what is known of it."""
     from matplotlib.colors import to_rgb
 
@@ -242,7 +246,7 @@ def _draw_tracklet(page: Page, line: int, column: int, tracklet: Tracklet, row: 
     h, w = THUMB
     image = np.tile(to_rgb(colour), (h, w, 1))
     (frame,) = shown_frames(tracklet, 1)
-    clip = read_clip(tracklet.frames, [frame], (h - 2 * BORDER, w - 2 * BORDER))
+    clip = read_clip(tracklet.frames, [frame], (h - 2 * BORDER, w - 2 * BORDER), max_pixels=max_pixels)
     image[BORDER:-BORDER, BORDER:-BORDER] = images_of(clip)[0]
     page.show(image, x, y, w, h)
     lines = [text, *(shortened(words, _LETTERS) for words in caption_of(tracklet, row, frame))]

@@ -13,17 +13,12 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from strfnet.system.files import (
-    read_file,
-    remove_folder,
-    remove_unfinished,
-    sync_folder,
-    unfinished_name,
-    write_synced,
-)
+from strfnet.system.files import remove_folder, remove_unfinished, sync_folder, unfinished_name, write_synced
+from strfnet.system.reading import is_plain_name, read_regular
 
 VERSION = 1
 DESCRIPTION = "description.json"
+LONGEST_DESCRIPTION = 2**24  # bytes; ours have a few thousand
 
 
 @dataclass(frozen=True)
@@ -145,7 +140,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     metadata, files = _metadata(folder), {}
     for name, digest in metadata["sha256"].items():
         try:
-            files[name] = read_file(folder / name)
+            files[name] = read_regular(folder / name)
             verify(files[name], digest, name)
         except (OSError, ValueError) as error:
             raise ValueError(f"checkpoint {folder} is damaged: {error}") from error
@@ -180,16 +175,26 @@ def _check_ours(folder: Path) -> None:
 
 def _metadata(folder: Path) -> dict[str, Any]:
     try:
-        content = read_file(folder / DESCRIPTION)
+        content = read_regular(folder / DESCRIPTION, most=LONGEST_DESCRIPTION)
         metadata: dict[str, Any] = json.loads(content)["description"]
         version, intact = metadata["version"], content == _sealed(metadata)  # 1E-5 equals 1e-5, and is damage too
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"checkpoint {folder} is damaged: {DESCRIPTION} cannot be read ({error})") from error
     if not intact:
         raise ValueError(f"checkpoint {folder} is damaged: {DESCRIPTION} is not what was written")
     if version != VERSION:
         raise ValueError(f"checkpoint {folder} is of version {version}, wanted {VERSION}")
+    _check_names(folder, metadata.get("sha256"))
     return metadata
+
+
+def _check_names(folder: Path, digests: Any) -> None:
+    """Raises: ValueError unless the files are named by plain names, so that none is outside the folder."""
+    names = list(digests) if isinstance(digests, dict) else None
+    strange = None if names is None else next((name for name in names if not is_plain_name(name)), None)
+    if names is None or strange is not None:
+        found = "no files" if names is None else f"the file {strange!r}"
+        raise ValueError(f"checkpoint {folder} is forged: {DESCRIPTION} names {found}, wanted names without folders")
 
 
 def _sealed(metadata: Mapping[str, Any]) -> bytes:
