@@ -17,6 +17,7 @@ from strfnet.evaluation import (
     gallery_of,
     mean_over_splits,
     protocols_of,
+    queries_of,
     table,
 )
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
@@ -251,7 +252,7 @@ def _check_not_trained_on(found: LoadedNetwork, data: options.Data, splits: Mapp
 
 
 def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
-    """The protocol of a name; for "all", those of the data set that leave a gallery.
+    """The protocol of a name; for "all", those of the data set that leave queries and a gallery.
 
     Raises: ValueError if no protocol is left.
     """
@@ -260,6 +261,7 @@ def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
     protocols = []
     for protocol in protocols_of(data_set):
         try:
+            queries_of(data_set, protocol)
             gallery_of(data_set, protocol)
         except ValueError as error:
             if process_rank() == 0:
@@ -267,7 +269,7 @@ def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
         else:
             protocols.append(protocol)
     if not protocols:
-        raise ValueError(f"no protocol leaves a gallery of {data_set.name}")
+        raise ValueError(f"no protocol leaves queries and a gallery of {data_set.name}")
     return protocols
 
 
