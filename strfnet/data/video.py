@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LISTING = "tracklets.csv"
 _SKIPPED: NDArray[np.uint8] = np.zeros((0, 0, 3), np.uint8)  # a frame that the clips of a tracklet do not use
-_FACTS = ".crop.json"
+CROPPED = ".crop.json"  # in the folder of a camera: what its crops depend on
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def _claim(folder: Path, video: Video, boxes: Iterable[Box], cropping: Cropping,
         "cropping": repr(cropping),
         "quality": quality,
     }
-    file = folder / _FACTS
+    file = folder / CROPPED
     if not file.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds other files, wanted a new folder or one that this command began")
     if file.exists():

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
-from strfnet.evaluation.distances import StreamedDistances
+from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet, check_labelled
+from strfnet.evaluation.distances import StreamedDistances, unit_length
 from strfnet.evaluation.protocols import Protocol
 from strfnet.evaluation.ranking import Ranking, rank
 from strfnet.evaluation.reranking import rerank
@@ -84,6 +84,8 @@ def evaluate(
 ) -> Evaluation:
     """Ranks the gallery of a data set for each query and computes the metrics of a protocol.
 
+    For cosine distances, embeddings are scaled to length 1 first, as in files of embeddings.
+
     Args:
         embeddings: (n, d), one for each tracklet of ``data_set.test``.
         data_set: the data set.
@@ -93,12 +95,15 @@ def evaluate(
             No published protocol does so; the table marks it.
         ranks: length of the CMC.
 
-    Raises: ValueError if there is not one embedding for each test tracklet, if the protocol leaves no gallery, and
-    as `rank_embeddings` does.
+    Raises: ValueError if there is not one embedding for each test tracklet, if a tracklet has no identity, if the
+    protocol leaves no gallery, and as `rank_embeddings` does.
     """
     if embeddings.ndim != 2 or len(embeddings) != len(data_set.test):
         wanted = f"({len(data_set.test)}, d), one row for each test tracklet of {data_set.name}"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
+    check_labelled(data_set.test, "an evaluation")
+    if protocol.distance == "cosine":
+        embeddings = unit_length(embeddings)
     rows = gallery_of(data_set, protocol)
     columns = {row: column for column, row in enumerate(rows)}
     queries, gallery = ([data_set.test[row] for row in part] for part in (data_set.query, rows))

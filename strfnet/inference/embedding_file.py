@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from strfnet.data.readers.directory import check_file
-from strfnet.data.readers.folder import first_queries
+from strfnet.data.readers.folder import first_queries, test_set
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.evaluation.distances import unit_length
 from strfnet.system.files import write_atomically
@@ -40,13 +42,28 @@ class Embeddings(NamedTuple):
 
         If it lists none, ``first_queries`` selects them. The tracklets' frames are placeholders.
         """
-        test = tuple(
+        test = [
             Tracklet((Path(row["path"]),) * row["frames"], row["identity"], row["camera"], row["details"])
             for row in self.tracklets
-        )
-        query = tuple(self.facts["query"]) if "query" in self.facts else first_queries(test)
-        gallery = tuple(self.facts.get("gallery", range(len(test))))
-        return DataSet(self.facts.get("data", "embeddings"), (), test, query, gallery, self.facts.get("layout"))
+        ]
+        found, facts = test_set(self.facts.get("data", "embeddings"), test), self.facts
+        query, gallery = (tuple(facts.get(name, getattr(found, name))) for name in ("query", "gallery"))
+        return replace(found, layout=facts.get("layout"), query=query, gallery=gallery)
+
+    def rows_of(self, tracklets: Sequence[Tracklet]) -> list[int]:
+        """Returns the row of each tracklet, found by the path of its first frame.
+
+        Raises: ValueError naming a tracklet that has no row.
+        """
+        rows = {os.path.abspath(row["path"]): number for number, row in enumerate(self.tracklets)}
+        found = [rows.get(os.path.abspath(tracklet.where)) for tracklet in tracklets]
+        if None in found:
+            missing, count = tracklets[found.index(None)].where, found.count(None)
+            raise ValueError(
+                f"{count} of {len(found)} tracklets have no embedding, the first is {missing}: wanted a file of this "
+                "data set; paths are compared from the working directory"
+            )
+        return [row for row in found if row is not None]
 
 
 def save_embeddings(
