@@ -132,6 +132,8 @@ def test_the_mean_over_splits():
     parts = [evaluate(embeddings.roll(by, dims=0), small_mars(), PROTOCOLS["ap3d"]) for by in range(3)]
     mean = mean_over_splits(parts)
     assert mean.mean_average_precision == pytest.approx(sum(part.mean_average_precision for part in parts) / 3)
+    penalties = [part.mean_inverse_negative_penalty for part in parts]
+    assert mean.mean_inverse_negative_penalty == pytest.approx(sum(penalties) / 3) and len(set(penalties)) > 1
     np.testing.assert_allclose(mean.cmc, sum(part.cmc for part in parts) / 3)
     assert len({part.mean_average_precision for part in parts}) > 1
     assert table([mean]).splitlines()[1].split()[-3:] == ["3", "unknown", "*"]
@@ -154,6 +156,8 @@ def test_a_table_keeps_the_two_rules_apart_and_says_what_was_counted():
         row, rule = rows[result.protocol.name], result.protocol.average_precision
         other = {"rectangle": "trapezoid", "trapezoid": "rectangle"}[rule]
         assert row[f"mAP {rule}"] == f"{100 * result.mean_average_precision:.2f}" and row[f"mAP {other}"] == "-"
+        assert row["mINP"] == f"{100 * result.rankings[0].mean_inverse_negative_penalty:.2f}"
+        assert result.to_json()["mean_inverse_negative_penalty"] == result.mean_inverse_negative_penalty
         assert row["R1"] == f"{100 * result.cmc[0]:.2f}"
         assert row["queries"] == str(result.rankings[0].matched)
         assert row["unmatched"] == str(result.rankings[0].unmatched)

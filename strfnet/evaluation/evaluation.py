@@ -41,6 +41,10 @@ class Evaluation:
         return statistics.fmean(ranking.mean_average_precision for ranking in self.rankings)
 
     @property
+    def mean_inverse_negative_penalty(self) -> float:
+        return statistics.fmean(ranking.mean_inverse_negative_penalty for ranking in self.rankings)
+
+    @property
     def cmc(self) -> NDArray[np.float64]:
         """The CMC: rank k is ``cmc[k - 1]``."""
         mean: NDArray[np.float64] = np.mean([ranking.cmc for ranking in self.rankings], axis=0)
@@ -68,6 +72,7 @@ class Evaluation:
             "sampling": self.sampling,
             "reranked": self.reranked,
             "mean_average_precision": self.mean_average_precision,
+            "mean_inverse_negative_penalty": self.mean_inverse_negative_penalty,
             "cmc": self.cmc.tolist(),
             "splits": splits,
         }
@@ -186,7 +191,7 @@ def mean_over_splits(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 COLUMNS = (
-    *("protocol", "data", "mAP rectangle", "mAP trapezoid", "R1", "R5", "R10", "R20"),
+    *("protocol", "data", "mAP rectangle", "mAP trapezoid", "mINP", "R1", "R5", "R10", "R20"),
     *("queries", "unmatched", "gallery", "distance", "splits", "frames"),
 )
 TEXT_COLUMNS = ("protocol", "data", "distance", "frames")  # aligned left; numbers are aligned right
@@ -219,6 +224,7 @@ def cells_of(evaluation: Evaluation) -> tuple[str, ...]:
     protocol, cmc = evaluation.protocol, evaluation.cmc
     percent = f"{100 * evaluation.mean_average_precision:.2f}"
     precisions = [percent if protocol.average_precision == rule else "-" for rule in ("rectangle", "trapezoid")]
+    penalty = f"{100 * evaluation.mean_inverse_negative_penalty:.2f}"
     ranks = [f"{100 * cmc[k - 1]:.2f}" if k <= len(cmc) else "-" for k in (1, 5, 10, 20)]
     counts = [
         _range([getattr(ranking, name) for ranking in evaluation.rankings])
@@ -227,7 +233,7 @@ def cells_of(evaluation: Evaluation) -> tuple[str, ...]:
     frames = (evaluation.sampling or "unknown") + ("" if evaluation.as_published else " *")
     distance = protocol.distance + (" re-ranked" if evaluation.reranked else "")
     last = distance, str(len(evaluation.rankings)), frames
-    return (protocol.name, evaluation.data, *precisions, *ranks, *counts, *last)
+    return (protocol.name, evaluation.data, *precisions, penalty, *ranks, *counts, *last)
 
 
 def _range(counts: list[int]) -> str:
