@@ -324,7 +324,8 @@ class Embed(_OnTracklets):
     """Write the embeddings of tracklets to a file.
 
     Args:
-        out: safetensors file to write. Its finished shards are in OUT.parts, from where the same command resumes.
+        out: File to write: safetensors, or .parquet, .npz or .csv for other tools. Its finished shards are in
+            OUT.parts, from where the same command resumes.
         clips: Clip sampler and frames of a clip.
         metric: Distance by which embeddings are compared: cosine scales them to length 1, euclidean does not.
         subset: Subset of a data set to embed: train, or test with query and gallery. Default: test; for the format

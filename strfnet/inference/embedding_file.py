@@ -4,7 +4,7 @@ import io
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from strfnet.data.readers.directory import check_file
 from strfnet.data.readers.folder import first_queries, test_set
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.evaluation.distances import unit_length
+from strfnet.inference.embedding_formats import WRITERS, check_format, columns_of
 from strfnet.system.files import write_atomically
 
 # Facts in which files that are mixed agree.
@@ -69,10 +70,15 @@ class Embeddings(NamedTuple):
 def save_embeddings(
     path: str | Path, embeddings: Tensor, tracklets: Sequence[Tracklet], facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes embeddings and the labels of their tracklets into one safetensors file, atomically.
+    """Writes embeddings as float32 and the labels of their tracklets into one file, atomically.
 
-    The tensor is called ``embeddings``. The entry ``tracklets`` of the metadata is a JSON list with the identity, the
-    camera, the number of frames and the path of the first frame of each tracklet, and its ``details`` if it has some.
+    The file is of safetensors, and the tensor is called ``embeddings``. The entry ``tracklets`` of the metadata is a
+    JSON list with the identity, the camera, the number of frames and the path of the first frame of each tracklet,
+    and its ``details`` if it has some.
+
+    A path that ends in ``.parquet``, ``.npz`` or ``.csv`` is written for other tools instead, with a column for each
+    label and detail: ``embedding`` and the metadata ``facts`` (Parquet), arrays ``embeddings`` and ``facts`` (NumPy,
+    without pickle), or columns ``facts``, ``embedding_0``, ... (CSV).
 
     Args:
         path: of the file.
@@ -81,14 +87,18 @@ def save_embeddings(
         facts: how the embeddings were computed, such as `Embedder.facts`; JSON types, the entry ``facts`` of the
             metadata. If their ``metric`` is "cosine", rows are scaled to length 1.
 
-    Raises: ValueError if ``embeddings`` is not one row per tracklet; OSError if the file cannot be written.
+    Raises: ValueError if ``embeddings`` is not one row per tracklet, or for another suffix; OSError if the file
+    cannot be written; ImportError without pyarrow.
     """
+    path = Path(path)
+    check_format(path, tracklets)
     if embeddings.ndim != 2 or len(embeddings) != len(tracklets):
         wanted = f"one row for each of {len(tracklets)} tracklets"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
     content = io.BytesIO()
-    write_rows(content, [embeddings.detach().cpu().float()], describe(tracklets), len(tracklets), facts or {})
-    write_atomically(Path(path), content.getvalue())
+    vectors = embeddings.detach().cpu().float()
+    write_rows(content, path.suffix, [vectors], describe(tracklets), len(tracklets), facts or {})
+    write_atomically(path, content.getvalue())
 
 
 def load_embeddings(*paths: str | Path) -> Embeddings:
@@ -152,20 +162,24 @@ def header_of(described: str, rows: int, width: int, facts: Mapping[str, Any]) -
     return struct.pack("<Q", len(text)) + text
 
 
-def write_rows(file: BinaryIO, parts: Iterable[Tensor], described: str, rows: int, facts: Mapping[str, Any]) -> int:
-    """Writes a file of embeddings from parts of its rows, float32 on the CPU. Returns the width of a row."""
-    width, parts = _peeked(parts)
-    file.write(header_of(described, rows, width, facts))
-    for part in parts:
-        scaled = unit_length(part) if facts.get("metric") == "cosine" else part
-        file.write(scaled.contiguous().numpy().astype("<f4", copy=False).tobytes())
-    return width
+def write_rows(
+    file: BinaryIO, suffix: str, parts: Iterable[Tensor], described: str, rows: int, facts: Mapping[str, Any]
+) -> int:
+    """Writes a file of embeddings from parts of its rows, float32 on the CPU; `save_embeddings` has the formats.
 
-
-def _peeked(parts: Iterable[Tensor]) -> tuple[int, Iterator[Tensor]]:
+    Returns: the width of a row.
+    """
     iterator = iter(parts)
     first = next(iterator)
-    return first.shape[1], chain([first], iterator)
+    width, unit = first.shape[1], facts.get("metric") == "cosine"
+    arrays = ((unit_length(part) if unit else part).contiguous().numpy() for part in chain([first], iterator))
+    if suffix in WRITERS:
+        WRITERS[suffix](file, width, arrays, columns_of(json.loads(described)), json.dumps(facts))
+        return width
+    file.write(header_of(described, rows, width, facts))
+    for array in arrays:
+        file.write(array.astype("<f4", copy=False).tobytes())
+    return width
 
 
 def _load(file: Path) -> Embeddings:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference.embedding_file import describe, header_of, write_rows
+from strfnet.inference.embedding_formats import check_format
 from strfnet.system.files import lock, remove_folder, sync_folder
 from strfnet.training.distributed import gather_bytes, world_size
 from strfnet.weights.store import CheckpointStore, pack, sha256
@@ -55,6 +56,7 @@ class Shards:
         device: torch.device,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
+        check_format(path, tracklets)
         self.path, self.folder = path, path.with_name(f"{path.name}.parts")
         self._store = CheckpointStore(self.folder)
         self._tracklets, self._described = tracklets, describe(tracklets)
@@ -100,7 +102,8 @@ class Shards:
         unfinished = self.folder / ".joined.part"
         with unfinished.open("wb") as file:
             parts = (self._joined(number) for number in range(self.count))
-            width = write_rows(file, parts, self._described, len(self._tracklets), self._facts)
+            rows = len(self._tracklets)
+            width = write_rows(file, self.path.suffix, parts, self._described, rows, self._facts)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(self.path)
