@@ -111,7 +111,9 @@ def evaluate(call: options.Evaluate) -> None:
 def _evaluate_files(call: options.Evaluate, files: list[Path]) -> list[Evaluation]:
     """The metrics of files of embeddings, under the protocols whose distance their vectors keep."""
     from strfnet.inference import load_embeddings
+    from strfnet.training.sharing import join_processes
 
+    join_processes("cpu")
     loaded = load_embeddings(*files)
     vectors, data_set = loaded.vectors, loaded.test_set()
     if call.data_set.data is not None:
@@ -149,7 +151,8 @@ def show(call: options.Show) -> None:
         if call.file(name).parent.exists():  # otherwise it is made for the first figure
             _check_file(call.file(name))
     data_set = _read(call.data_set)
-    check_labelled(data_set.test, "a figure")
+    if {*call.figures} - {"masks", "attention", "curve"}:
+        check_labelled(data_set.test, "a ranking")
     rows = len(data_set.test)
     if call.row is not None and not 0 <= call.row < rows:
         raise ValueError(f"row is {call.row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
@@ -243,8 +246,10 @@ def _read(call: "options.Data | Recipe") -> DataSet:
     if call.data is None or call.format is None:
         from strfnet.data.synthetic import draw_set
 
-        print("no data given: drawing synthetic walkers", file=sys.stderr)
-        return draw_set()
+        _say("no data given: drawing synthetic walkers")
+        data_set = draw_set()
+        _say(data_set.summary)
+        return data_set
     layout: Layout = call.layout if isinstance(call, options.Data) else "identity/camera/track"
     data_set = read_data_set(call.format, call.data, split=call.split, complete=call.complete, layout=layout)
     _say(data_set.summary)

@@ -349,6 +349,8 @@ class Embed(_OnTracklets):
         super().__post_init__()
         if self.data_set.data is None and self.video is None:
             raise ValueError("data is missing, wanted the folder of the tracklets, or a video")
+        if self.video is not None and self.subset is not None:
+            raise ValueError(f"subset is {self.subset}, but a video has none; wanted a data set with it")
         if self.data_set.data is not None and self.video is not None:
             raise ValueError(f"data is {self.data_set.data} and video is {self.video}, wanted one of the two")
         if (self.video is None) != (self.tracks is None) or (self.video is None and self.camera is not None):

@@ -111,6 +111,20 @@ def test_the_listing_of_crops_is_read_and_a_name_makes_a_query(video, tmp_path):
         read_listing(listing)
 
 
+def test_what_was_filled_into_the_listing_is_kept(video, tmp_path):
+    crop_video(video, BOXES, tmp_path / "out", camera="c7")
+    listing = tmp_path / "out/tracklets.csv"
+    head, *lines = listing.read_text().replace("/1,,", "/1,ann,").splitlines()
+    filled = "".join(f"{line}\n" for line in (f"{head},clothes", f"{lines[0]},red", f"{lines[1]},"))
+    listing.write_text(filled, encoding="utf-8-sig")  # as spreadsheets write it
+    crop_video(video, BOXES, tmp_path / "out", camera="c7")
+    assert listing.read_text() == filled
+    crop_video(video, BOXES, tmp_path / "out", camera="c8")
+    assert [(t.identity, t.details.get("clothes")) for t in read_listing(listing).test] == [
+        ("ann", "red"), (None, None), (None, None), (None, None),
+    ]  # fmt: skip
+
+
 def test_an_interrupted_crop_goes_on_with_what_is_missing(video, tmp_path, monkeypatch):
     crop_video(video, BOXES, tmp_path / "whole", camera="c")
     replace, count = os.replace, iter(range(100))
@@ -237,6 +251,7 @@ def test_the_commands_crop_and_embed_a_video(video, tmp_path, capsys):
         (["--video", "v.mp4"], "tracks are None, wanted both"),
         (["--data", "d", "--video", "v.mp4", "--tracks", "t.txt"], "wanted one of the two"),
         (["--data", "d", "--camera", "c"], "wanted both or neither"),
+        (["--video", "v", "--tracks", "t", "--subset", "test"], "subset is test, but a video has none"),
         (["--video", "v.mp4", "--tracks", "t.txt", "--step", "0"], "step is 0, wanted at least 1"),
     ],
 )
