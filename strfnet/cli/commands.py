@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,8 @@ from strfnet.data.tracklet import check_labelled
 from strfnet.evaluation import PROTOCOLS, Evaluation, Protocol, evaluate_protocols, gallery_of, protocols_of, table
 from strfnet.evaluation import evaluate as evaluate_embeddings
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
-from strfnet.system.files import write_atomically
+from strfnet.system.files import check_writable, write_atomically
+from strfnet.system.progress import inform
 from strfnet.training.distributed import process_rank
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def profile(call: options.Profile) -> None:
     from strfnet.profiler import profile
 
     with torch.device("meta"):  # shapes suffice
-        network = create_model(call.model)
+        network = create_model(call.model, **(call.options or {}))
     report = profile(network, tuple(call.clip))
     print(report.to_json() if call.json else report.table(depth=call.depth))
 
@@ -41,7 +41,7 @@ def profile(call: options.Profile) -> None:
 def convert(call: options.Convert) -> None:
     from strfnet.models import convert
 
-    print(convert(call.source, call.target, name=call.name))
+    print(convert(call.source, call.target, name=call.name, options=call.options))
 
 
 def crop(call: options.Crop) -> None:
@@ -79,7 +79,9 @@ def train(call: options.Train) -> None:
     preprocessing = Preprocessing().updated(vars(recipe))
 
     def evaluate(network: torch.nn.Module) -> dict[str, float]:
-        embedder = Embedder(network, recipe.model, preprocessing, recipe.batch, recipe.workers)
+        embedder = Embedder(
+            network, recipe.model, preprocessing, recipe.batch, recipe.workers, max_pixels=recipe.max_pixels
+        )
         (result,) = evaluate_protocols(embedder.embed, data_set, [protocol])
         ranks = {f"R{k}": float(result.cmc[k - 1]) for k in (1, 5, 10) if k <= len(result.cmc)}
         return {"mAP": result.mean_average_precision, **ranks}
@@ -90,7 +92,8 @@ def train(call: options.Train) -> None:
 
 def evaluate(call: options.Evaluate) -> None:
     clips = options.clip_sampler(call.clips) if call.clips else None
-    _check_file(call.out)
+    if call.out is not None:
+        check_writable(call.out)
     if call.embeddings is not None:
         results = _evaluate_files(call, call.embeddings)
     else:
@@ -136,7 +139,7 @@ def _evaluate_files(call: options.Evaluate, files: list[Path]) -> list[Evaluatio
 
 
 def embed(call: options.Embed) -> None:
-    _check_file(call.out)
+    check_writable(call.out)
     data_set = _tracklets(call)
     embedder, _ = _load(call.network, call.inference)
     clips = options.clip_sampler(call.clips)
@@ -149,7 +152,7 @@ def show(call: options.Show) -> None:
 
     for name in call.figures:
         if call.file(name).parent.exists():  # otherwise it is made for the first figure
-            _check_file(call.file(name))
+            check_writable(call.file(name))
     data_set = _read(call.data_set)
     if {*call.figures} - {"masks", "attention", "curve"}:
         check_labelled(data_set.test, "a ranking")
@@ -189,7 +192,7 @@ def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":
 
     boxes = read_tracks(files, first_frame=settings.first_frame, units=settings.units)
     tracks, frames = len({box.track for box in boxes}), len({box.frame for box in boxes})
-    print(f"{len(boxes)} boxes of {tracks} tracks in {frames} frames", file=sys.stderr)
+    inform(f"{len(boxes)} boxes of {tracks} tracks in {frames} frames")
     return boxes
 
 
@@ -230,15 +233,15 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
 
     device = join_processes(inference.device)
     torch.manual_seed(call.seed)
-    found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best)
+    found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best, options=call.options)
     if not found.trained and process_rank() == 0:
-        print(f"{found.name} has {found.weights} and is not trained for re-identification", file=sys.stderr)
+        inform(f"{found.name} has {found.weights} and is not trained for re-identification")
     preprocessing = found.preprocessing.updated({**vars(call), **vars(inference)})
     network, progress = found.network.to(device), process_rank() == 0
     choose_attention(network)
     batch, workers, optimize = inference.batch, inference.workers, inference.optimize
     precision, ragged = inference.precision, inference.ragged
-    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged)
+    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged, inference.max_pixels)
     return Embedder(network, found.name, *settings), found
 
 
@@ -246,7 +249,7 @@ def _read(call: "options.Data | Recipe") -> DataSet:
     if call.data is None or call.format is None:
         from strfnet.data.synthetic import draw_set
 
-        _say("no data given: drawing synthetic walkers")
+        inform("no data given: drawing synthetic walkers")
         data_set = draw_set()
         _say(data_set.summary)
         return data_set
@@ -269,7 +272,7 @@ def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
             gallery_of(data_set, protocol)
         except ValueError as error:
             if process_rank() == 0:
-                print(f"{error}: it is skipped", file=sys.stderr)
+                inform(f"{error}: it is skipped")
         else:
             protocols.append(protocol)
     if not protocols:
@@ -277,15 +280,10 @@ def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
     return protocols
 
 
-def _check_file(path: Path | None) -> None:
-    if path is not None and (not path.parent.is_dir() or path.is_dir()):
-        raise ValueError(f"cannot write {path}, wanted a file in an existing folder")
-
-
 def _say(text: str) -> None:
-    """Prints on stderr, on the first process only, also before the processes have joined."""
+    """Writes a line on stderr from the first process only, also before the processes have joined."""
     if process_rank() == 0 and os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr)
+        inform(text)
 
 
 def _print(text: str) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         mean_over_splits,
         table,
     )
+    from strfnet.evaluation.nearest import nearest_items
     from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
     from strfnet.evaluation.ranking import Ranking, rank, rank_embeddings
     from strfnet.evaluation.reranking import rerank

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from strfnet.inference.embedder import Embedder
     from strfnet.inference.embedding import embed
     from strfnet.inference.embedding_file import Embeddings, load_embeddings, save_embeddings
+    from strfnet.inference.pool import StreamPool
     from strfnet.inference.shards import Shards
     from strfnet.inference.stream import Stream
 
