@@ -140,6 +140,7 @@ def test_the_test_set_of_a_file_is_that_of_its_data(tmp_path, embedder):
 
 
 def test_files_that_are_no_embeddings_are_named(tmp_path, embedder):
+    good = {"identity": "a", "camera": None, "frames": 2, "path": "1.jpg"}
     with pytest.raises(ValueError, match="no file of embeddings, wanted at least one"):
         load_embeddings()
     with pytest.raises(ValueError, match="none is missing, wanted a file of embeddings"):
@@ -156,12 +157,14 @@ def test_files_that_are_no_embeddings_are_named(tmp_path, embedder):
     save_file({"weight": torch.ones(2, 2)}, tmp_path / "weights")
     with pytest.raises(ValueError, match="weights holds weight, wanted embeddings of tracklets"):
         load_embeddings(tmp_path / "weights")
-    save_file({"embeddings": torch.ones(2, 2)}, tmp_path / "short", {"tracklets": json.dumps([{}])})
+    save_file({"embeddings": torch.ones(2, 2)}, tmp_path / "short", {"tracklets": json.dumps([good])})
     with pytest.raises(ValueError, match=r"short holds embeddings \(2, 2\) and 1 tracklets"):
         load_embeddings(tmp_path / "short")
-    save_file({"embeddings": torch.ones(2, 2)}, tmp_path / "bad", {"tracklets": "[1, 2]"})
-    with pytest.raises(ValueError, match=r"the list of tracklets in .*bad is damaged"):
-        load_embeddings(Path(tmp_path / "bad"))
+    for change in ({"frames": 0}, {"frames": "2"}, {"path": 3}, {"identity": ["a"]}, {"details": {"track": 1}}):
+        for listed in ([good, good | change], [1, 2], 3):
+            save_file({"embeddings": torch.ones(2, 2)}, tmp_path / "bad", {"tracklets": json.dumps(listed)})
+            with pytest.raises(ValueError, match=r"the list of tracklets in .*bad is damaged"):
+                load_embeddings(Path(tmp_path / "bad"))
 
 
 def test_other_tools_read_the_same_rows(tmp_path, embedder, monkeypatch):

@@ -197,12 +197,27 @@ def _load(file: Path) -> Embeddings:
     try:
         tracklets, facts = json.loads(metadata["tracklets"]), json.loads(metadata.get("facts", "{}"))
         tracklets = [{"details": {}, **row} for row in tracklets]
+        wrong = [number for number, row in enumerate(tracklets) if not _is_tracklet(row)]
+        if wrong or not isinstance(facts, dict):
+            raise ValueError(f"row {wrong[0]} is {tracklets[wrong[0]]}" if wrong else f"facts are {facts}")
     except (ValueError, TypeError) as error:
         raise ValueError(f"the list of tracklets in {file} is damaged: {error}") from error
     if vectors.ndim != 2 or len(vectors) != len(tracklets):
         found = f"embeddings {tuple(vectors.shape)} and {len(tracklets)} tracklets"
         raise ValueError(f"{file} holds {found}, wanted a row for each")
     return Embeddings(vectors.float(), tracklets, facts)
+
+
+def _is_tracklet(row: Mapping[str, Any]) -> bool:
+    labels, details = [row.get("identity"), row.get("camera")], row["details"]
+    return (
+        isinstance(row.get("path"), str)
+        and isinstance(row.get("frames"), int)
+        and row["frames"] > 0
+        and all(label is None or isinstance(label, (str, int)) for label in labels)
+        and isinstance(details, dict)
+        and all(isinstance(value, str) for value in details.values())
+    )
 
 
 def _check_alike(file: Path, facts: Mapping[str, Any], first: Path, wanted: Mapping[str, Any]) -> None:
