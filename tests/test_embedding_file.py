@@ -176,7 +176,7 @@ def test_other_tools_read_the_same_rows(tmp_path, embedder, monkeypatch):
     embedder.embed_into(tmp_path / "e", test, CLIPS)
     vectors, _, facts = load_embeddings(tmp_path / "e")
     monkeypatch.setattr("strfnet.inference.shards.SIZE", 2)
-    for suffix in ("npz", "csv", "parquet"):
+    for suffix in ("npz", "csv", "CSV", "parquet"):
         embedder.embed_into(tmp_path / f"e.{suffix}", test, CLIPS)
         save_embeddings(tmp_path / f"again.{suffix}", embedder.embed(test, CLIPS), test, embedder.facts(CLIPS))
         if suffix != "parquet":  # its groups of rows are the shards
@@ -198,6 +198,7 @@ def test_other_tools_read_the_same_rows(tmp_path, embedder, monkeypatch):
         arrays = {name: file[name].tolist() for name in file}
     assert torch.equal(torch.tensor(arrays.pop("embeddings")), vectors)
     assert json.loads(arrays.pop("facts")) == facts and arrays == blank
+    assert (tmp_path / "e.CSV").read_bytes() == (tmp_path / "e.csv").read_bytes()
     with (tmp_path / "e.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     numbers = [[float(row[f"embedding_{at}"]) for at in range(3)] for row in rows]
@@ -209,6 +210,8 @@ def test_files_for_other_tools_that_cannot_be_written_are_refused_before_embeddi
     monkeypatch.setattr("strfnet.inference.embedder.embed_each", None)
     with pytest.raises(ValueError, match=r"e\.npy ends in \.npy, wanted \.safetensors, \.parquet, \.npz, \.csv"):
         embedder.embed_into(tmp_path / "e.npy", tracklets(), CLIPS)
+    with pytest.raises(ValueError, match=r"e\.PT ends in \.PT"):
+        save_embeddings(tmp_path / "e.PT", torch.ones(4, 3), tracklets())
     clash = [Tracklet(tracklets()[0].frames, "a", None, {"frames": "7"})]
     with pytest.raises(ValueError, match="details of the tracklets hold 'frames', which is a column"):
         embedder.embed_into(tmp_path / "e.csv", clash, CLIPS)

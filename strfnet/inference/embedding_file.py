@@ -87,8 +87,8 @@ def save_embeddings(
         facts: how the embeddings were computed, such as `Embedder.facts`; JSON types, the entry ``facts`` of the
             metadata. If their ``metric`` is "cosine", rows are scaled to length 1.
 
-    Raises: ValueError if ``embeddings`` is not one row per tracklet, or for another suffix; OSError if the file
-    cannot be written; ImportError without pyarrow.
+    Raises: ValueError if ``embeddings`` is not one row per tracklet, or for the suffix of another format; OSError if
+    the file cannot be written; ImportError without pyarrow.
     """
     path = Path(path)
     check_format(path, tracklets)
@@ -97,7 +97,7 @@ def save_embeddings(
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
     content = io.BytesIO()
     vectors = embeddings.detach().cpu().float()
-    write_rows(content, path.suffix, [vectors], describe(tracklets), len(tracklets), facts or {})
+    write_rows(content, path.suffix.lower(), [vectors], describe(tracklets), len(tracklets), facts or {})
     write_atomically(path, content.getvalue())
 
 

@@ -14,20 +14,22 @@ from strfnet.data.tracklet import Tracklet
 
 Parts = Iterable[NDArray[np.float32]]
 Columns = Mapping[str, Sequence[Any]]
+_OTHERS = (".npy", ".pt", ".pth", ".pkl", ".pickle", ".h5", ".hdf5", ".json", ".jsonl", ".tsv", ".pq", ".xlsx")
 _LABELS = ("path", "identity", "camera", "frames")
 
 
 def check_format(path: Path, tracklets: Sequence[Tracklet]) -> None:
     """Check that tracklets can be listed in a file of the format that its suffix names.
 
-    Raises: ValueError for an unknown suffix, or ``details`` that are named as another column; ImportError naming what
-    to install.
+    Raises: ValueError for the suffix of a format that is not written, or ``details`` that are named as another
+    column; ImportError naming what to install.
     """
-    if path.suffix in ("", ".safetensors"):
+    suffix = path.suffix.lower()
+    if suffix in _OTHERS:
+        raise ValueError(f"{path} ends in {path.suffix}, wanted .safetensors, {', '.join(WRITERS)}")
+    if suffix not in WRITERS:
         return
-    if path.suffix not in WRITERS:
-        raise ValueError(f"{path} ends in {path.suffix}, wanted .safetensors, {', '.join(WRITERS)}, or no suffix")
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         _pyarrow()
     taken = {*_LABELS, "embedding", "embeddings", "facts"}
     clash = next((name for item in tracklets for name in item.details if name in taken), None)

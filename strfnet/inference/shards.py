@@ -105,7 +105,7 @@ class Shards:
         with replacing(self.path) as file:
             parts = (self._joined(number) for number in range(self.count))
             rows = len(self._tracklets)
-            width = write_rows(file, self.path.suffix, parts, self._described, rows, self._facts)
+            width = write_rows(file, self.path.suffix.lower(), parts, self._described, rows, self._facts)
         self._store.keep_only([])
         return width
 
