@@ -8,10 +8,12 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from data_trees import TREES
+from data_trees import TREES, write_g2a_vreid_tree, write_ilids_tree
 from safetensors.torch import load_file
+from scipy.io import savemat
 
 from strfnet.cli import main
 from strfnet.data.readers.formats import FORMATS
@@ -117,18 +119,18 @@ def test_evaluate_agrees_with_the_end_of_training(run, walkers, tmp_path, capsys
 def test_all_protocols_stand_side_by_side(run, walkers, capsys):
     assert main(["evaluate", *asked(run, walkers)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:6]] == ["mars", "cfaan", "nvan", "ap3d", "torchreid"]
+    assert [line.split()[0] for line in lines[1:6]] == ["mars", "nvan", "ap3d", "torchreid", "cfaan"]
     assert "mAP rectangle" in lines[0] and "mAP trapezoid" in lines[0]
 
 
 def test_a_protocol_that_leaves_no_gallery_is_left_out_and_the_others_are_shown(run, tmp_path, capsys):
-    people = tmp_path / "people"
-    write_walkers(people, identities=3, cameras=2, tracklets=1, frames=4, height=32)  # so all tracklets are queries
-    data = ["--data", str(people), "--trained", str(run)]
+    root = write_g2a_vreid_tree(tmp_path / "data")  # in the layout of MARS
+    savemat(root / "info" / "query_IDX.mat", {"query_IDX": np.array([[1, 2, 3, 4]])})  # all tracklets are queries
+    data = ["--data", str(root), "--format", "mars", "--complete", "false", "--trained", str(run)]
     assert main(["evaluate", *data]) == 0
     said = capsys.readouterr()
     assert "protocol torchreid leaves no gallery" in said.err and "it is skipped" in said.err
-    assert "torchreid" not in said.out and "folder" in said.out and "nvan" in said.out
+    assert "torchreid" not in said.out and "mars" in said.out and "nvan" in said.out
     assert main(["evaluate", *data, "--protocol", "torchreid"]) != 0
     assert "protocol torchreid leaves no gallery" in capsys.readouterr().err
 
@@ -280,7 +282,8 @@ def test_a_folder_without_a_run_is_refused(walkers, tmp_path, capsys, best):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_data_set_is_trained_on_and_judged_by_its_protocol(tmp_path, capsys, format):
-    data, protocol = TREES[format](tmp_path / "data"), "folder" if format == "csv" else format
+    data = TREES[format](tmp_path / "data")
+    protocol = {"csv": "folder", "ag_vpreid": "aerial_to_ground"}.get(format, format)
     (tmp_path / "small.yaml").write_text(SMALL)
     words = ["--format", format, "--data", str(data)]
     train = ["train", "--config", str(tmp_path / "small.yaml"), "--epochs", "1", "--steps-per-epoch", "1"]
@@ -320,3 +323,71 @@ def test_split_and_counts_are_those_of_the_call(walkers, config, tmp_path, capsy
     assert "split is 4, but mars has one" in capsys.readouterr().err
     assert main([*words, "--complete", "true"]) == 1
     assert "wanted 1980" in capsys.readouterr().err
+
+
+def test_all_splits_are_averaged_and_no_network_is_tested_on_identities_it_has_seen(tmp_path, capsys):
+    people = [f"person{number:03d}" for number in (1, 2, 4, 8, 9, 10)]
+    data = [
+        "--format",
+        "ilids",
+        "--data",
+        str(write_ilids_tree(tmp_path / "data", people=people, splits=2)),
+        "--complete",
+        "false",
+    ]
+    small = ["--height", "32", "--width", "16", "--device", "cpu", "--workers", "0", "--protocol", "ilids"]
+
+    def evaluated(*words):
+        assert main(["evaluate", *data, *small, *words, "--out", str(tmp_path / "metrics.json")]) == 0
+        return json.loads((tmp_path / "metrics.json").read_text())[0]["mean_average_precision"]
+
+    def trained(*words):
+        return ["--trained", str(tmp_path / words[0]), *words[1:]]
+
+    network = ["--model", "strf_c2d_resnet8", "--weights", "walkers"]
+    each = [evaluated(*network, "--split", str(split)) for split in range(2)]
+    assert "1 of 2" in capsys.readouterr().out
+    assert evaluated(*network, "--split", "all") == pytest.approx(sum(each) / 2) and len(set(each)) > 1
+    shown = capsys.readouterr()
+    assert "10 of 10 tracklets embedded" in shown.err and "Not all splits" not in shown.out
+
+    (tmp_path / "small.yaml").write_text(SMALL)
+    train = ["train", "--config", str(tmp_path / "small.yaml"), "--epochs", "1", "--steps-per-epoch", "1", *data]
+    for split in range(2):
+        words = ["--split", str(split), "--protocol", "ilids", "--out", str(tmp_path / f"run{split}")]
+        assert main([*train, *words]) == 0
+    own = [evaluated(*trained(f"run{split}", "--split", str(split))) for split in range(2)]
+    assert evaluated(*trained("run{split}", "--split", "all")) == pytest.approx(sum(own) / 2)
+    assert evaluated(*trained("run{split}", "--split", "1")) == own[1]
+    capsys.readouterr()
+    for words in (trained("run1", "--split", "all"), trained("run1", "--split", "0"), trained("run1")):
+        assert main(["evaluate", *data, *small, *words]) == 1
+        assert (
+            "was trained on split 1 of ilids, and split 0 tests identities that it has seen"
+            in capsys.readouterr().err
+        )
+    assert main(["show", "--ranks", *data, *network, "--split", "all", "--out", str(tmp_path / "x.png")]) == 2
+    assert "split is all, but only evaluate averages over splits" in capsys.readouterr().err
+    assert main(["evaluate", *data, *network, "--split", "some"]) == 2
+    assert "split" in capsys.readouterr().err
+
+
+def test_several_data_sets_are_trained_on_together(config, walkers, tmp_path, capsys):
+    other = TREES["duke"](tmp_path / "duke")
+    call = ["train", "--config", config, "--epochs", "1", "--steps-per-epoch", "1", "--batches", "distinct"]
+    call = [str(word) for word in (*call, "--out", tmp_path / "run")]
+    assert main([*call, "--more-data", f"[duke:{other}]"]) == 0
+    recipe, tensors = read_run(tmp_path / "run")
+    assert recipe.more_data == (f"duke:{other}",)
+    people = len(read_mars(walkers, complete=False).train) // 4 + 2
+    assert len(tensors["head.classifier.weight"]) == people == 6
+    (tmp_path / "moved").mkdir()
+    moved = other.rename(tmp_path / "moved" / "duke")  # runs compare data by their content
+    assert main([*call, "--more-data", f"[duke:{moved}]"]) == 0
+    for words, message in (
+        (f"[{moved}]", "wanted format:path, such as duke:/data/Duke"),
+        (f"[dukes:{moved}]", "there is no format 'dukes', the nearest is 'duke'"),
+    ):
+        capsys.readouterr()
+        assert main([*call, "--more-data", words]) == 2
+        assert message in capsys.readouterr().err

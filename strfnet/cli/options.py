@@ -14,7 +14,15 @@ from strfnet.system.names import check_name
 from strfnet.system.references import is_reference
 from strfnet.training.recipe import Recipe
 
-SUFFIXES = {"masks": "png", "attention": "png", "ranks": "png", "cmc": "png", "curve": "png", "report": "html"}
+SUFFIXES = {
+    "masks": "png",
+    "attention": "png",
+    "match": "png",
+    "ranks": "png",
+    "cmc": "png",
+    "curve": "png",
+    "report": "html",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +33,8 @@ class Data:
         data: Folder of the data set, or its CSV file. Default: synthetic walkers, drawn in memory.
         format: Layout of the data set on disk.
         layout: Layout of the folders of the format folder; camera/track for tracklets without identities.
-        split: Split to read, from 0; ilids and prid have 10 splits, other data sets one.
+        split: Split to read, from 0; ilids and prid have 10 splits, other data sets one. all, of evaluate, averages
+            the metrics of all splits.
         complete: Require the published numbers of tracklets. Use false for a part of a published data set, or for
             other data in its layout.
     """
@@ -33,7 +42,7 @@ class Data:
     data: Path | None = field(default=None, metadata={"metavar": "PATH"})
     format: Format = "folder"
     layout: Layout = "identity/camera/track"
-    split: int = 0
+    split: int | Literal["all"] = field(default=0, metadata={"metavar": "N|all"})
     complete: bool = True
 
 
@@ -43,7 +52,7 @@ class Network:
 
     Args:
         trained: Training run whose network is used, at its newest checkpoint; or a weights file that names its
-            network.
+            network. {split} in it stands for the split, as in runs/ilids_{split}.
         best: Use the weights of the run's best evaluation instead of the newest checkpoint.
         model: Network to use without a run: one of `strfnet models`, "walkers", or package.module:function.
         weights: Weights for --model: a file of strfnet or of published code, a training run, or "walkers", which are
@@ -186,6 +195,13 @@ class Train:
         _check_model(recipe.model)
         recipe.check_names({"protocol": PROTOCOLS, **({} if recipe.format is None else {"format": FORMATS})})
         recipe.check_device()
+        for entry in recipe.more_data:
+            format, _, path = entry.partition(":")
+            if not path:
+                raise ValueError(f"more_data holds {entry!r}, wanted format:path, such as duke:/data/Duke")
+            check_name("format", format, FORMATS)
+        if recipe.more_data and recipe.data is None:
+            raise ValueError(f"more_data is {list(recipe.more_data)} without data, wanted data to evaluate on")
         if (recipe.data is None) != (recipe.format is None):
             wanted = "wanted both, or neither for synthetic walkers"
             raise ValueError(f"data is {recipe.data} and format is {recipe.format}, {wanted}")
@@ -204,6 +220,8 @@ class _OnTracklets:
         self._check_network()
         if self.clips is not None:
             clip_sampler(self.clips)
+        if self.data_set.split == "all" and not isinstance(self, Evaluate):
+            raise ValueError("split is all, but only evaluate averages over splits; wanted the number of one")
 
     def _check_network(self) -> None:
         self.network.check_given()
@@ -243,6 +261,7 @@ class Show(_OnTracklets):
     Args:
         masks: Draw the masks of every STRF unit over the frames of a tracklet.
         attention: Draw the attention of one pixel in every non-local block and AP3D registration.
+        match: Draw which regions make a query and another tracklet similar.
         ranks: Draw ranked lists of queries, with right and wrong matches marked.
         cmc: Draw the CMC curve of each protocol.
         curve: Draw losses and metrics of the training run.
@@ -251,7 +270,8 @@ class Show(_OnTracklets):
         protocol: Evaluation protocol; all shows every protocol that applies to the data set, and ranked lists of the
             first.
         row: Test row of the tracklet or query to show. Default: the first query; the hardest queries for lists.
-        clips: Clip sampler and frames of the clip for masks and attention; the first clip is shown.
+        other: Test row of the tracklet that is compared with the query. Default: the first of its ranked list.
+        clips: Clip sampler and frames of the clip for masks, attention and match; the first clip is shown.
         place: Pixel whose attention is shown, as [frame, row, column]. Default: the middle of the upper body.
         ranks_shown: Tracklets of a ranked list.
         queries_shown: Ranked lists.
@@ -259,6 +279,7 @@ class Show(_OnTracklets):
 
     masks: bool = False
     attention: bool = False
+    match: bool = False
     ranks: bool = False
     cmc: bool = False
     curve: bool = False
@@ -266,6 +287,7 @@ class Show(_OnTracklets):
     out: Path
     protocol: ProtocolName | Literal["all"] = "all"
     row: int | None = None
+    other: int | None = None
     clips: str = field(default="all_frames:8", metadata={"metavar": "SAMPLER:N"})
     place: tuple[int, int, int] | None = None
     ranks_shown: int = 10

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from strfnet.data.sampling import evaluation_sampler
 from strfnet.deployment import exported
 from strfnet.deployment.fusion import fuse
+from strfnet.deployment.runtimes import OPSET
 from strfnet.deployment.verification import Check, random_clip, unequal_lengths, verified
 from strfnet.evaluation.protocols import Distance
 from strfnet.layers.clip import AXES
@@ -28,7 +29,6 @@ from strfnet.system.version import __version__
 Format = Literal["onnx", "pt2", "package"]
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # with the suffix of such files
 OLDEST_TORCH = "2.14"  # 2.8 and 2.13 cannot prove merged frames (STE-NVAN) right for every number of frames
-OPSET = 18  # of ONNX: the oldest that PyTorch writes; runtimes since spring 2023 read it
 UNIT = 1e-4  # the largest difference of a length from 1 that is taken for rounding
 BATCH, FRAMES = 2, 6  # of the clip with which a network is traced; both are dynamic in the file
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         evaluate_protocols,
         gallery_of,
         mean_over_splits,
+        queries_of,
         table,
     )
     from strfnet.evaluation.nearest import nearest_items

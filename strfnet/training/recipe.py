@@ -21,6 +21,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # do, by rounding. Data are compared by their content, not by their folder.)
 CHANGEABLE = (
     "data",
+    "more_data",
     "complete",
     "device",
     "max_pixels",
@@ -45,6 +46,8 @@ class Recipe:
         start_from: weights of the whole network to start from: a safetensors file or the folder of an earlier run.
         data: folder of the data set, or its CSV file; null, with the format, draws synthetic walkers in memory.
         format: layout of the data set: mars, duke, ls_vid, ilids, prid, folder or csv.
+        more_data: further data sets to train on, each as format:path, such as [duke:/data/Duke]; identities of
+            different data sets stay apart, and evaluation is on ``data``.
         split: index of the split, for data sets that have several.
         complete: require the published counts of a published data set.
         height: height of the frames in pixels.
@@ -101,6 +104,7 @@ class Recipe:
     start_from: Path | None = None
     data: Path | None = None
     format: str | None = None
+    more_data: tuple[str, ...] = ()
     split: int = 0
     complete: bool = True
     height: int = 256
@@ -188,7 +192,7 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON can hold them; `from_json` reads them."""
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        return {**plain, "milestones": list(self.milestones), "per_frame": list(self.per_frame)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Recipe":
