@@ -217,6 +217,7 @@ def _write(program: ExportedProgram, file: Path, format: str, description: str) 
         )
         for node in made.model.graph.all_nodes():  # places in Python code: half of a small file
             node.metadata_props.clear()
+        _free_name(made.model.graph)
         made.model.metadata_props[exported.DESCRIPTION] = description
         made.save(file, external_data=False)
     elif format == "pt2":
@@ -224,6 +225,19 @@ def _write(program: ExportedProgram, file: Path, format: str, description: str) 
         torch.export.save(program, file, extra_files={exported.DESCRIPTION: description})
     else:
         compile_package(program, file, {exported.DESCRIPTION: description})
+
+
+def _free_name(graph: Any) -> None:
+    """Renames what has the name of the output in an ONNX graph, in place: exporters name values after operators."""
+    (output,) = graph.outputs
+    inside = f"{output.name}_inside"
+    if constant := graph.initializers.pop(output.name, None):
+        constant.name = inside
+        graph.initializers[inside] = constant
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name == output.name and value is not output:
+                value.name = inside
 
 
 def _description(network: nn.Module, size: tuple[int, int], least: int, lengths: bool) -> dict[str, Any]:
