@@ -25,7 +25,7 @@ def fingerprint(tracklets: Iterable[Tracklet]) -> str:
 
 def _facts(frame: Frame) -> bytes:
     if not isinstance(frame, Path):
-        return f"{frame.shape} ".encode() + hashlib.sha256(np.ascontiguousarray(frame)).digest()
+        return f"{frame.shape} ".encode() + hashlib.sha256(np.ascontiguousarray(frame).data).digest()
     try:
         status = os.stat(frame)
     except OSError:  # reading it says why

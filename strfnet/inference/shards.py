@@ -82,9 +82,9 @@ class Shards:
 
     def save(self, number: int, embeddings: Tensor) -> None:
         """Save a shard atomically."""
-        self._store.save(number, {VECTORS: pack({"embeddings": embeddings})}, self._facts(number))
+        self._store.save(number, {VECTORS: pack({"embeddings": embeddings})}, self._metadata(number))
 
-    def _facts(self, number: int) -> dict[str, Any]:
+    def _metadata(self, number: int) -> dict[str, Any]:
         return {"made_by": self._made_by, "frames": self._frames[number]}
 
     def done(self) -> int:

@@ -84,8 +84,9 @@ class RunDirectory:
         self, path: Path, recipe: Recipe, engine: Engine, tracklets: Sequence[Tracklet], classes: int
     ) -> None:
         self.path, self._recipe, self._engine = path, recipe, engine
+        self._data = _identified(tracklets)
         self._metadata = {"recipe": recipe.to_json(), "classes": classes, "processes": engine.world_size}
-        self._metadata["data"] = _identified(tracklets)
+        self._metadata["data"] = self._data
         self._checkpoints, self._best = CheckpointStore(path / CHECKPOINTS), CheckpointStore(path / BEST)
         self._lock: Lock | None = None
         if self._writes:
@@ -195,7 +196,7 @@ class RunDirectory:
         for key, name in (("classes", "identities"), ("processes", "world size")):
             if metadata[key] != self._metadata[key]:
                 differs.append(f"{name} was {metadata[key]} and is {self._metadata[key]}")
-        before, now = metadata["data"], self._metadata["data"]
+        before, now = metadata["data"], self._data
         frames = before.get("frames", now["frames"])  # runs of before 0.2 do not have it
         if {**before, "frames": None} != {**now, "frames": None}:
             differs.append(f"tracklets was {before} and is {now}")
