@@ -267,7 +267,16 @@ def run(folder, **changes):
     return network, found
 
 
-FOREIGN = ["best/1/a", "best/00000001/a", "best/2023/a", ".mine.part", "best/.a.part/b", "checkpoints/.c.part", "a/b"]
+FOREIGN = [
+    "best/1/a",
+    "best/00000001/a",
+    "best/00000099/a",
+    "best/2023/a",
+    ".mine.part",
+    "best/.a.part/b",
+    "checkpoints/.c.part",
+    "a/b",
+]
 
 
 def test_train_leaves_the_files_of_the_user(tmp_path):
@@ -334,8 +343,8 @@ def test_a_damaged_older_checkpoint_does_not_end_the_run(tmp_path):
     run(tmp_path, keep=3)
     older = tmp_path / "checkpoints" / "00000001" / "description.json"
     older.write_bytes(older.read_bytes()[:-9])
-    assert run(tmp_path, keep=3, epochs=5)[1].step == 4
-    assert CheckpointStore(tmp_path / "checkpoints").numbers() == [2, 3, 4]
+    assert run(tmp_path, keep=4, epochs=5)[1].step == 4
+    assert CheckpointStore(tmp_path / "checkpoints").numbers() == [1, 2, 3, 4]
 
 
 def test_a_run_that_trains_is_read_at_any_moment(tmp_path):
