@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from strfnet.data.readers.directory import check_file, frames_among, frames_in
+from strfnet.data.readers.directory import check_file, collected, frames_among, frames_in
 from strfnet.data.readers.folder import PARTS, check_parts, data_set_of
 from strfnet.data.readers.repeats import Placed, check_apart
 from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
 
-_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera", *DETAILS)
+_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera", *DETAILS, "clothes", "platform")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _lines(path: Path) -> Iterator[_Line]:
                 elif len(fields) != len(columns):
                     raise ValueError(f"{place} has {len(fields)} fields, wanted {len(columns)}: {', '.join(columns)}")
                 else:
-                    yield _line(dict(zip(columns, fields, strict=True)), place, base)
+                    yield from _line(dict(zip(columns, fields, strict=True)), place, base)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"cannot read {path} after line {reader.line_num}: {error}") from error
     if not columns:
@@ -91,7 +91,9 @@ def _columns(fields: list[str], place: str) -> list[str]:
     return columns
 
 
-def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
+@collected
+def _line(fields: dict[str, str], place: str, base: Path) -> list[_Line]:
+    """The tracklet of a line."""
     subset = fields["subset"].strip()
     for name in _NEEDED:
         if not fields[name].strip() and not (name == "identity" and subset in ("test", "gallery")):
@@ -103,8 +105,8 @@ def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
     except (ValueError, OSError) as error:
         raise ValueError(f"{place}: {error}") from error
     camera = fields.get("camera", "").strip() or None
-    details = {name: fields[name].strip() for name in DETAILS if fields.get(name, "").strip()}
-    return _Line(place, subset, Tracklet(frames, fields["identity"].strip() or None, camera, details))
+    details = {name: fields[name].strip() for name in _OPTIONAL[1:] if fields.get(name, "").strip()}
+    return [_Line(place, subset, Tracklet(frames, fields["identity"].strip() or None, camera, details))]
 
 
 def _frames(text: str, base: Path) -> tuple[Path, ...]:

@@ -2,8 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from strfnet.data.tracklet import natural_order
 
@@ -17,6 +21,38 @@ _OF_SYSTEMS = frozenset(  # folders that file servers, archives and file systems
     {"@eaDir", "#recycle", "#snapshot", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 )
 _MASK = re.compile(r".*[_-](mask|masks|seg|segmentation|depth|alpha|parsing|pose|flow)", re.IGNORECASE)
+
+_collected: ContextVar[list[ValueError] | None] = ContextVar("collected", default=None)
+Arguments = ParamSpec("Arguments")
+Item = TypeVar("Item")
+
+
+@contextmanager
+def collecting() -> Iterator[list[ValueError]]:
+    """Inside, the `collected` functions leave out what they refuse; yields their errors."""
+    errors: list[ValueError] = []
+    token = _collected.set(errors)
+    try:
+        yield errors
+    finally:
+        _collected.reset(token)
+
+
+def collected(read: Callable[Arguments, list[Item]]) -> Callable[Arguments, list[Item]]:
+    """Decorates a function that reads a folder or a line: inside `collecting` it returns [] in place of its error."""
+
+    @wraps(read)
+    def reading(*args: Arguments.args, **kwargs: Arguments.kwargs) -> list[Item]:
+        errors = _collected.get()
+        try:
+            return read(*args, **kwargs)
+        except ValueError as error:
+            if errors is None:
+                raise
+            errors.append(error)
+            return []
+
+    return reading
 
 
 def frames_in(folder: Path) -> tuple[Path, ...]:

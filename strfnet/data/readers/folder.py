@@ -4,7 +4,7 @@ import filecmp
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, entries, frames_among
+from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, collected, entries, frames_among
 from strfnet.data.readers.repeats import Placed, check_apart
 from strfnet.data.tracklet import DataSet, Tracklet
 
@@ -139,6 +139,7 @@ def _same_files(one: Tracklet, other: Tracklet) -> bool:
     )
 
 
+@collected
 def _tracklets(folder: Path, root: Path) -> list[tuple[Path, Tracklet]]:
     """The folders with images in or below ``folder``, and their tracklets."""
     files, inner = entries(folder)
