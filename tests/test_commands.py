@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -21,8 +22,9 @@ from strfnet.data.readers.mars import read_mars
 from strfnet.data.synthetic import draw_set, write_mars, write_walkers
 from strfnet.evaluation import unit_length
 from strfnet.inference import embed
-from strfnet.models import create_model, describe, load, save_official
-from strfnet.training import read_log, read_run
+from strfnet.models import create_model, describe, find_network, load, save, save_official
+from strfnet.training import Recipe, read_log, read_run
+from strfnet.weights.store import CheckpointStore, pack
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -238,6 +240,119 @@ def test_a_network_starts_from_the_weights_of_a_run(run, config, tmp_path, capsy
     torch.testing.assert_close(after["head.classifier.weight"], before["head.classifier.weight"])
     assert main([*words, "--start-from", str(weights), "--model", "c2d_resnet8", "--out", str(tmp_path / "no")]) == 1
     assert "does not fit" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Three people to train on and two to test on, in two cameras."""
+    root = tmp_path_factory.mktemp("people") / "own"
+    for part, number in (("train", 3), ("test", 2)):
+        write_walkers(root / part, identities=number, tracklets=2, frames=3, height=32, seed=number)
+    return root
+
+
+def trained(out, *words, data):
+    small = ["--workers", "0", "--device", "cpu", "--frames", "2"]
+    return main(["train", "--format", "folder", "--data", str(data), "--out", str(out), *small, *words])
+
+
+@pytest.mark.parametrize("kind", ["walkers", "run", "file", "published"])
+def test_a_network_is_tuned_from_whatever_embed_takes(kind, people, tmp_path, capsys):
+    if kind == "walkers":
+        weights, name, size = "walkers", "strf_c2d_resnet8", (64, 32)
+    else:
+        name, size, weights = "i3d_resnet8", (256, 128), tmp_path / "weights"
+        network = create_model(name, num_classes=7, places=["layer2.0"])
+        if kind == "file":
+            save(network, weights, height=32, width=16)
+            size = (32, 16)
+        elif kind == "published":
+            save_official(network, weights)
+            size = (256, 16)
+        else:
+            recipe = Recipe(model=name, options=network.options, height=40, width=24).to_json()
+            tensors = {"weights.safetensors": pack(network.state_dict())}
+            CheckpointStore(weights / "checkpoints").save(3, tensors, {"recipe": recipe})
+            size = (40, 24)
+    words = ["--weights", str(weights), "--epochs", "1", "--lr", "1e-9", "--tracklets", "2"]
+    words += ["--width", "16"] if kind == "published" else []
+    assert trained(tmp_path / "run", *words, data=people) == 0
+    recipe, tensors = read_run(tmp_path / "run")
+    assert (recipe.model, recipe.height, recipe.width) == (name, *size)
+    assert recipe.weights is None and str(recipe.start_from) == str(weights)
+    assert recipe.options == (None if kind == "walkers" else {"places": ["layer2.0"]})
+    start = (find_network(weights).network if kind == "walkers" else network).backbone.conv1.weight
+    torch.testing.assert_close(tensors["backbone.conv1.weight"], start.detach())
+    assert tensors["head.classifier.weight"].shape == (3, 64)
+    said = capsys.readouterr().err
+    assert f"starting from {weights}" in said
+    left_out = "the classifier in .*weights is for 7 classes, wanted 3: it is left out"
+    assert kind == "walkers" or re.search(left_out, said)
+    if kind == "run":
+        assert trained(tmp_path / "run", *words, data=people) == 0  # the same command, a finished run
+
+
+def test_what_a_call_leaves_open_is_sized_to_the_data_in_one_line_and_kept(people, tmp_path, capsys):
+    words = ["--weights", "walkers", "--epochs", "2", "--milestones", "[]", "--height", "32"]
+    assert trained(tmp_path / "run", *words, data=people) == 0
+    recipe, _ = read_run(tmp_path / "run")
+    assert (recipe.identities, recipe.tracklets, recipe.batch, recipe.batches) == (3, 4, 12, "distinct")
+    assert (recipe.evaluate_every, recipe.height, recipe.width) == (1, 32, 32)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "sized to" in line]
+    assert "identities 3" in line and "3 identities, a median of 4 tracklets each" in line and "epochs" not in line
+    for folder in (people / "train").glob("*/*/tracklet2"):  # as many people, with half of their tracklets
+        (tmp_path / "fewer" / "train" / folder.parent.relative_to(people / "train")).mkdir(parents=True)
+        target = tmp_path / "fewer" / "train" / folder.relative_to(people / "train")
+        target.symlink_to(folder, target_is_directory=True)
+    assert trained(tmp_path / "run", *words, "--epochs", "3", data=tmp_path / "fewer") == 1
+    error = capsys.readouterr().err
+    assert "tracklets was {" in error and "identities was" not in error and "or set data_changed" in error
+    assert trained(tmp_path / "run", *words, "--epochs", "3", "--data-changed", data=tmp_path / "fewer") == 0
+    assert read_run(tmp_path / "run")[0].batch == 12 and "not evaluated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--weights", "walker"], "weights are 'walker', wanted a weights file, the folder of a run, walkers, or"),
+        (["--weights", "walkers", "--start-from", "walkers"], "start_from is walkers, wanted one of the two"),
+        (["--weights", "walkers", "--model", "c2d_resnet8"], "weights 'walkers' are not available for c2d_resnet8"),
+        (
+            ["--weights", "walkers", "--frozen", "[backbone.layer]"],
+            "module for frozen, 'backbone.layer', the nearest",
+        ),
+        (
+            ["--weights", "walkers", "--lr-factors", '{"head.nek": 2}'],
+            "lr_factors, 'head.nek', the nearest is 'head.",
+        ),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line(words, message, people, tmp_path, capsys):
+    assert trained(tmp_path / "run", "--epochs", "1", *words, data=people) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"train": 2}, "has no test tracklets"),
+        ({"train": 2, "test": 1}, "all 2 test tracklets are of camera camera1, and a match is of another one"),
+    ],
+)
+def test_data_without_a_match_are_named_before_the_first_step(parts, reason, tmp_path, capsys):
+    root = tmp_path / "own"
+    for part, number in parts.items():
+        write_walkers(root / part, identities=number, cameras=1, tracklets=2, frames=2, height=32)
+    assert trained(tmp_path / "run", "--weights", "walkers", "--epochs", "1", data=root) == 0
+    said = capsys.readouterr()
+    assert "strfnet: the run is not evaluated: " in said.err and reason in said.err and "not evaluated; " in said.out
+    show = ["show", "--out", str(tmp_path / "figure.png")]
+    for command in (["evaluate"], ["evaluate", "--protocol", "nvan"], [*show, "--cmc"]):
+        assert main([*command, "--model", "walkers", "--data", str(root), "--device", "cpu"]) == 1
+        said = capsys.readouterr()
+        assert reason in said.err.splitlines()[-1] and "embedded" not in said.err
+    masks = [*show, "--masks", "--model", "walkers", "--data", str(root), "--clips", "all_frames:2"]
+    assert main(masks) == ("test" not in parts)  # figures without a ranking need no match
 
 
 def test_walkers_are_drawn_where_no_data_are_named(tmp_path, capsys):

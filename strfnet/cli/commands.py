@@ -1,6 +1,8 @@
 """The commands: a function for each record of `strfnet.cli.options`, which calls public functions."""
 
 import json
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +15,8 @@ from strfnet.data import DataSet, join_training, read_data_set, read_folder
 from strfnet.evaluation import (
     PROTOCOLS,
     Protocol,
+    check_matches,
     evaluate_protocols,
-    gallery_of,
     mean_over_splits,
     protocols_of,
     table,
@@ -60,27 +62,45 @@ def crop(call: options.Crop) -> None:
     print(f"{len(written)} of {count} tracks are in {call.out / call.camera}, listed in {call.out / 'tracklets.csv'}")
 
 
+def check(call: options.Check) -> None:
+    from strfnet.data import check_data, write_listing
+
+    if call.write_listing is not None:
+        check_writable(call.write_listing)
+    data_set, findings = check_data(
+        call.format,
+        call.data,
+        allow=call.allow,
+        workers=call.workers,
+        progress=True,
+        split=call.split,
+        complete=False,
+    )
+    for finding in findings:
+        print(f"{finding.kind}: {finding.text}")
+    if call.write_listing is not None and data_set is not None:
+        left_out = {row for finding in findings for row in finding.rows}
+        count = write_listing(call.write_listing, data_set, without=left_out)
+        print(f"{count} tracklets without a finding are listed in {call.write_listing}")
+    if findings:
+        counts = Counter(finding.kind for finding in findings)
+        raise ValueError(f"{call.data} has {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
+    print(f"nothing is wrong with {call.data}")
+
+
 def train(call: options.Train) -> None:
+    from strfnet.cli.training import start
     from strfnet.inference import Embedder
     from strfnet.losses import nvan_loss, strf_loss
-    from strfnet.training import identity_labels, train
+    from strfnet.training import train
 
-    recipe = call.recipe
-    data_set = _read(recipe)
-    if recipe.more_data:
-        others = [entry.split(":", 1) for entry in recipe.more_data]
+    data_set = _read(call.recipe)
+    if call.recipe.more_data:
+        others = [entry.split(":", 1) for entry in call.recipe.more_data]
         data_set = join_training(
-            data_set, [read_data_set(format, path, complete=recipe.complete) for format, path in others]
+            data_set, [read_data_set(format, path, complete=call.recipe.complete) for format, path in others]
         )
-    classes = max(identity_labels(data_set.train)) + 1
-    torch.manual_seed(recipe.seed)
-    found = find_network(
-        recipe.model,
-        weights=recipe.start_from,
-        num_classes=classes,
-        backbone=recipe.weights,
-        options=recipe.options,
-    )
+    recipe, found, lines = start(call, data_set)
     make_loss = {"strf": strf_loss, "nvan": nvan_loss}[recipe.loss]
     mined = {} if recipe.mined_on is None else {"mined_on": recipe.mined_on}
     objective = make_loss(smoothing=recipe.smoothing, **mined)
@@ -95,8 +115,24 @@ def train(call: options.Train) -> None:
         ranks = {f"R{k}": float(result.cmc[k - 1]) for k in (1, 5, 10) if k <= len(result.cmc)}
         return {"mAP": result.mean_average_precision, **ranks}
 
-    outcome = train(found.network, objective, data_set.train, recipe, call.out, evaluate=evaluate)
-    _print(f"{outcome}\n{protocol.name}: {protocol.about}")
+    evaluated = True
+    try:
+        check_matches(data_set, protocol)
+    except ValueError as error:
+        evaluated = False
+        lines.append(f"the run is not evaluated: {error}")
+    for line in lines:
+        _note(line)
+    outcome = train(
+        found.network,
+        objective,
+        data_set.train,
+        recipe,
+        call.out,
+        evaluate=evaluate if evaluated else None,
+        data_changed=call.data_changed,
+    )
+    _print(f"{outcome}\n{protocol.name}: {protocol.about}" if evaluated else f"{outcome}")
 
 
 def evaluate(call: options.Evaluate) -> None:
@@ -131,7 +167,7 @@ def embed(call: options.Embed) -> None:
 
 
 def show(call: options.Show) -> None:
-    from strfnet.cli.show import Figures
+    from strfnet.cli.show import RANKED, Figures
 
     for name in call.figures:
         if call.file(name).parent.exists():  # otherwise it is made for the first figure
@@ -141,8 +177,14 @@ def show(call: options.Show) -> None:
     for name, row in (("row", call.row), ("other", call.other)):
         if row is not None and not 0 <= row < rows:
             raise ValueError(f"{name} is {row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
+    if not rows and call.figures != ["curve"]:
+        raise ValueError(f"{data_set.name} has no test tracklets to show")
     embedder, found = _load(call.network, call.inference)
-    figures = Figures(call, embedder, found, data_set, _protocols(call.protocol, data_set))
+    if RANKED & {*call.figures} or ("match" in call.figures and call.other is None):
+        protocols = _protocols(call.protocol, data_set)
+    else:
+        protocols = [PROTOCOLS[call.protocol]] if call.protocol != "all" else list(protocols_of(data_set))
+    figures = Figures(call, embedder, found, data_set, protocols)
     for name in call.figures:
         content = figures.draw(name)
         if process_rank() == 0:
@@ -251,24 +293,31 @@ def _check_not_trained_on(found: LoadedNetwork, data: options.Data, splits: Mapp
 
 
 def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
-    """The protocol of a name; for "all", those of the data set that leave a gallery.
+    """The protocol of a name; for "all", those of the data set under which a query has a match.
 
-    Raises: ValueError if no protocol is left.
+    Raises: ValueError with the reason if none is left.
     """
     if name != "all":
+        check_matches(data_set, PROTOCOLS[name])
         return [PROTOCOLS[name]]
-    protocols = []
+    protocols, reasons = [], []
     for protocol in protocols_of(data_set):
         try:
-            gallery_of(data_set, protocol)
-        except ValueError as error:
-            if process_rank() == 0:
-                inform(f"{error}: it is skipped")
-        else:
+            check_matches(data_set, protocol)
             protocols.append(protocol)
+        except ValueError as error:
+            reasons.append(str(error))
     if not protocols:
-        raise ValueError(f"no protocol leaves a gallery of {data_set.name}")
+        raise ValueError(reasons[0])
+    for reason in reasons if process_rank() == 0 else ():
+        inform(f"{reason}: it is skipped")
     return protocols
+
+
+def _note(text: str) -> None:
+    """Writes a line to stderr, on the first process that torchrun has started, before the processes are joined."""
+    if os.environ.get("RANK", "0") == "0":
+        inform(f"strfnet: {text}")
 
 
 def _print(text: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from strfnet.data.choices import Kind
 from strfnet.data.readers.formats import FORMATS, Format
 from strfnet.data.sampling import EVALUATION_SAMPLERS
 from strfnet.data.tracks import Units
@@ -167,15 +168,43 @@ class Convert:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Check:
+    """Decode every frame of a data set and list what is wrong; the exit code is 1 if something is.
+
+    Args:
+        data: Folder of the data set, or its CSV file.
+        format: Layout of the data set on disk.
+        split: Split to read, from 0.
+        allow: Findings that are right for these data, such as [one_frame,one_camera]: they are not listed.
+        workers: Threads that decode frames. Default: one for each processor.
+        write_listing: CSV file to write, which lists the tracklets without a finding (for --format csv).
+    """
+
+    data: Path = field(metadata={"positional": True, "metavar": "DATA"})
+    format: Format = "folder"
+    split: int = 0
+    allow: tuple[Kind, ...] = ()
+    workers: int | None = None
+    write_listing: Path | None = field(default=None, metadata={"metavar": "FILE"})
+
+    def __post_init__(self) -> None:
+        _check_positive(workers=self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a network on a data set, or resume a training run.
 
     Args:
         out: Folder of the run. If it contains a run that was stopped, training resumes.
+        data_changed: Resume although the training tracklets have changed, at the beginning of the epoch.
+        unsaid: Fields of the recipe that are derived from the weights and the data, because they are not given.
     """
 
     out: Path = field(metadata={"metavar": "DIR"})
+    data_changed: bool = False
     recipe: Recipe
+    unsaid: tuple[str, ...] = field(default=(), metadata={"names_of_derived": True})
 
     def __post_init__(self) -> None:
         recipe = self.recipe
@@ -380,7 +409,7 @@ class Export:
 
 COMMANDS: dict[str, type] = {
     record.__name__.lower(): record
-    for record in (Models, Profile, Convert, Crop, Train, Evaluate, Embed, Show, Export)
+    for record in (Models, Profile, Convert, Crop, Check, Train, Evaluate, Embed, Show, Export)
 }
 
 

@@ -24,6 +24,7 @@ from strfnet.training import read_log
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+RANKED = {"ranks", "cmc", "report"}  # figures of rankings, which need a query with a match
 BLOCKS = {"masks": (STRF,), "attention": (NonLocalBlock, AppearancePreserving)}  # modules that have the figure
 
 
@@ -36,7 +37,7 @@ class Figures:
         embedder: the network.
         found: what is known of the network.
         data_set: its test tracklets are shown.
-        protocols: at least one; ranked lists follow the first.
+        protocols: at least one for figures of rankings; ranked lists follow the first.
         embeddings: of the test tracklets, by clip sampler, as they are computed.
     """
 
@@ -231,8 +232,10 @@ class Figures:
         return read_clip(tracklet.frames, indices, preprocessing.size, **settings), row
 
     def _row(self) -> int:
-        """The test row of the call, or of the first query."""
-        return queries_of(self.data_set, self.protocols[0])[0] if self.call.row is None else self.call.row
+        """The test row of the call, or of the first query; the first row if there is no query."""
+        if self.call.row is not None:
+            return self.call.row
+        return queries_of(self.data_set, self.protocols[0])[0] if self.data_set.query else 0
 
     def _batch(self, clip: Tensor) -> Tensor:
         """The clip as a batch of one, on the device and in the type of the network."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from strfnet.data.check import Finding, check_data, write_listing
     from strfnet.data.frames import read_clip
     from strfnet.data.identities import identity_batches
     from strfnet.data.joining import join_training

@@ -173,6 +173,15 @@ def test_full_tracks_share_a_pass_and_the_others_still_have_an_embedding():
         check(pool, net, pushed, clips=definition(options))
 
 
+def test_an_embedding_is_computed_again_after_a_whole_clip():
+    net, images = EXACT["p3dc_resnet8"], frames(6)
+    pool = StreamPool(net, colors="rgb", size=SIZE, **BY_ALL_CLIPS)
+    for count, image in enumerate(images, 1):
+        pool.push(1, image)
+        if count in (2, 6):
+            check(pool, net, {1: images[:count]}, clips=definition(BY_ALL_CLIPS))
+
+
 def held(value):
     """The bytes of the tensors and frames in a pool's records, none of which is a view that holds more."""
     if isinstance(value, torch.Tensor):

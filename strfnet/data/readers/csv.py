@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from strfnet.data.readers.directory import check_file, frames_among, frames_in
+from strfnet.data.readers.directory import check_file, collected, frames_among, frames_in
 from strfnet.data.readers.folder import PARTS, check_parts, data_set_of
+from strfnet.data.readers.repeats import Placed, check_apart
 from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
 
-_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera", *DETAILS)
+_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera", *DETAILS, "clothes", "platform")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def read_listing(path: str | Path) -> DataSet:
     Identities and cameras are strings. Blank lines are ignored. No image is decoded.
 
     Raises: ValueError naming the file and the line for unknown columns or subsets, too many or too few fields, an
-    empty field, a path without frames, or a tracklet that is listed twice.
+    empty field, a path without frames, a tracklet that is listed twice, a file in two tracklets, whatever paths lead
+    to it, or two spellings of one identity or camera that look alike.
     """
     path = Path(path)
     check_file(path, "a CSV listing of tracklets")
@@ -46,6 +48,7 @@ def read_listing(path: str | Path) -> DataSet:
     if not lines:
         raise ValueError(f"{path} lists no tracklets, wanted a line for each after the first")
     _check_repeats(lines)
+    check_apart(Placed(line.subset, line.place, line.tracklet) for line in lines)
     parts: dict[str, list[Tracklet]] = {}
     for name in PARTS:
         if tracklets := [line.tracklet for line in lines if line.subset == name]:
@@ -70,7 +73,7 @@ def _lines(path: Path) -> Iterator[_Line]:
                 elif len(fields) != len(columns):
                     raise ValueError(f"{place} has {len(fields)} fields, wanted {len(columns)}: {', '.join(columns)}")
                 else:
-                    yield _line(dict(zip(columns, fields, strict=True)), place, base)
+                    yield from _line(dict(zip(columns, fields, strict=True)), place, base)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"cannot read {path} after line {reader.line_num}: {error}") from error
     if not columns:
@@ -88,7 +91,9 @@ def _columns(fields: list[str], place: str) -> list[str]:
     return columns
 
 
-def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
+@collected
+def _line(fields: dict[str, str], place: str, base: Path) -> list[_Line]:
+    """The tracklet of a line."""
     subset = fields["subset"].strip()
     for name in _NEEDED:
         if not fields[name].strip() and not (name == "identity" and subset in ("test", "gallery")):
@@ -100,8 +105,8 @@ def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
     except (ValueError, OSError) as error:
         raise ValueError(f"{place}: {error}") from error
     camera = fields.get("camera", "").strip() or None
-    details = {name: fields[name].strip() for name in DETAILS if fields.get(name, "").strip()}
-    return _Line(place, subset, Tracklet(frames, fields["identity"].strip() or None, camera, details))
+    details = {name: fields[name].strip() for name in _OPTIONAL[1:] if fields.get(name, "").strip()}
+    return [_Line(place, subset, Tracklet(frames, fields["identity"].strip() or None, camera, details))]
 
 
 def _frames(text: str, base: Path) -> tuple[Path, ...]:

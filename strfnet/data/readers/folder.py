@@ -4,7 +4,8 @@ import filecmp
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, entries, frames_among
+from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, collected, entries, frames_among
+from strfnet.data.readers.repeats import Placed, check_apart
 from strfnet.data.tracklet import DataSet, Tracklet
 
 _LAYOUT = "<identity>/<camera>/<tracklet>/*.jpg (or without <camera>, or <tracklet>/*.jpg alone)"
@@ -57,7 +58,8 @@ def read_folder_data_set(root: str | Path) -> DataSet:
     A root with none of these folders is a test set.
 
     Raises: ValueError naming the path of other folders beside these, for a query without a gallery or the reverse,
-    for ``test`` beside them, and as ``read_folder`` does.
+    for ``test`` beside them, for a file in two tracklets, whatever links lead to it, for two spellings of one
+    identity or camera that look alike, and as ``read_folder`` does.
     """
     root = Path(root)
     parts = {folder.name: folder for folder in (entries(root)[1] if root.is_dir() else ())}
@@ -68,6 +70,7 @@ def read_folder_data_set(root: str | Path) -> DataSet:
         raise ValueError(f"{stray} is beside {', '.join(name for name in PARTS if name in parts)}, {_WANTED}")
     check_parts(parts, root)
     tracklets = {name: read_folder(path) for name, path in parts.items()}
+    check_apart(Placed(name, str(Path(one.where).parent), one) for name in tracklets for one in tracklets[name])
     return data_set_of(f"folder {root.name}", tracklets, same=_same_files)
 
 
@@ -136,6 +139,7 @@ def _same_files(one: Tracklet, other: Tracklet) -> bool:
     )
 
 
+@collected
 def _tracklets(folder: Path, root: Path) -> list[tuple[Path, Tracklet]]:
     """The folders with images in or below ``folder``, and their tracklets."""
     files, inner = entries(folder)
