@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,53 @@ def embed(call: options.Embed) -> None:
     embedder, _ = _load(call.network, call.inference)
     width = embedder.embed_into(call.out, tracklets, options.clip_sampler(call.clips))
     _print(f"{len(tracklets)} embeddings of {width} numbers are in {call.out}")
+
+
+def search(call: options.Search) -> None:
+    from strfnet.cli.searching import find_query, inputs_of, listed
+    from strfnet.inference import check_query, open_gallery, search_gallery
+
+    _check_file(call.picture)
+    gallery, query = open_gallery(call.gallery), find_query(call)
+    sought: int | torch.Tensor
+    if isinstance(query, int):
+        sought = query
+    else:
+        network, inference, sampler = inputs_of(call, gallery)
+        clips = options.clip_sampler(sampler)
+        embedder, _ = _load(network, inference)
+        check_query(gallery, embedder.facts(clips, gallery.metric))
+        sought = embedder.embed([query], clips)[0]
+    hits = search_gallery(gallery, sought, call.search, camera=call.camera)
+    if not hits:
+        plain = replace(call.search, top=1, expand=0, rerank=0, threshold=None)
+        nearest = search_gallery(gallery, sought, plain, camera=call.camera)
+        found = "the gallery has no such tracklet"
+        if nearest:
+            found = f"the nearest is at {nearest[0].distance:.4f}, above the threshold {call.search.threshold}"
+        print(f"no match: {found}", file=sys.stderr if call.json else sys.stdout)
+    else:
+        print(listed(hits, as_json=call.json))
+    if call.picture is not None:
+        from strfnet.visualization import draw_search, png
+
+        shown = gallery.tracklets[query] if isinstance(query, int) else query
+        title = f"{call.query} in {call.gallery}"
+        figure = draw_search(shown, [(hit.distance, hit.tracklet) for hit in hits], title=title)
+        write_atomically(call.picture, png(figure))
+        print(f"picture: {call.picture}", file=sys.stderr)
+
+
+def index(call: options.Index) -> None:
+    from strfnet.inference import add_to_index
+
+    gallery = add_to_index(call.out, *call.embeddings, faiss=call.faiss, recall=call.recall)
+    count, width = gallery.vectors.shape
+    print(f"{count} embeddings of {width} numbers are in {call.out}")
+    if gallery.approximate is not None:
+        found = gallery.approximate
+        recall = f"recall of the 10 nearest against exact search: {gallery.recall():.4f}"
+        print(f"faiss searches {found.probes} of {found.lists} lists; {recall}")
 
 
 def show(call: options.Show) -> None:

@@ -167,16 +167,25 @@ def _strip(images: Images, gap: int) -> Images:
     return np.concatenate(spaced, axis=1)[:, :-gap]
 
 
-def _draw_tracklet(page: Page, row: int, column: int, tracklet: Tracklet, colour: str, text: str) -> None:
-    """Draws the middle frame of a tracklet within its border, and text below."""
+def framed(tracklet: Tracklet | None, colour: str) -> Images:
+    """The middle frame of a tracklet within a border, (h, w, 3); light grey for None."""
     from matplotlib.colors import to_rgb
 
+    h, w = THUMB
+    image: Images = np.tile(to_rgb(colour), (h, w, 1))
+    inside = image[BORDER:-BORDER, BORDER:-BORDER]
+    inside[...] = 0.93
+    if tracklet is not None:
+        clip = read_clip(tracklet.frames, [len(tracklet.frames) // 2], inside.shape[:2])
+        inside[...] = images_of(clip)[0]
+    return image
+
+
+def _draw_tracklet(page: Page, row: int, column: int, tracklet: Tracklet, colour: str, text: str) -> None:
+    """Draws the middle frame of a tracklet within its border, and text below."""
     y, x = _HEAD + row * _STEP[0], 6 + column * _STEP[1]
     h, w = THUMB
-    image = np.tile(to_rgb(colour), (h, w, 1))
-    clip = read_clip(tracklet.frames, [len(tracklet.frames) // 2], (h - 2 * BORDER, w - 2 * BORDER))
-    image[BORDER:-BORDER, BORDER:-BORDER] = images_of(clip)[0]
-    page.show(image, x, y, w, h)
+    page.show(framed(tracklet, colour), x, y, w, h)
     page.write(x, y + h + 4, text, fontsize=6.5, va="top", color="#222222", linespacing=1.1)
 
 

@@ -1,0 +1,73 @@
+"""The figure of a search: the query and its hits, with path, camera and time below each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from strfnet.data.tracklet import Tracklet
+from strfnet.visualization.figures import QUERY, THUMB, framed
+from strfnet.visualization.page import Page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMNS, _CELL, _HEAD = 5, (238, 190), 40  # cells of a row; pixels of a cell (y, x), of the title
+_LETTERS = 25  # of a line below an image
+_HIT = "#666666"
+
+
+def draw_search(
+    query: Tracklet | Mapping[str, Any], hits: Sequence[tuple[float, Mapping[str, Any]]], *, title: str = ""
+) -> "Figure":
+    """Draws the query and the hits of a search, an image each, with distance, path, camera and time.
+
+    Of a tracklet in memory, its middle frame is shown, and of a record its ``path``, the first frame. Where there is
+    no such file, as for tracklets that were never written, the image is empty.
+
+    Args:
+        query: the tracklet, or the record of a gallery's tracklet, as `load_embeddings` returns it.
+        hits: distance and record of each hit, in order; there may be none.
+        title: title of the figure.
+
+    Raises: ValueError if an image cannot be read; ImportError if matplotlib is missing.
+    """
+    rows = 1 + len(hits) // _COLUMNS
+    page = Page(_COLUMNS * _CELL[1] + 10, _HEAD + rows * _CELL[0])
+    page.write(10, 24, title, fontsize=11, weight="bold")
+    record = query if isinstance(query, Mapping) else _record(query)
+    frames = query.frames if isinstance(query, Tracklet) else _frames(record)
+    _draw(page, 0, Tracklet(frames, None) if frames else None, QUERY, ["query", *_lines(record)])
+    for place, (distance, hit) in enumerate(hits, start=1):
+        frames = _frames(hit)
+        tracklet = Tracklet(frames, None) if frames else None
+        _draw(page, place, tracklet, _HIT, [f"{place}   distance {distance:.3f}", *_lines(hit)])
+    if not hits:
+        page.write(10 + _CELL[1], _HEAD + THUMB[0] / 2, "no match", fontsize=11)
+    return page.figure
+
+
+def _draw(page: Page, place: int, tracklet: Tracklet | None, colour: str, lines: Sequence[str]) -> None:
+    x, y = 10 + place % _COLUMNS * _CELL[1], _HEAD + place // _COLUMNS * _CELL[0]
+    h, w = THUMB
+    page.show(framed(tracklet, colour), x, y, w, h)
+    if tracklet is None:
+        page.write(x + w / 2, y + h / 2, "no image", fontsize=8.8, ha="center", va="center", color="#666666")
+    page.write(x, y + h + 4, "\n".join(lines), fontsize=8.8, va="top", color="#222222", linespacing=1.15)
+
+
+def _record(tracklet: Tracklet) -> dict[str, Any]:
+    return {"path": tracklet.where, "camera": tracklet.camera, "details": tracklet.details}
+
+
+def _frames(record: Mapping[str, Any]) -> tuple[Path, ...]:
+    path = Path(record["path"])
+    return (path,) if path.is_file() else ()
+
+
+def _lines(record: Mapping[str, Any]) -> list[str]:
+    """Path, camera and time, shortened from the left to the width of a cell."""
+    details = record.get("details", {})
+    camera = "" if record["camera"] is None else f"camera {record['camera']}"
+    times = [details[name] for name in ("first_time", "last_time") if name in details]
+    lines = [record["path"], camera, f"{' to '.join(times)} s" if times else ""]
+    return [line if len(line) <= _LETTERS else f"…{line[1 - _LETTERS :]}" for line in lines if line]
