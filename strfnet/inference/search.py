@@ -34,7 +34,8 @@ class Hit:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row, the distance and the tracklet as one record."""
-        return {"row": self.row, "distance": self.distance, **self.tracklet}
+        names = ("identity", "camera", "frames", "path", "details")
+        return {"row": self.row, "distance": self.distance, **{name: self.tracklet[name] for name in names}}
 
 
 def search_gallery(

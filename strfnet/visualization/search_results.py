@@ -11,7 +11,7 @@ from strfnet.visualization.page import Page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLUMNS, _CELL, _HEAD = 5, (238, 190), 40  # cells of a row; pixels of a cell (y, x), of the title
+_COLUMNS, _CELL, _HEAD = 5, (226, 190), 40  # cells of a row; pixels of a cell (y, x), of the title
 _LETTERS = 25  # of a line below an image
 _HIT = "#666666"
 
@@ -65,9 +65,10 @@ def _frames(record: Mapping[str, Any]) -> tuple[Path, ...]:
 
 
 def _lines(record: Mapping[str, Any]) -> list[str]:
-    """Path, camera and time, shortened from the left to the width of a cell."""
-    details = record.get("details", {})
+    """The end of the path in two lines of a cell's width, the camera and the times."""
+    details, path = record["details"], record["path"]
+    path = path if len(path) <= 2 * _LETTERS else f"…{path[1 - 2 * _LETTERS :]}"
+    times = " to ".join(details[name] for name in ("first_time", "last_time") if name in details)
     camera = "" if record["camera"] is None else f"camera {record['camera']}"
-    times = [details[name] for name in ("first_time", "last_time") if name in details]
-    lines = [record["path"], camera, f"{' to '.join(times)} s" if times else ""]
-    return [line if len(line) <= _LETTERS else f"…{line[1 - _LETTERS :]}" for line in lines if line]
+    lines = [path[:_LETTERS], path[_LETTERS:], camera[:_LETTERS], f"{times} s" if times else ""]
+    return [line for line in lines if line]
