@@ -53,11 +53,11 @@ def write_embeddings(path: Path, count: int, width: int) -> None:
         write_rows(file, parts(), json.dumps(tracklets), count, facts)
 
 
-def peak_of(task: str, *words: object) -> dict[str, float]:
-    """MiB and seconds of a task of this file in a fresh process."""
+def peak_of(*words: object) -> dict[str, float]:
+    """MiB and seconds of a task of this file, with its words, in a fresh process."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     began = time.monotonic()
-    command = [sys.executable, __file__, "--task", task, *map(str, words)]
+    command = [sys.executable, __file__, "--task", *map(str, words)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -74,7 +74,7 @@ def run_task(task: str, words: list[str]) -> None:
         gallery.nearest(gallery.vectors[: int(words[1])], NEAREST)
 
 
-def compare(index: Path, queries: int, rounds: int) -> dict[str, float]:
+def compare(index: Path, queries: int, rounds: int = 3) -> dict[str, float]:
     """CPU seconds of exact search and of faiss, for some queries, and the largest difference of a distance."""
     import faiss
 
@@ -118,24 +118,26 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         file, index = Path(name) / "embeddings", Path(name) / "index"
         write_embeddings(file, count, width)
-        memory = {
-            "index": peak_of("index", index, file),
-            "search by 1": peak_of("search", index, 1),
-            "search by 100": peak_of("search", index, 100),
-            "search in the file by 1": peak_of("search", file, 1),
-        }
+        print(f"{count} vectors of {width} numbers, {torch.get_num_threads()} threads")
+        print(f"{'process':<26}{'peak (MiB)':>12}{'wall (s)':>10}")
+        memory = {}
+        for row, words in (
+            ("index", ("index", index, file)),
+            ("search by 1", ("search", index, 1)),
+            ("search by 100", ("search", index, 100)),
+            ("search in the file by 1", ("search", file, 1)),
+        ):
+            memory[row] = told = peak_of(*words)
+            print(f"{row:<26}{told['peak_mib']:>12.0f}{told['wall_s']:>10.1f}", flush=True)
         file.unlink()
-        times = {queries: compare(index, queries, 3 if given.quick else 5) for queries in (1, 100)}
+        print(f"\n{'queries':<9}{'strfnet (s)':>12}{'faiss (s)':>11}{'ratio (least .. most)':>25}{'difference':>12}")
+        times = {}
+        for queries in (1, 100):
+            times[queries] = told = compare(index, queries)
+            ratio = f"{told['ratio']:.2f} ({told['least']:.2f} .. {told['most']:.2f})"
+            seconds = f"{told['strfnet_s']:>12.3f}{told['faiss_s']:>11.3f}"
+            print(f"{queries:<9}{seconds}{ratio:>25}{told['difference']:>12.1e}", flush=True)
 
-    print(f"{count} vectors of {width} numbers, {torch.get_num_threads()} threads")
-    print(f"{'process':<26}{'peak (MiB)':>12}{'wall (s)':>10}")
-    for row, told in memory.items():
-        print(f"{row:<26}{told['peak_mib']:>12.0f}{told['wall_s']:>10.1f}")
-    print(f"\n{'queries':<9}{'strfnet (s)':>12}{'faiss (s)':>11}{'ratio (least .. most)':>25}{'difference':>12}")
-    for queries, told in times.items():
-        ratio = f"{told['ratio']:.2f} ({told['least']:.2f} .. {told['most']:.2f})"
-        seconds = f"{told['strfnet_s']:>12.3f}{told['faiss_s']:>11.3f}"
-        print(f"{queries:<9}{seconds}{ratio:>25}{told['difference']:>12.1e}")
     most = max(told["peak_mib"] for told in memory.values())
     slowest = max(told["ratio"] for told in times.values())
     goals = {

@@ -192,8 +192,10 @@ def test_files_that_cannot_be_added_leave_the_index_as_it_was(tmp_path):
             add_to_index(index, tmp_path / "good", tmp_path / name)
         assert json.loads((index / "index.json").read_text())["rows"] == len(open_gallery(index).tracklets) == 40
     assert rows_of(search_gallery(open_gallery(index), 3)) == rows_of(search_gallery(open_gallery(a), 3))
-    gallery = add_to_index(index, tmp_path / "good")
+    vectors = write(tmp_path / "better", seed=6)
+    gallery = add_to_index(index, tmp_path / "better")
     assert gallery.vectors.shape == (80, 16) and len(gallery.tracklets) == 80
+    torch.testing.assert_close(gallery.vectors[40:80], normalize(vectors).float())
     assert (index / "vectors.f32").read_bytes().startswith(before[index / "vectors.f32"])
 
 
