@@ -67,7 +67,9 @@ def peak_of(*words: object) -> dict[str, float]:
 
 
 def run_task(task: str, words: list[str]) -> None:
-    if task == "index":
+    if task == "write":
+        write_embeddings(Path(words[0]), int(words[1]), int(words[2]))
+    elif task == "index":
         add_to_index(words[0], words[1])
     else:
         gallery = open_gallery(words[0])
@@ -117,7 +119,7 @@ def main() -> int:
     count, width = (20_000, 256) if given.quick else (200_000, 2048)
     with tempfile.TemporaryDirectory() as name:
         file, index = Path(name) / "embeddings", Path(name) / "index"
-        write_embeddings(file, count, width)
+        peak_of("write", file, count, width)  # in another process: a child's peak begins at its parent's memory
         print(f"{count} vectors of {width} numbers, {torch.get_num_threads()} threads")
         print(f"{'process':<26}{'peak (MiB)':>12}{'wall (s)':>10}")
         memory = {}

@@ -19,7 +19,7 @@ from strfnet.data.readers.mars import read_mars
 from strfnet.data.synthetic import draw_set, write_mars, write_walkers
 from strfnet.evaluation import unit_length
 from strfnet.inference import embed
-from strfnet.models import create_model, describe, load
+from strfnet.models import create_model, describe, load, save_official
 from strfnet.training import read_log, read_run
 
 ROOT = Path(__file__).parents[1]
@@ -194,6 +194,37 @@ def test_a_run_becomes_one_file_that_tells_its_recipe(run, walkers, tmp_path, ca
     assert figures[0] == figures[1]  # frames are shown in the size of the run
     assert main(["convert", str(tmp_path), str(file)]) == 1
     assert "holds no run" in capsys.readouterr().err and load(file)
+
+
+def test_options_reach_the_network_of_every_command(tmp_path, capsys):
+    stripes = ["--options", '{"stripes": [2, 2, 4]}']
+    network = create_model("nvan_spatial_resnet8", num_classes=3, stripes=[2, 2, 4])
+    save_official(network, tmp_path / "published.pth")
+    named = ["--name", "nvan_spatial_resnet8"]
+    assert main(["convert", str(tmp_path / "published.pth"), str(tmp_path / "a.safetensors"), *named, *stripes]) == 0
+    assert describe(tmp_path / "a.safetensors")["options"] == {"stripes": [2, 2, 4]}
+    again = [str(tmp_path / "a.safetensors"), str(tmp_path / "back.pth")]
+    assert main(["convert", *again, *stripes]) == 1
+    assert "options are {'stripes': [2, 2, 4]}, but" in capsys.readouterr().err
+
+    macs = []
+    for options in ([], stripes):
+        assert main(["profile", "nvan_spatial_resnet8", "--json", "--clip", "1", "3", "4", "64", "32", *options]) == 0
+        macs.append(json.loads(capsys.readouterr().out)["totals"]["macs"])
+    assert macs[0] != macs[1]
+
+    write_walkers(tmp_path / "data", identities=2, cameras=2, frames=4, height=64)
+    words = ["embed", "--data", str(tmp_path / "data"), "--height", "64", "--width", "32", "--clips", "all_frames:4"]
+    words += ["--model", "nvan_spatial_resnet8", "--device", "cpu"]
+    for name, options in (("a", []), ("b", stripes)):
+        weights = ["--weights", str(tmp_path / "a.safetensors")]
+        assert main([*words, *weights, *options, "--out", str(tmp_path / f"{name}.embeddings")]) == 0
+    one, other = (load_file(tmp_path / f"{name}.embeddings")["embeddings"] for name in "ab")
+    assert torch.equal(one, other)
+    assert main([*words, "--options", '{"stripe": 2}', "--out", str(tmp_path / "c")]) == 1
+    assert "the nearest is 'stripes'" in capsys.readouterr().err
+    assert main(["embed", "--trained", str(tmp_path / "a.safetensors"), *stripes, "--out", str(tmp_path / "d")]) == 2
+    assert "a training run has its own" in capsys.readouterr().err
 
 
 def test_a_network_starts_from_the_weights_of_a_run(run, config, tmp_path, capsys):

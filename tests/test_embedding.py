@@ -25,6 +25,13 @@ class Answer(NamedTuple):
     logits: torch.Tensor
 
 
+class Shared(list):
+    """A list that copies of a module share."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class Stub(nn.Module):
     """Order in time counts, and so does the mode."""
 
@@ -33,7 +40,7 @@ class Stub(nn.Module):
         self.linear = nn.Linear(12, 5)
         self.norm = nn.BatchNorm1d(5)
         self.answer = answer
-        self.batches = []
+        self.batches = Shared()
 
     def forward(self, clip):
         assert clip.shape[1:] == (3, 4, 16, 8) and torch.is_inference_mode_enabled() and not self.training
@@ -122,7 +129,7 @@ class Plain(Stub):
         nn.init.normal_(self.norm.weight)
         nn.init.normal_(self.norm.bias)
         self.norm.running_mean.normal_()
-        self.shapes = []
+        self.shapes = Shared()
 
     def forward(self, clip):
         self.shapes.append((len(clip), clip.shape[2]))
@@ -180,7 +187,7 @@ def test_frames_are_interpolated_as_asked(tracklets):
 def test_no_more_than_a_few_batches_are_decoded_ahead(tracklets, monkeypatch, workers):
     decoded, seen = [], []
 
-    def read(frames, indices, size, interpolation):
+    def read(frames, indices, size, **_):
         decoded.append(indices)
         return torch.zeros(3, len(indices), *size)
 

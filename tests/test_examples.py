@@ -3,6 +3,8 @@ import re
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from safetensors import safe_open
 
@@ -83,6 +85,30 @@ def test_both_networks_are_trained_and_stand_beside_chance_and_cost(run, tmp_pat
 )
 def test_short_examples_end_in_their_result(run, example, last):
     assert run(example)[-1] == last
+
+
+def test_a_person_who_comes_back_is_matched_while_the_video_is_read(run, tmp_path):
+    video, tracks = tmp_path / "video.mkv", tmp_path / "tracks.txt"
+    walkers = draw_set(train=1, test=2, cameras=2, tracklets=1, distractors=0, junk=0, frames=12, height=64, seed=5)
+    one, other = (item.frames for item in walkers.test if item.camera == 1)
+    people = {1: (one[:6], 0, 4), 2: (other[:8], 1, 44), 3: (one[6:], 10, 84)}
+    lines = []
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 80, "bgr0"
+        for number in range(16):
+            picture = np.full((80, 128, 3), 90, np.uint8)
+            for track, (frames, first, left) in people.items():
+                if 0 <= number - first < len(frames):
+                    picture[8:72, left : left + 32] = frames[number - first]
+                    lines.append(f"{number + 1},{track},{left},8,32,64,1,-1,-1,-1")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    tracks.write_text("\n".join([*lines, "16,2,200,8,32,64,1,-1,-1,-1"]))  # the last box is outside
+    *matches, summary = run("live_matches", video, tracks)
+    assert [re.sub(r".* s: | [(].*", "", line) for line in matches] == ["track 3 looks like track 1"]
+    assert 1.0 <= float(matches[0].split()[0]) <= 1.5
+    assert re.fullmatch(r"20 boxes of 3 tracks, \d+ boxes a second", summary)
 
 
 def test_masks_are_drawn_into_files(run, tmp_path):

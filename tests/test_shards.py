@@ -27,6 +27,7 @@ from strfnet.inference.embedding_file import describe, save_embeddings
 from strfnet.inference.shards import Shards, digest_of
 from strfnet.models import Preprocessing, find_network
 from strfnet.training.sharing import join_processes
+from strfnet.weights.store import CheckpointStore
 
 ROOT = Path(__file__).parents[1]
 CLIPS = ("all_frames", 2)
@@ -46,7 +47,7 @@ if __name__ == "__main__":
 def go(where, at, call):
     """The command line, killed when it comes to the operation for the so-manieth time; "slow" waits instead."""
     name, count = "save" if where == "slow" else where, 0
-    owner = {"save": Shards, "sync_folder": module}.get(name, os)
+    owner = {"save": Shards, "keep_only": CheckpointStore}.get(name, os)
     operation = getattr(owner, name)
 
     def counted(*arguments, **named):
@@ -183,7 +184,7 @@ def test_a_listing_is_written_as_json_writes_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("where", "at", "kept"),
-    [("save", 1, 0), ("save", 3, 2), ("fsync", 2, 0), ("fsync", 7, 1), ("sync_folder", 1, 4), ("rename", 3, 2)],
+    [("save", 1, 0), ("save", 3, 2), ("fsync", 2, 0), ("fsync", 7, 1), ("keep_only", 1, 4), ("rename", 3, 2)],
 )
 def test_a_killed_command_goes_on_and_ends_in_the_same_bytes(walkers, tmp_path, unbroken, capsys, where, at, kept):
     call = words(walkers, tmp_path / "e.safetensors")

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -120,7 +122,8 @@ def test_description_comes_last_and_files_reach_the_disk_before_the_name(tmp_pat
     )
     monkeypatch.setattr(os, "rename", lambda a, b: (seen.append("rename"), rename(a, b)))
     CheckpointStore(tmp_path).save(1, FILES, {})
-    part = str(tmp_path / ".00000001.part")
+    part = str(Path(seen[0]).parent)
+    assert re.fullmatch(r"\.strfnet-[0-9a-f]{16}\.part", Path(part).name) and Path(part).parent == tmp_path
     assert seen == [*(f"{part}/{name}" for name in [*FILES, "description.json"]), part, "rename", str(tmp_path)]
 
 

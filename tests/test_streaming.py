@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import normal, wake
 
 import strfnet
-from strfnet.inference import stream as streaming
+from strfnet.inference import exact
 from strfnet.inference.stream import Stream
 from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork
@@ -57,7 +57,7 @@ def test_at_any_moment_the_embedding_is_that_of_the_clip_so_far(name, groups, b,
     net = NETWORKS[name]
     clip = clips(sum(k for k, _ in groups), b)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "LONGEST_PASS", longest)
+        patch.setattr(exact, "LONGEST_PASS", longest)
         stream, start = Stream(net), 0
         for k, asked in [*groups[:-1], (groups[-1][0], True)]:
             stream.push(clip[:, :, start : start + k])
@@ -133,7 +133,7 @@ def test_the_network_stays_as_it_is_and_lends_its_weights():
     assert [(path, type(module), module.training) for path, module in net.named_modules()] == modules
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     own = {parameter.data_ptr() for parameter in net.parameters()}
-    assert {parameter.data_ptr() for parameter in stream._form.backbone.parameters()} <= own
+    assert {parameter.data_ptr() for parameter in stream._form.exact.backbone.parameters()} <= own
 
 
 def test_frames_and_answers_are_copies():

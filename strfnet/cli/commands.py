@@ -1,7 +1,6 @@
 """The commands: a function for each record of `strfnet.cli.options`, which calls public functions."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from strfnet.cli import options
 from strfnet.data import DataSet, read_data_set, read_folder
 from strfnet.evaluation import PROTOCOLS, Protocol, evaluate_protocols, gallery_of, protocols_of, table
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
-from strfnet.system.files import write_atomically
+from strfnet.system.files import check_writable, write_atomically
+from strfnet.system.progress import inform
 from strfnet.training.distributed import process_rank
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def profile(call: options.Profile) -> None:
     from strfnet.profiler import profile
 
     with torch.device("meta"):  # shapes suffice
-        network = create_model(call.model)
+        network = create_model(call.model, **(call.options or {}))
     report = profile(network, tuple(call.clip))
     print(report.to_json() if call.json else report.table(depth=call.depth))
 
@@ -38,7 +38,7 @@ def profile(call: options.Profile) -> None:
 def convert(call: options.Convert) -> None:
     from strfnet.models import convert
 
-    print(convert(call.source, call.target, name=call.name))
+    print(convert(call.source, call.target, name=call.name, options=call.options))
 
 
 def crop(call: options.Crop) -> None:
@@ -75,7 +75,9 @@ def train(call: options.Train) -> None:
     preprocessing = Preprocessing().updated(vars(recipe))
 
     def evaluate(network: torch.nn.Module) -> dict[str, float]:
-        embedder = Embedder(network, recipe.model, preprocessing, recipe.batch, recipe.workers)
+        embedder = Embedder(
+            network, recipe.model, preprocessing, recipe.batch, recipe.workers, max_pixels=recipe.max_pixels
+        )
         (result,) = evaluate_protocols(embedder.embed, data_set, [protocol])
         ranks = {f"R{k}": float(result.cmc[k - 1]) for k in (1, 5, 10) if k <= len(result.cmc)}
         return {"mAP": result.mean_average_precision, **ranks}
@@ -86,7 +88,8 @@ def train(call: options.Train) -> None:
 
 def evaluate(call: options.Evaluate) -> None:
     clips = options.clip_sampler(call.clips) if call.clips else None
-    _check_file(call.out)
+    if call.out is not None:
+        check_writable(call.out)
     data_set = _read(call.data_set)
     embedder, _ = _load(call.network, call.inference)
     results = evaluate_protocols(
@@ -101,7 +104,7 @@ def evaluate(call: options.Evaluate) -> None:
 
 
 def embed(call: options.Embed) -> None:
-    _check_file(call.out)
+    check_writable(call.out)
     tracklets = _tracklets(call)
     embedder, _ = _load(call.network, call.inference)
     width = embedder.embed_into(call.out, tracklets, options.clip_sampler(call.clips))
@@ -112,7 +115,8 @@ def search(call: options.Search) -> None:
     from strfnet.cli.searching import find_query, inputs_of, listed
     from strfnet.inference import check_query, open_gallery, search_gallery
 
-    _check_file(call.picture)
+    if call.picture is not None:
+        check_writable(call.picture)
     gallery, query = open_gallery(call.gallery), find_query(call)
     sought: int | torch.Tensor
     if isinstance(query, int):
@@ -160,7 +164,7 @@ def show(call: options.Show) -> None:
 
     for name in call.figures:
         if call.file(name).parent.exists():  # otherwise it is made for the first figure
-            _check_file(call.file(name))
+            check_writable(call.file(name))
     data_set = _read(call.data_set)
     rows = len(data_set.test)
     if call.row is not None and not 0 <= call.row < rows:
@@ -198,7 +202,7 @@ def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":
 
     boxes = read_tracks(files, first_frame=settings.first_frame, units=settings.units)
     tracks, frames = len({box.track for box in boxes}), len({box.frame for box in boxes})
-    print(f"{len(boxes)} boxes of {tracks} tracks in {frames} frames", file=sys.stderr)
+    inform(f"{len(boxes)} boxes of {tracks} tracks in {frames} frames")
     return boxes
 
 
@@ -228,15 +232,15 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
 
     device = join_processes(inference.device)
     torch.manual_seed(call.seed)
-    found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best)
+    found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best, options=call.options)
     if not found.trained and process_rank() == 0:
-        print(f"{found.name} has {found.weights} and is not trained for re-identification", file=sys.stderr)
+        inform(f"{found.name} has {found.weights} and is not trained for re-identification")
     preprocessing = found.preprocessing.updated({**vars(call), **vars(inference)})
     network, progress = found.network.to(device), process_rank() == 0
     choose_attention(network)
     batch, workers, optimize = inference.batch, inference.workers, inference.optimize
     precision, ragged = inference.precision, inference.ragged
-    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged)
+    settings = (preprocessing, batch, workers, optimize, progress, precision, ragged, inference.max_pixels)
     return Embedder(network, found.name, *settings), found
 
 
@@ -244,7 +248,7 @@ def _read(call: "options.Data | Recipe") -> DataSet:
     if call.data is None or call.format is None:
         from strfnet.data.synthetic import draw_set
 
-        print("no data given: drawing synthetic walkers", file=sys.stderr)
+        inform("no data given: drawing synthetic walkers")
         return draw_set()
     return read_data_set(call.format, call.data, split=call.split, complete=call.complete)
 
@@ -262,17 +266,12 @@ def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
             gallery_of(data_set, protocol)
         except ValueError as error:
             if process_rank() == 0:
-                print(f"{error}: it is skipped", file=sys.stderr)
+                inform(f"{error}: it is skipped")
         else:
             protocols.append(protocol)
     if not protocols:
         raise ValueError(f"no protocol leaves a gallery of {data_set.name}")
     return protocols
-
-
-def _check_file(path: Path | None) -> None:
-    if path is not None and (not path.parent.is_dir() or path.is_dir()):
-        raise ValueError(f"cannot write {path}, wanted a file in an existing folder")
 
 
 def _print(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from strfnet.data.readers.formats import FORMATS, Format
 from strfnet.data.sampling import EVALUATION_SAMPLERS
@@ -47,6 +47,7 @@ class Network:
         weights: Weights for --model: a file of strfnet or of published code, a training run, or "walkers", which are
             shipped with strfnet. Default: weights of the 2-D backbone that torchvision has downloaded before, else
             random weights.
+        options: Options of --model, as JSON such as {"stripes": 8}. Default: those that the weights remember.
         height: Height of a frame in pixels. Default: as in training, else 256.
         width: Width of a frame in pixels. Default: as in training, else 128.
         seed: Seed of random weights.
@@ -56,6 +57,7 @@ class Network:
     best: bool = False
     model: str | None = None
     weights: Path | None = None
+    options: dict[str, Any] | None = None
     height: int | None = None
     width: int | None = None
     seed: int = 0
@@ -65,6 +67,8 @@ class Network:
             raise ValueError(f"trained is {self.trained} and model is {self.model}, wanted one of the two")
         if self.trained is not None and self.weights is not None:
             raise ValueError(f"weights are {self.weights}, but a training run has its own; wanted model with them")
+        if self.trained is not None and self.options is not None:
+            raise ValueError(f"options are {self.options}, but a training run has its own; wanted model with them")
         if self.trained is None and self.best:
             raise ValueError("best is true, but only a training run has best weights; wanted trained with it")
         _check_positive(height=self.height, width=self.width)
@@ -81,6 +85,7 @@ class Inference:
         device: Device, such as cpu or cuda:1. Default: a GPU if there is one.
         optimize: Optimize the network for full batches first, which takes up to a minute (see `strfnet.optimize`).
         ragged: Let clips of unequal numbers of frames share a batch.
+        max_pixels: Pixels of an image file; a larger image is not decoded.
         precision: fp32 without TF32, tf32 with it (CUDA), or bf16. Default: float32 under the flags of PyTorch.
     """
 
@@ -90,10 +95,11 @@ class Inference:
     device: str | None = None
     optimize: bool = False
     ragged: bool = False
+    max_pixels: int = 2**24
     precision: Literal["fp32", "tf32", "bf16"] | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(batch=self.batch)
+        _check_positive(batch=self.batch, max_pixels=self.max_pixels)
         if self.ragged and self.optimize:
             raise ValueError(
                 "ragged is true, but an optimized network takes clips of one shape; wanted one of the two"
@@ -111,12 +117,14 @@ class Profile:
 
     Args:
         model: One of `strfnet models`, or package.module:function.
+        options: Options of the network, as JSON such as {"stripes": 8}.
         clip: Shape of the clip: batch, channels, frames, height, width.
         depth: Levels of modules in the table.
         json: Print JSON with all modules instead of a table.
     """
 
     model: str = field(metadata={"positional": True, "metavar": "NAME"})
+    options: dict[str, Any] | None = None
     clip: tuple[int, int, int, int, int] = field(default=(1, 3, 8, 256, 128), metadata={"metavar": tuple("BCTHW")})
     depth: int = 2
     json: bool = False
@@ -137,11 +145,13 @@ class Convert:
         source: Training run, file of strfnet, file of published code, or file of a 2-D ResNet.
         target: File to write: one of strfnet if it ends in .safetensors, else as published code writes it.
         name: Network of the source, where its parameter names fit several.
+        options: Options of the network that published code does not store, as JSON such as {"stripes": 8}.
     """
 
     source: Path = field(metadata={"positional": True, "metavar": "IN"})
     target: Path = field(metadata={"positional": True, "metavar": "OUT"})
     name: str | None = None
+    options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from strfnet.system.progress import inform
 from strfnet.system.version import __version__
 
 FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141  # exit codes; the last two as shells count signals
@@ -12,21 +13,22 @@ FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141  # exit codes; the last two as sh
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0 is success, 1 a failure, 2 a wrong call, 130 Ctrl-C and 143 SIGTERM. Training and embedding save before they
-    stop.
+    0 is success, 1 a failure, 2 a wrong call, 129 SIGHUP, 130 Ctrl-C and 143 SIGTERM. Training and embedding save
+    before they stop.
     """
     try:
         try:
             code = _run(list(sys.argv[1:] if argv is None else argv))
         except SystemExit as stop:  # after --help, a wrong call, or a signal
             code = int(stop.code or 0)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is in a daemon
+            sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes once more when it exits; the pipe has no reader any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = PIPE_CLOSED
     except KeyboardInterrupt:
-        print("strfnet: interrupted", file=sys.stderr)
+        inform("strfnet: interrupted")
         code = INTERRUPTED
     return code
 
@@ -49,6 +51,6 @@ def _run(words: list[str]) -> int:
         if debug:
             raise
         kind = "" if isinstance(error, (ValueError, OSError, ImportError)) else f"{type(error).__name__}: "
-        print("strfnet: error:", kind + " ".join(str(error).split()), file=sys.stderr)
+        inform(f"strfnet: error: {kind}{' '.join(str(error).split())}")
         return getattr(error, "exit_code", FAILED)
     return 0

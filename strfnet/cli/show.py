@@ -1,12 +1,11 @@
 """The figures of `strfnet show`, and the report that contains them."""
 
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols
 from strfnet.inference import Embedder
 from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
 from strfnet.models import LoadedNetwork
+from strfnet.system.progress import inform
 from strfnet.system.version import __version__
 from strfnet.training import read_log
 
@@ -50,7 +50,7 @@ class Figures:
     def draw(self, name: str) -> bytes:
         """Returns the content of the file of a figure."""
         if self.embedder.progress:
-            print(f"drawing {name} ...", file=sys.stderr)
+            inform(f"drawing {name} ...")
         drawn = getattr(self, name)()
         return drawn.encode() if isinstance(drawn, str) else vis.png(drawn)
 
@@ -78,7 +78,8 @@ class Figures:
         notes = {query: f"AP {100 * self.precisions[query]:.1f}" for query in queries if query in self.precisions}
         rules = f"{protocol.distance} distances, AP by {protocol.average_precision}s"
         title = self._title(f"protocol {protocol.name}, {rules}")
-        return vis.draw_ranked_lists(self.data_set, lists, notes=notes, title=title)
+        most = self.embedder.max_pixels
+        return vis.draw_ranked_lists(self.data_set, lists, notes=notes, title=title, max_pixels=most)
 
     def cmc(self) -> "Figure":
         return vis.draw_cmc(self.evaluations, title=self._title("CMC"))
@@ -177,7 +178,11 @@ class Figures:
         tracklet, preprocessing = self.data_set.test[row], self.embedder.preprocessing
         sampler, length = clip_sampler(self.call.clips)
         indices = evaluation_sampler(sampler, frames=length)(len(tracklet.frames))[0]
-        return read_clip(tracklet.frames, indices, preprocessing.size, interpolation=preprocessing.interpolation), row
+        settings: dict[str, Any] = {
+            "interpolation": preprocessing.interpolation,
+            "max_pixels": self.embedder.max_pixels,
+        }
+        return read_clip(tracklet.frames, indices, preprocessing.size, **settings), row
 
     def _batch(self, clip: Tensor) -> Tensor:
         """The clip as a batch of one, on the device and in the type of the network."""

@@ -15,6 +15,6 @@ if TYPE_CHECKING:
     from strfnet.data.tracklet import DataSet, Tracklet
     from strfnet.data.tracks import Box, read_tracks
     from strfnet.data.transforms import Augmentation
-    from strfnet.data.video import Cropping, crop_video, read_video
+    from strfnet.data.video import Cropping, Video, crop_video, read_video
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

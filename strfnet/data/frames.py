@@ -1,8 +1,12 @@
 """Image files decoded into normalised clips."""
 
+import sys
+import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import get_args
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -11,9 +15,15 @@ from torch.nn import functional as F
 
 from strfnet.data.choices import Interpolation
 from strfnet.data.tracklet import Frame
+from strfnet.system.reading import check_regular
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_PIXELS = 2**24  # 4096 x 4096: reading such a frame takes about 0.4 GiB
+_FILTERS = Lock()  # of the warnings, which are those of the process
 
 
 def read_clip(
@@ -22,6 +32,7 @@ def read_clip(
     size: tuple[int, int] = (256, 128),
     *,
     interpolation: str = "bilinear",
+    max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
     """The frames at ``indices``, resized and normalized with ImageNet's mean and standard deviation.
 
@@ -30,12 +41,13 @@ def read_clip(
         indices: of the frames, in the order of the clip; a repeated frame is decoded once.
         size: height and width in pixels; the aspect is not kept.
         interpolation: "bilinear" or "bicubic", both antialiased; bicubic values are clamped to 0 .. 1.
+        max_pixels: of a file; a larger image is not decoded.
 
     Returns: float32 (c, t, h, w), c being red, green and blue.
     Raises: ValueError for a frame that cannot be read (naming its path), no indices, one out of range, a
     size below 1, or another interpolation.
     """
-    return normalize(read_pixels(frames, indices, size, interpolation=interpolation))
+    return normalize(read_pixels(frames, indices, size, interpolation=interpolation, max_pixels=max_pixels))
 
 
 def read_pixels(
@@ -44,6 +56,7 @@ def read_pixels(
     size: tuple[int, int] = (256, 128),
     *,
     interpolation: str = "bilinear",
+    max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
     """The frames of `read_clip` before normalization: uint8 if all have the wanted size, else float32 in 0 .. 1."""
     if not indices or not all(0 <= index < len(frames) for index in indices):
@@ -52,7 +65,7 @@ def read_pixels(
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
     if interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation must be one of bilinear, bicubic, got {interpolation!r}")
-    read = {index: _read(frames[index]) for index in set(indices)}
+    read = {index: _read(frames[index], max_pixels) for index in set(indices)}
     if any(image.dtype != torch.uint8 or image.shape[1:] != size for image in read.values()):
         read = {index: _resize(as_float(image), size, interpolation) for index, image in read.items()}
     return torch.stack([read[index] for index in indices], dim=1)
@@ -76,41 +89,66 @@ def as_float(pixels: Tensor) -> Tensor:
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
-def read_frame(frame: str | Frame) -> Tensor:
+def read_frame(frame: str | Frame, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """One JPEG or PNG file, or an image in memory, as RGB with values in 0 .. 1.
 
     Gray, palette and CMYK images are converted to RGB; alpha is ignored; 16-bit gray is divided by 65535 (of 16-bit
-    color Pillow keeps the upper 8 bits); the EXIF orientation is applied.
+    color Pillow keeps the upper 8 bits); the EXIF orientation is applied. Of the images of a phone's JPEG file (MPO)
+    the first is read.
 
     Returns: float32 (3, h, w).
-    Raises: ValueError naming the path if the file is missing, damaged, truncated, larger than Pillow's limit or not a
-    still image; or if an image in memory is not (h, w, 3) of uint8.
+    Raises: ValueError naming the path if the file is missing, no regular file, damaged, truncated, of more than
+    ``max_pixels`` or than Pillow's limit, or not a still image; or if an image in memory is not (h, w, 3) of uint8.
     """
-    return as_float(_read(frame))
+    return as_float(_read(frame, max_pixels))
 
 
-def _read(frame: str | Frame) -> Tensor:
+def _read(frame: str | Frame, max_pixels: int) -> Tensor:
     """`read_frame` with the values of the file, (3, h, w): uint8, but 16-bit gray as float32 in 0 .. 1."""
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame in memory is {frame.dtype} {frame.shape}, wanted uint8 (h, w, 3)")
         # A copy, because torch has no view of an array that is read-only or reversed.
         return torch.from_numpy(frame.copy()).permute(2, 0, 1)
+    try:
+        check_regular(frame)
+        try:
+            return _decode(frame, max_pixels)
+        except Warning as warning:  # the filters of the process make it an error
+            return _decode_without_warnings(frame, max_pixels, warning)
+    except Exception as error:  # Pillow's decoders raise their own kinds for forged files, beside OSError
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        raise ValueError(f"cannot read the frame {frame}: {reason}") from error
+
+
+def _decode(frame: str | Path, max_pixels: int) -> Tensor:
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(frame, formats=("JPEG", "PNG")) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise ValueError("it is an animation, wanted one image")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                grey = torch.from_numpy(np.array(upright, dtype=np.float32) / 65535)
-                return grey.expand(3, -1, -1)
-            pixels = torch.from_numpy(np.array(upright.convert("RGB")))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"cannot read the frame {frame}: {reason}") from error
-    return pixels.permute(2, 0, 1)
+    with Image.open(frame, formats=("JPEG", "PNG")) as image:
+        _check_image(image, max_pixels)
+        image.info.pop("transparency", None)  # alpha is ignored, and of a palette's Pillow warns
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            grey = torch.from_numpy(np.array(upright, dtype=np.float32) / 65535)
+            return grey.expand(3, -1, -1)
+        return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
+
+
+def _check_image(image: "Image", max_pixels: int) -> None:
+    """Raises: ValueError for an animation, or an image of more than ``max_pixels``; nothing is decoded yet."""
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise ValueError("it is an animation, wanted one image")
+    if image.width * image.height > max_pixels:
+        wanted = f"wanted at most max_pixels = {max_pixels}"
+        raise ValueError(f"it has {image.width} x {image.height} = {image.width * image.height} pixels, {wanted}")
+
+
+def _decode_without_warnings(frame: str | Path, max_pixels: int, warning: Warning) -> Tensor:
+    """Decode a frame whose metadata Pillow warns of, where warnings are errors: the file is named, and is read."""
+    print(f"{frame}: {warning}", file=sys.stderr)
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _decode(frame, max_pixels)
 
 
 def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:

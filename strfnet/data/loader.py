@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from strfnet.data.frames import as_float, normalize, read_pixels
+from strfnet.data.frames import MAX_PIXELS, as_float, normalize, read_pixels
 from strfnet.data.randomness import generator
 from strfnet.data.sampling import training_sampler
 from strfnet.data.tracklet import Tracklet
@@ -88,6 +88,7 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
         stride: of the sampling "strided".
         size: height and width in pixels.
         interpolation: "bilinear" or "bicubic".
+        max_pixels: of an image file; a larger image is not decoded.
         augmentation: random changes; None for none.
 
     Raises: ValueError, before any frame is read, for no tracklets, labels that are not one whole number from 0 for
@@ -105,11 +106,12 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
         stride: int = 8,
         size: tuple[int, int] = (256, 128),
         interpolation: str = "bilinear",
+        max_pixels: int = MAX_PIXELS,
         augmentation: Augmentation | None = None,
     ) -> None:
         self.tracklets, self.labels = tuple(tracklets), _checked(labels, len(tracklets))
         self.seed, self.size, self.interpolation = seed, size, interpolation
-        self.augmentation = augmentation
+        self.max_pixels, self.augmentation = max_pixels, augmentation
         self._indices = training_sampler(sampling, frames=frames, stride=stride)
         # Errors are raised now, not in the training.
         generator("clip", seed=seed, epoch=0)
@@ -132,7 +134,8 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
         rng = generator("clip", seed=self.seed, epoch=epoch, position=position)
         frames = self.tracklets[row].frames
         indices = self._indices(len(frames), rng=rng)
-        pixels = read_pixels(frames, indices, self.size, interpolation=self.interpolation)
+        settings: dict[str, Any] = {"interpolation": self.interpolation, "max_pixels": self.max_pixels}
+        pixels = read_pixels(frames, indices, self.size, **settings)
         return pixels, None if self.augmentation is None else self.augmentation.draw(pixels.shape[1:], rng)
 
     def finish(self, pixels: Tensor, changes: Changes | None) -> Tensor:

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -235,8 +234,7 @@ def crop_video(
         tracks = list(_lengths(plan))
         _list(out, camera, {track: times.of(track) for track in tracks})
     finally:
-        if locked is not None:
-            os.close(locked)
+        locked.close()
     return [folder / track for track in tracks]
 
 

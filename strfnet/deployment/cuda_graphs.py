@@ -1,6 +1,7 @@
 """Calls recorded as CUDA graphs, so that one launch runs all their kernels."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def has_cuda_graphs(device: torch.device) -> bool:
 class RecordedCall:
     """A call for inputs of one shape and type on one CUDA device, recorded with the flags of that moment.
 
-    It keeps the memory of the input, of all intermediate values and of the output. One thread may call it at a time.
+    It keeps the memory of the input, of all intermediate values and of the output, so one thread runs it at a time.
 
     Args:
         call: a function of a tensor without host syncs. Its output is a tensor, or a tuple of some.
@@ -27,6 +28,7 @@ class RecordedCall:
     """
 
     def __init__(self, call: Callable[[Tensor], Any], like: Tensor) -> None:
+        self._lock = Lock()
         self.call, self.input = call, like.clone()  # the recording reads the weights that the call holds
         with torch.cuda.device(like.device):
             stream = torch.cuda.Stream()
@@ -40,6 +42,7 @@ class RecordedCall:
                 self.output = call(self.input)
 
     def __call__(self, clip: Tensor) -> Any:
-        self.input.copy_(clip)
-        self.graph.replay()
-        return tree_map_only(Tensor, Tensor.clone, self.output)
+        with self._lock:
+            self.input.copy_(clip)
+            self.graph.replay()
+            return tree_map_only(Tensor, Tensor.clone, self.output)

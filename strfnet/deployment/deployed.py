@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,8 +12,8 @@ from strfnet.deployment.cuda_graphs import RecordedCall
 from strfnet.layers.clip import check_clip
 from strfnet.system.compat import (
     CheckedConversion,
-    allow_tf32,
     compile_separately,
+    computing_with_tf32,
     frozen_weights,
     lookup_inductor,
     tree_map_only,
@@ -114,8 +113,8 @@ class Deployed(CheckedConversion):
 
     def run(self, form: Form, clip: Tensor) -> Any:
         """Returns the output of one form, "recorded", "compiled" or "fused"."""
-        flags = nullcontext() if self.tf32 is None else allow_tf32(self.tf32)
-        with torch.inference_mode(), torch.autocast(clip.device.type, enabled=False), flags:
+        plain = torch.autocast(clip.device.type, enabled=False)
+        with torch.inference_mode(), plain, computing_with_tf32(self.tf32):
             output = self._calls[form](self._taken(clip))
             return tree_map_only(Tensor, lambda value: value.to(clip.dtype), output)
 

@@ -21,7 +21,7 @@ from strfnet.deployment.verification import Check, random_clip, unequal_lengths,
 from strfnet.evaluation.protocols import Distance
 from strfnet.layers.clip import AXES
 from strfnet.system.compat import compile_package, require_torch
-from strfnet.system.files import write_atomically
+from strfnet.system.files import check_writable, write_atomically
 from strfnet.system.names import check_choice
 from strfnet.system.version import __version__
 
@@ -146,16 +146,15 @@ def export(
 def check_target(path: Path, format: str) -> None:
     """Checks the path and the format before any work.
 
-    Raises: ValueError for an unknown format, a wrong suffix, or a missing folder; ImportError if the extra ``onnx``
-    is missing; RuntimeError for PyTorch below 2.14.
+    Raises: ValueError for an unknown format, a wrong suffix, or a path that cannot be written; ImportError if the
+    extra ``onnx`` is missing; RuntimeError for PyTorch below 2.14.
     """
     require_torch(OLDEST_TORCH, "export")
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, wanted one of {', '.join(FORMATS)}")
     if path.suffix != FORMATS[format]:
         raise ValueError(f"path is {path}, wanted a name that ends in {FORMATS[format]} for {format}")
-    if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(f"cannot write {path}, wanted a file in a folder that exists")
+    check_writable(path)
     needed = ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ()
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:

@@ -5,7 +5,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from strfnet.deployment.fusion import FUSIONS, Pass, inference_copy
 from strfnet.deployment.in_place import add_in_place, chunk_attention, norms_in_place
 from strfnet.deployment.winograd import use_winograd
 from strfnet.layers.clip import AXES
-from strfnet.system.compat import allow_tf32, require_torch, tf32_is_allowed, tree_leaves
+from strfnet.system.compat import computing_with_tf32, require_torch, tf32_is_allowed, tree_leaves
 
 OLDEST_TORCH = "2.14"  # the test that compiled weights are frozen fails with 2.8 and 2.11
 # The largest sound difference from the original's output, as a share of the largest value.
@@ -70,7 +69,7 @@ def optimize(
         raise ValueError(f"dtype is {dtype}, wanted one of {', '.join(map(str, TOLERANCES))}")
     if len(clip_shape) != 5 or min(clip_shape) < 1:
         raise ValueError(f"clip_shape is {tuple(clip_shape)}, wanted {AXES} of at least 1 each")
-    with nullcontext() if tf32 is None else allow_tf32(tf32):
+    with computing_with_tf32(tf32):
         deployed = _optimize(network, tuple(clip_shape), like.dtype if dtype is None else dtype, compiled, like)
     deployed.tf32 = tf32
     return deployed
@@ -81,7 +80,7 @@ def _optimize(
 ) -> Deployed:
     clip = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
     original = torch.inference_mode()(copy.deepcopy(network).eval())
-    with allow_tf32(False):
+    with computing_with_tf32(False):
         expected = original(clip)
     deployed = Deployed(inference_copy(network), shape, like.dtype)
     trials = []
@@ -146,7 +145,7 @@ def _try(name: str, step: Step, deployed: Deployed, clip: Tensor, expected: Any)
         bound = tolerance(candidate.dtype, expected)
         if rounds_to_tf32(clip.device):
             if candidate.form == "fused":
-                with allow_tf32(False):
+                with computing_with_tf32(False):
                     outputs["after"] = candidate(clip)
             else:  # it keeps the flags under which it was made
                 bound = max(bound, TF32_TOLERANCE)

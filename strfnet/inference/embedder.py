@@ -1,9 +1,8 @@
 """A network that embeds tracklets, on one process or several."""
 
 import copy
-import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from strfnet.data.frames import MAX_PIXELS
 from strfnet.data.sampling import evaluation_sampler
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.evaluation.protocols import Distance
@@ -20,9 +20,9 @@ from strfnet.inference.embedding_file import facts_of
 from strfnet.inference.shards import Shards, digest_of
 from strfnet.layers.attention import choose_attention
 from strfnet.models.source import Preprocessing
-from strfnet.system.compat import allow_tf32
+from strfnet.system.compat import computing_with_tf32
 from strfnet.system.names import check_choice
-from strfnet.system.progress import ProgressLine
+from strfnet.system.progress import ProgressLine, inform
 from strfnet.system.signals import Stopped, stop_requests
 from strfnet.system.version import __version__
 from strfnet.training.distributed import process_rank
@@ -46,6 +46,7 @@ class Embedder:
         precision: "fp32", without TF32; "tf32", which allows TF32 in convolutions and products on CUDA; or "bf16", a
             copy of the network in bfloat16. None: the type of the network, under PyTorch's flags.
         ragged: clips of unequal numbers of frames share a batch, see `strfnet.inference.embed`.
+        max_pixels: of an image file; a larger image is not decoded.
 
     Raises: ValueError for an unknown precision, or for ``ragged`` with ``optimize``, whose network takes clips of one
     shape.
@@ -60,6 +61,7 @@ class Embedder:
     progress: bool = False
     precision: Precision | None = None
     ragged: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.precision is not None:
@@ -98,7 +100,8 @@ class Embedder:
         The work is done in shards (see `Shards`). If it is stopped or killed, the same call resumes at the first
         shard that is missing, with any number of processes. The file does not depend on interruptions.
 
-        SIGTERM and SIGINT raise `Stopped`, whose exit code is 143 or 130. A second SIGINT ends the process at once.
+        SIGTERM, SIGINT and SIGHUP raise `Stopped`, whose exit code is 143, 130 or 129. A second SIGINT ends the
+        process at once.
 
         Args:
             path: the safetensors file. Its shards are in ``<path>.parts`` until it is complete.
@@ -117,7 +120,7 @@ class Embedder:
         with closing(Shards(path, tracklets, self._made_by(clips), self.device, facts)) as shards, self._flags():
             if self.progress and shards.before:
                 found = f"{shards.before} of {len(tracklets)} tracklets are in {shards.folder} already"
-                print(f"{found}: resuming", file=sys.stderr)
+                inform(f"{found}: resuming")
             groups = [shards.tracklets(number) for number in shards.mine]
             mine = sum(map(len, groups))
             alone = shards.before + mine == len(tracklets)
@@ -133,12 +136,12 @@ class Embedder:
                         for number, embeddings in zip(shards.mine, computed, strict=True):
                             shards.save(number, embeddings)
                     if self.progress and not alone:
-                        print("this share is done; waiting for the other processes", file=sys.stderr)
+                        inform("this share is done; waiting for the other processes")
                     return shards.join() if process_rank() == 0 else 0
             except Stopped as stopped:
                 if self.progress:
                     done = f"{shards.done()} of {len(tracklets)} tracklets are in {shards.folder}"
-                    print(f"strfnet: stopped by {stopped.name}; {done}; the same command resumes", file=sys.stderr)
+                    inform(f"strfnet: stopped by {stopped.name}; {done}; the same command resumes")
                 raise
 
     def facts(self, clips: tuple[str, int], metric: Distance = "cosine") -> dict[str, Any]:
@@ -173,7 +176,7 @@ class Embedder:
         return network
 
     def _flags(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.precision in (None, "bf16") else allow_tf32(self.precision == "tf32")
+        return computing_with_tf32(None if self.precision in (None, "bf16") else self.precision == "tf32")
 
     def _settings(self, clips: tuple[str, int]) -> dict[str, Any]:
         """Arguments of `embed` and `embed_each`."""
@@ -184,6 +187,7 @@ class Embedder:
             "batch": self.batch,
             "workers": self.workers,
             "ragged": self.ragged,
+            "max_pixels": self.max_pixels,
         }
 
     def _made_by(self, clips: tuple[str, int]) -> dict[str, Any]:

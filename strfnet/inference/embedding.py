@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.data.frames import read_clip
+from strfnet.data.frames import MAX_PIXELS, read_clip
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
-from strfnet.system.modes import evaluating
+from strfnet.system.modes import in_evaluation
 from strfnet.system.progress import Advance, ProgressLine
 
 
@@ -29,6 +29,7 @@ def embed(
     batch: int = 8,
     workers: int = 0,
     ragged: bool = False,
+    max_pixels: int = MAX_PIXELS,
     progress: bool = False,
 ) -> Tensor:
     """Computes one embedding per tracklet: the mean over its clips, weighted by their frames.
@@ -36,10 +37,10 @@ def embed(
     If the network averages features over frames, and its BN neck is affine as it is in evaluation, this mean equals
     the embedding of all frames at once, except for layers that connect frames of different clips.
 
-    The network runs in evaluation and inference mode; afterwards, each module is in the mode it had before. Clips
-    are converted to the device and the floating-point type of its first parameter. Clips with the same number of
-    frames share a batch, or with ``ragged`` any clips, so tracklets may have any length. The clips of one batch are
-    in memory at a time, and with ``workers`` those of two more.
+    The network runs in evaluation and inference mode. One in training mode stays so, also for other threads: a copy
+    runs that shares its weights. Clips are converted to the device and the floating-point type of its first
+    parameter. Clips with the same number of frames share a batch, or with ``ragged`` any clips, so tracklets may have
+    any length. The clips of one batch are in memory at a time, and with ``workers`` those of two more.
 
     Args:
         network: takes clips (b, 3, t, h, w) and returns (b, d), or an object whose ``embedding`` is (b, d).
@@ -53,11 +54,13 @@ def embed(
         workers: threads that decode the next clips while the network runs; 0 for none.
         ragged: clips of unequal numbers of frames share a batch; the network is called as ``network(clips, lengths)``
             then. It fills the batches of short tracklets.
+        max_pixels: of an image file; a larger image is not decoded.
         progress: whether to show progress on stderr.
 
     Returns: float32 (n, d) on the CPU, in the order of the tracklets; means are computed in float64.
     Raises: ValueError if there are no tracklets, a frame cannot be read, a tracklet gets no clip, the network
-    returns something else, or an embedding is not finite (naming the first frame of the tracklet).
+    returns something else, or an embedding is not finite (naming the first frame of the tracklet); or for a
+    network in training mode that cannot be copied.
     """
     choose = clips or (lambda length: [restricted_first(length, frames)])
     with ProgressLine(len(tracklets), "tracklets embedded", "frames", shown=progress) as line:
@@ -70,6 +73,7 @@ def embed(
             batch=batch,
             workers=workers,
             ragged=ragged,
+            max_pixels=max_pixels,
             advance=line.advance,
         )
     return embeddings
@@ -85,6 +89,7 @@ def embed_each(
     batch: int,
     workers: int,
     ragged: bool = False,
+    max_pixels: int = MAX_PIXELS,
     advance: Advance,
 ) -> Generator[Tensor]:
     """Yields the embeddings of groups of tracklets, each as `embed` computes them for the group alone.
@@ -101,16 +106,18 @@ def embed_each(
     """
     if batch < 1 or workers < 0:
         raise ValueError(f"got batches of {batch} by {workers} workers, wanted at least 1 and 0")
+    network = in_evaluation(network)
     like = next(chain(network.parameters(), network.buffers()), torch.empty(0))
     dtype = like.dtype if like.is_floating_point() else torch.float32
 
     def read(group: _Group, piece: _Piece) -> Tensor:
-        return read_clip(group.tracklets[piece.row].frames, piece.indices, size, interpolation=interpolation)
+        frames = group.tracklets[piece.row].frames
+        return read_clip(frames, piece.indices, size, interpolation=interpolation, max_pixels=max_pixels)
 
     batches = (
         (group, part) for group in map(_Group, groups) for part in _batches(group.pieces(clips), batch, ragged)
     )
-    with evaluating(network), closing(_decoded(batches, read, workers)) as decoded:
+    with closing(_decoded(batches, read, workers)) as decoded:
         for group, part, stacked in decoded:
             lengths = [len(piece.indices) for piece in part]
             options = (torch.tensor(lengths),) if len(set(lengths)) > 1 else ()

@@ -5,6 +5,7 @@ import mmap
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from strfnet.evaluation.nearest import Rows, nearest_items
 from strfnet.inference.approximate import Approximate
 from strfnet.inference.embedding_file import ALIKE, check_alike, load_embeddings
 from strfnet.system.files import lock, write_atomically
+from strfnet.system.reading import read_regular
 
 _VECTORS, _TRACKLETS, _INDEX = "vectors.f32", "tracklets.jsonl", "index.json"
 _BLOCK = 2**26  # bytes that are copied at a time
@@ -133,8 +135,7 @@ def add_to_index(folder: str | Path, *files: str | Path, faiss: bool = False, re
     if not 0 < recall <= 1:
         raise ValueError(f"recall is {recall}, wanted a fraction above 0")
     folder.mkdir(exist_ok=True)
-    locked = lock(folder / ".lock")
-    try:
+    with closing(lock(folder / ".lock")):
         if (folder / _INDEX).exists():
             index = _read_index(folder)
         elif any(path.name not in (".lock", _VECTORS, _TRACKLETS) for path in folder.iterdir()):
@@ -151,9 +152,6 @@ def add_to_index(folder: str | Path, *files: str | Path, faiss: bool = False, re
         for old in folder.glob("faiss-*"):
             if old.name != _faiss_file(index["rows"]):
                 old.unlink()
-    finally:
-        if locked is not None:
-            os.close(locked)
     return open_gallery(folder)
 
 
@@ -224,7 +222,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{folder} holds no {_INDEX}, wanted a file of embeddings or the folder of an index")
     try:
-        index: dict[str, Any] = json.loads(file.read_text())
+        index: dict[str, Any] = json.loads(read_regular(file))
         if not {"rows", "width", "bytes", "facts", "files", "faiss"} <= index.keys():
             raise ValueError("entries are missing")
     except ValueError as error:

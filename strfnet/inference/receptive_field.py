@@ -1,5 +1,8 @@
 """The temporal receptive field of each layer: on which frames of a clip its output depends."""
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -41,6 +44,30 @@ class ReceptiveField:
     def first_needed(self, frames: int) -> int:
         """Returns the first input frame on which output frames from ``final(frames)`` on depend."""
         return max(max(frames - self.future, 0) // self.group * self.group - self.past, 0)
+
+    def is_inside(self, frames: int) -> bool:
+        """Returns whether output frames from ``final(frames)`` on depend on no padding at the start of the clip."""
+        return (frames - self.future) // self.group * self.group >= self.past
+
+
+def cycle(layers: Sequence[ReceptiveField]) -> tuple[int, int]:
+    """Returns after how many frames of a clip layers in a row leave the padding at its start, and their period.
+
+    From there on, one period later the layers depend on frames at the same distances.
+    """
+    period, merged = 1, 1
+    for extent in layers:
+        period = math.lcm(period, merged * extent.group)
+        merged *= extent.group if extent.merged else 1
+    return next(frames for frames in itertools.count() if _all_inside(layers, frames)), period
+
+
+def _all_inside(layers: Sequence[ReceptiveField], frames: int) -> bool:
+    for extent in layers:
+        if not extent.is_inside(frames):
+            return False
+        frames = extent.final(frames)
+    return True
 
 
 CONVOLUTIONS = (C2D, I3D, P3DA, P3DB, P3DC, AP3DI, AP3DA, AP3DB, AP3DC)

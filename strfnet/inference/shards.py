@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +13,8 @@ from torch import Tensor, nn
 
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference.embedding_file import describe, header_of, write_rows
-from strfnet.system.files import lock, remove_folder, sync_folder
+from strfnet.system.files import Lock, check_writable, lock, replacing
+from strfnet.system.progress import inform
 from strfnet.training.distributed import gather_bytes, world_size
 from strfnet.weights.store import CheckpointStore, pack, sha256
 
@@ -64,7 +63,8 @@ class Shards:
         self._made_by: dict[str, Any] = json.loads(json.dumps(made_by))  # as it is read from disk
         self.count = -(-len(tracklets) // SIZE)
         self._rank = torch.distributed.get_rank() if world_size() > 1 else 0
-        self._lock: int | None = None
+        self._lock: Lock | None = None
+        check_writable(path)
         if (length := len(header_of(self._described, len(tracklets), 2**20, self._facts))) > _LONGEST_HEADER:
             limit = f"takes {length} bytes of {_LONGEST_HEADER}"
             raise ValueError(f"listing {len(tracklets)} tracklets {limit}: embed the tracklets into several files")
@@ -87,35 +87,34 @@ class Shards:
         return sum(len(self.tracklets(number)) for number in self._store.numbers())
 
     def join(self) -> int:
-        """Wait for the shards of all processes, write the final file atomically, and remove the folder.
+        """Wait for the shards of all processes, write the final file atomically, and remove the shards.
 
         One process calls it. The shards are read and verified one by one.
 
         Returns: d, the length of an embedding.
-        Raises: ValueError naming a shard that is damaged; it is removed.
+        Raises: ValueError naming a shard that is damaged, which is removed, or that has vanished.
         """
         # No barrier: it would time out where one process is an hour late.
-        while len(self._store.numbers()) < self.count:
+        while missing := set(range(self.count)) - set(self._store.numbers()):
+            if vanished := sorted(missing.intersection(self.mine) if world_size() > 1 else missing):
+                gone = f"shards {', '.join(map(str, vanished))} have vanished from {self.folder}"
+                raise ValueError(f"{gone}; the same command computes them again")
             time.sleep(0.1)
-        unfinished = self.folder / ".joined.part"
-        with unfinished.open("wb") as file:
+        with replacing(self.path) as file:
             parts = (self._joined(number) for number in range(self.count))
             width = write_rows(file, parts, self._described, len(self._tracklets), self._facts)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self.path)
-        sync_folder(self.path.parent)
-        remove_folder(self.folder)
+        self._store.keep_only([])
         return width
 
     def close(self) -> None:
         """Unlock the folder, and remove it if it is empty."""
-        if self._rank == 0 and self.folder.is_dir() and not self._store.numbers():
-            with suppress(OSError):  # another process may be about to save its first shard
-                (self.folder / ".lock").unlink(missing_ok=True)
-                self.folder.rmdir()
+        if self._lock is not None and not self._store.numbers():
+            with suppress(OSError):  # it has files of the user, or another process is about to save its first shard
+                if {path.name for path in self.folder.iterdir()} == {".lock"}:
+                    (self.folder / ".lock").unlink()
+                    self.folder.rmdir()
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def _open(self) -> list[int]:
@@ -125,16 +124,20 @@ class Shards:
         self._store.clean()
         try:
             self._check_made_by()
+            self._check_shards()
         except ValueError:
             self.close()
             raise
+        return sorted(set(range(self.count)) - set(self._store.numbers()))
+
+    def _check_shards(self) -> None:
+        """Remove the shards that are damaged."""
         for number in self._store.numbers():
             try:
                 self._load(number)
             except ValueError as error:
-                print(f"{error}; it is computed again", file=sys.stderr)
                 self._store.remove(number)
-        return sorted(set(range(self.count)) - set(self._store.numbers()))
+                inform(f"{error}; it is computed again")
 
     def _check_made_by(self) -> None:
         for number in self._store.numbers():

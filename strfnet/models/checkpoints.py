@@ -16,7 +16,7 @@ from strfnet.models.resnet import DEPTHS
 from strfnet.system.files import write_atomically
 from strfnet.system.references import is_reference
 from strfnet.system.version import __version__
-from strfnet.weights.file import check_finite, check_fit, listed, misfits, read_weights, write_file
+from strfnet.weights.file import Weights, check_finite, check_fit, listed, misfits, read_weights, write_file
 from strfnet.weights.published import (
     AP3D,
     IMAGE,
@@ -28,6 +28,15 @@ from strfnet.weights.published import (
     published_state,
     recognise,
 )
+
+_OPTIONAL_DICT = (dict, type(None))
+_KINDS: dict[str, tuple[type, ...]] = {  # of the metadata
+    "model": (str,),
+    "num_classes": (int, type(None)),
+    "options": (dict,),
+    "facts": _OPTIONAL_DICT,
+    "origin": _OPTIONAL_DICT,
+}
 
 
 def save(network: ReIDNetwork, path: str | Path, **facts: Any) -> None:
@@ -70,18 +79,16 @@ def load(path: str | Path, model: str | Callable[..., ReIDNetwork] | None = None
     is missing or builds another network.
     """
     weights = read_weights(path)
-    metadata = weights.metadata or {}
-    if "model" not in metadata:
-        raise ValueError(f"{path} was not written by strfnet.save; strfnet.load_official reads published files")
-    name, classes, options = metadata["model"], metadata["num_classes"], metadata.get("options", {})
+    metadata = _checked(weights, path, "; strfnet.load_official reads published files")
+    name, classes, options = metadata["model"], metadata.get("num_classes"), metadata["options"]
     if is_reference(name) and model is None:
         wanted = f"load(path, model={name!r}); on the command line --model {name} --weights {path}"
         raise ValueError(f"{path} holds a network that {name} builds, which is not called by itself; wanted {wanted}")
     own = None if model is None else create_model(model, num_classes=classes, **options)
-    network = own or _empty(name, classes, options)
+    network = own or _named(path, name, classes, options)
     check_fit(weights.tensors, network.state_dict(), f"{path} does not fit {network.name} of strfnet {__version__}")
     check_finite(weights.tensors, path)
-    network.origin = metadata["origin"]
+    network.origin = metadata.get("origin")
     return _filled(network, weights.tensors)
 
 
@@ -91,10 +98,9 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     Raises: ValueError, as `load` does.
     """
-    metadata = read_weights(path).metadata or {}
-    if "model" not in metadata:
-        raise ValueError(f"{path} was not written by strfnet.save and has no metadata")
-    return metadata
+    weights = read_weights(path)
+    _checked(weights, path, " and has no metadata")
+    return weights.metadata or {}
 
 
 def load_official(path: str | Path, name: str | None = None, **options: Any) -> ReIDNetwork:
@@ -163,6 +169,27 @@ def save_official(network: ReIDNetwork, path: str | Path, *, family: str | None 
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(Path(path), buffer.getvalue())
+
+
+def _checked(weights: Weights, path: str | Path, otherwise: str) -> dict[str, Any]:
+    """The metadata of a file of `save`; its digest may be forged. Raises: ValueError for other kinds of values."""
+    metadata: dict[str, Any] = {"options": {}, **(weights.metadata or {})}
+    if "model" not in metadata:
+        raise ValueError(f"{path} was not written by strfnet.save{otherwise}")
+    for name, kinds in _KINDS.items():
+        if type(metadata.get(name)) not in kinds:
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{path} is forged: {name} of its metadata is {metadata.get(name)!r}, wanted {wanted}")
+    return metadata
+
+
+def _named(path: str | Path, name: str, classes: int | None, options: Mapping[str, Any]) -> ReIDNetwork:
+    """An empty network by the name in a file. Raises: ValueError naming the file, if there is no such network."""
+    try:
+        return _empty(name, classes, options)
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:  # of any layer, for forged options
+        what = f"{name!r} with {classes} classes and the options {dict(options)}"
+        raise ValueError(f"{path} holds a network that cannot be built, {what}: {error}") from error
 
 
 def _empty(name: str, classes: int | None, options: Mapping[str, Any]) -> ReIDNetwork:

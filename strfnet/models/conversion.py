@@ -1,6 +1,8 @@
 """Conversion of weights between training runs, our files and published files."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from strfnet.models.checkpoints import load, load_official, save, save_official
 from strfnet.models.network import ReIDNetwork
@@ -20,7 +22,7 @@ LOCAL = (
 )  # of a recipe: known already, or valid on one machine
 
 
-def convert(source: Path, target: Path, *, name: str | None = None) -> str:
+def convert(source: Path, target: Path, *, name: str | None = None, options: Mapping[str, Any] | None = None) -> str:
     """Converts a training run or a published file into a file of ours, or a file of ours into a published one.
 
     Args:
@@ -29,12 +31,15 @@ def convert(source: Path, target: Path, *, name: str | None = None) -> str:
             recipe becomes the metadata of the file.
         target: the file to write. Its suffix is ".safetensors" if, and only if, it becomes one of ours.
         name: the model name, where several networks fit a published file (see `load_official`).
+        options: of the network, for settings that a published file does not hold (see `load_official`).
 
     Returns: two lines: the network that was recognised, and the size of the written file.
     Raises: ValueError as those functions do, for a folder without a run, or for a ``target`` with another suffix.
     """
     run = source.is_dir()
     ours = not run and read_weights(source).metadata is not None
+    if options and (run or ours):
+        raise ValueError(f"options are {dict(options)}, but {source} remembers its own")
     if ours and target.suffix == OURS:
         raise ValueError(f"{source} is already a file of ours, wanted a target with another suffix, such as .pth")
     if not ours and target.suffix != OURS:
@@ -45,7 +50,7 @@ def convert(source: Path, target: Path, *, name: str | None = None) -> str:
         network = found.network
         metadata = {key: value for key, value in found.metadata.items() if key not in LOCAL}
     else:
-        network = load(source) if ours else load_official(source, name)
+        network = load(source) if ours else load_official(source, name, **(options or {}))
     if not isinstance(network, ReIDNetwork) or name not in (None, network.name):
         raise ValueError(f"{source} holds {network.name}, but name is {name!r}")
     if ours:

@@ -1,5 +1,6 @@
 """A backbone on clips followed by a head."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -49,14 +50,19 @@ class ReIDNetwork(nn.Module):
         rows = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)]
         return rows[-1] if rows else None
 
-    def differences(self) -> list[str]:
-        """Returns what differs from the network that `strfnet.create_model` builds by the name and the options."""
+    def differences(self, options: Mapping[str, Any] | None = None) -> list[str]:
+        """Returns what differs from the network that `strfnet.create_model` builds by the name and options.
+
+        The options are its own by default.
+        """
         from strfnet.models.registry import create_model  # which builds networks of this class
 
         if self.name is None:
             return ["it has no name"]
         with fork_rng([]), nullcontext() if is_reference(self.name) else torch.device("meta"):
-            rebuilt = create_model(self.name, num_classes=self.num_classes, **self.options)
+            rebuilt = create_model(
+                self.name, num_classes=self.num_classes, **(self.options if options is None else options)
+            )
         return differences(self, rebuilt)
 
     def forward(self, clip: Tensor, lengths: Tensor | None = None) -> ReIDOutput:

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from strfnet.models.resnet import DEPTHS
 from strfnet.models.strf import ap3d_resnet, frame_resnet, strf_resnet, temporal_resnet
 from strfnet.system.names import check_name
 from strfnet.system.references import call, is_reference, keywords_of, reference_to, resolve
-from strfnet.weights.file import find_file
+from strfnet.weights.file import find_file, read_weights
 from strfnet.weights.published import fill
 
 # By form: a builder from the depth, the number of classes and the weights; its keywords are the options of the form.
@@ -75,7 +75,7 @@ def create_model(
 
     Shape: the network takes (b, 3, t, h, w) and returns a `strfnet.layers.head.ReIDOutput`.
     Raises: ValueError for an unknown name or option, with the nearest; for a file that cannot be read or does not
-    fit.
+    fit, or was saved from a network of the name with other options (naming each).
     """
     if weights is not None and pretrained is not None:
         raise ValueError(f"weights are {weights!r} and pretrained is {str(pretrained)!r}, wanted one of the two")
@@ -96,8 +96,31 @@ def create_model(
     network.name = name
     network.options = {key: value for key, value in options.items() if value != _listed(known[key])}
     if pretrained is not None:
-        fill(network, find_file(pretrained, name))
+        file = find_file(pretrained, name)
+        check_options(network, read_weights(file).metadata, file)
+        fill(network, file)
     return network
+
+
+def check_options(network: ReIDNetwork, metadata: Mapping[str, Any] | None, source: object) -> None:
+    """Checks that a network has the options that its weights were saved with, where these make a difference.
+
+    Args:
+        network: of `create_model`.
+        metadata: of a file of `strfnet.save` or a checkpoint of a run. Those of another model are not compared.
+        source: the file, for the error.
+
+    Raises: ValueError naming each option that differs, with both values.
+    """
+    saved = (metadata or {}).get("recipe", metadata) or {}
+    if network.name is None or saved.get("model") != network.name:
+        return
+    stored, known = saved.get("options") or {}, options_of(network.name)
+    values = {key: [_listed(one.get(key, known[key])) for one in (stored, network.options)] for key in known}
+    unequal = {key: (kept, given) for key, (kept, given) in values.items() if kept != given}
+    if unequal and network.differences(stored):
+        each = ", ".join(f"{key} is {given!r}, but {kept!r} in the file" for key, (kept, given) in unequal.items())
+        raise ValueError(f"{source} holds {network.name} with other options: {each}; wanted those of the file")
 
 
 def options_of(name: str) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from strfnet.data.choices import Interpolation
 from strfnet.models.checkpoints import load, load_official
 from strfnet.models.network import ReIDNetwork
-from strfnet.models.registry import create_model, list_models
+from strfnet.models.registry import check_options, create_model, list_models
 from strfnet.models.resnet import DEPTHS, cached_weights
-from strfnet.system.names import unknown
+from strfnet.system.names import check_choice, unknown
 from strfnet.system.references import call, is_reference
 from strfnet.weights.file import SHIPPED, WALKERS, check_fit, find_file, read_weights
 from strfnet.weights.published import fill
@@ -36,6 +37,20 @@ class Preprocessing:
     height: int = 256
     width: int = 128
     interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name, value in (("height", self.height), ("width", self.width)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number of pixels of at least 1, got {value!r}")
+        check_choice("interpolation", self.interpolation, get_args(Interpolation))
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any] | None, source: object) -> "Preprocessing":
+        """Returns that of a file's metadata. Raises: ValueError naming the file for a value that is none."""
+        try:
+            return cls().updated(values or {})
+        except ValueError as error:
+            raise ValueError(f"{source} records a preprocessing that is none: {error}") from error
 
     def updated(self, values: Mapping[str, Any]) -> "Preprocessing":
         """Returns a copy with other values, such as those of a recipe; None and other names are ignored."""
@@ -153,11 +168,13 @@ def _from_name(
     backbone = None if backbone == "cached" else backbone
     network = create_model(name, num_classes=num_classes, weights=backbone, **options)
     metadata: Mapping[str, Any] = {}
-    if Path(weights).is_dir():
-        _load(network, read_weights(weights).tensors, weights)
+    file = Path(weights) if Path(weights).is_dir() else find_file(weights, name)
+    found = read_weights(file)
+    check_options(network, found.metadata, file)
+    if file.is_dir():
+        _load(network, found.tensors, weights)
     else:
-        file = find_file(weights, name)
-        metadata = (read_weights(file).metadata or {}).get("facts", {})
+        metadata = (found.metadata or {}).get("facts", {})
         fill(network, file)
     shipped = str(weights) == WALKERS
     words = f"{WALKERS}, shipped with strfnet, trained on synthetic walkers" if shipped else str(weights)
@@ -171,19 +188,23 @@ def _from_run(run: Path, best: bool) -> LoadedNetwork:
     if is_reference(recipe.model):
         network = _from_function(recipe.model, None, None, recipe.options).network
     else:
-        network = create_model(recipe.model, num_classes=None, **(recipe.options or {}))
+        try:
+            network = create_model(recipe.model, num_classes=None, **(recipe.options or {}))
+        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise ValueError(f"{run} is of a network that cannot be built: {error}") from error
     _load(network, tensors, run)
     metadata = recipe.to_json()
     words = f"the {'best' if best else 'newest'} checkpoint of the run {run}"
-    return LoadedNetwork(network, recipe.model, Preprocessing().updated(metadata), words, True, metadata)
+    return LoadedNetwork(network, recipe.model, Preprocessing.recorded(metadata, run), words, True, metadata)
 
 
 def _from_file(path: Path) -> LoadedNetwork:
     metadata = read_weights(path).metadata
     network = load_official(path) if metadata is None else load(path)
     network.head.classifier = None
-    metadata = (metadata or {}).get("facts", {})
-    return LoadedNetwork(network, str(network.name), Preprocessing().updated(metadata), str(path), True, metadata)
+    metadata = (metadata or {}).get("facts") or {}
+    preprocessing = Preprocessing.recorded(metadata, path)
+    return LoadedNetwork(network, str(network.name), preprocessing, str(path), True, metadata)
 
 
 def _from_function(
@@ -199,7 +220,7 @@ def _from_function(
     found = read_weights(weights)
     _load(network, found.tensors, weights)
     metadata = (found.metadata or {}).get("recipe") or (found.metadata or {}).get("facts", {})
-    return LoadedNetwork(network, source, Preprocessing().updated(metadata), str(weights), True, metadata)
+    return LoadedNetwork(network, source, Preprocessing.recorded(metadata, weights), str(weights), True, metadata)
 
 
 def _load(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:

@@ -8,6 +8,7 @@ No other file of the package uses a private name of torch. Where torch has a pub
 import ctypes
 import inspect
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -278,6 +279,19 @@ def allow_tf32(allowed: bool) -> Iterator[None]:
             cudnn.allow_tf32 = flags[1]
         for part, precision in zip(parts, precisions, strict=True):
             part.fp32_precision = precision
+
+
+_COMPUTING = threading.RLock()
+
+
+@contextmanager
+def computing_with_tf32(allowed: bool | None) -> Iterator[None]:
+    """`allow_tf32` in one thread at a time, because the flags are the process's. None leaves the flags."""
+    if allowed is None:
+        yield
+    else:
+        with _COMPUTING, allow_tf32(allowed):
+            yield
 
 
 def tf32_is_allowed() -> bool:

@@ -1,10 +1,25 @@
-"""Progress on stderr: what is done, the speed, and the time left."""
+"""Lines on stderr: what happens, and progress, with the speed and the time left. Work goes on without a reader."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 Advance = Callable[[int, int], None]  # called with the items and the parts, such as frames, that are newly done
+
+
+def inform(text: str, end: str = "\n") -> None:
+    """Write a line on stderr. Once its reader has left, or the terminal is closed, stderr leads to nowhere."""
+    if sys.stderr is None:  # in a daemon
+        return
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # the latter if a program has closed the file itself
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stderr.fileno())
+            os.close(nowhere)
 
 
 class ProgressLine:
@@ -29,7 +44,7 @@ class ProgressLine:
         self._items, self._parts, self._label, self._shown = items, parts, label, shown
         self._before, self._count_of_parts = done, 0
         self._start = self._written = time.monotonic()
-        self._terminal = shown and sys.stderr.isatty()
+        self._terminal = shown and sys.stderr is not None and sys.stderr.isatty()
 
     def advance(self, items: int, parts: int, note: str = "") -> None:
         """Count what is newly done, and write the line if it is due, with a note at its end."""
@@ -42,14 +57,14 @@ class ProgressLine:
         left = _duration((self.total - self.done) / rate) if rate else "unknown time"
         speed = f"{rate:.1f} {self._items.split()[0]}/s, {self._count_of_parts / seconds:.1f} {self._parts}/s"
         text = f"{self._label}{self.done} of {self.total} {self._items}, {speed}, {left} left{note}"
-        print(f"\r{text:<100}" if self._terminal else f"{text}\n", end="", file=sys.stderr, flush=True)
+        inform(f"\r{text:<100}" if self._terminal else f"{text}\n", end="")
 
     def __enter__(self) -> "ProgressLine":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._terminal:
-            print(file=sys.stderr)
+            inform("")
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,8 @@ from types import FrameType
 class Stopped(SystemExit):
     """Raised when a signal has stopped a run, after everything is saved.
 
-    Its ``code`` is the one that shells report for a process that the signal ended: 143 for SIGTERM, 130 for SIGINT.
+    Its ``code`` is the one that shells report for a process that the signal ended: 143 for SIGTERM, 130 for SIGINT,
+    129 for SIGHUP.
     """
 
     def __init__(self, number: int) -> None:
@@ -25,7 +26,7 @@ class StopRequest:
         self._immediate = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Handle SIGTERM or SIGINT. A second SIGINT ends the process at once."""
+        """Handle SIGTERM, SIGINT or SIGHUP. A second SIGINT ends the process at once."""
         self.number = number
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
@@ -46,11 +47,14 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """SIGTERM and SIGINT become a stop request instead of ending the process. Only the main thread receives them."""
+    """SIGTERM, SIGINT and SIGHUP become a stop request instead of ending the process; the main thread receives them.
+
+    SIGHUP comes when a terminal is closed. Where it is ignored, as under nohup, it stays so.
+    """
     request = StopRequest()
     before = {}
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _stopping():
             before[number] = signal.signal(number, request.handle)
     except ValueError:  # not the main thread
         pass
@@ -59,3 +63,10 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _stopping() -> list[signal.Signals]:
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none
+        numbers.append(signal.SIGHUP)
+    return numbers

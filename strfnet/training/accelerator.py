@@ -1,7 +1,6 @@
 """Network, optimizer and devices, prepared by Accelerate for one process or several."""
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from strfnet.layers.attention import choose_attention
 from strfnet.layers.head import ReIDOutput
 from strfnet.system.compat import compile_separately, lookup_inductor, renew_threads
 from strfnet.system.modes import modes_kept
+from strfnet.system.progress import inform
 from strfnet.training.distributed import synchronize_batchnorm
 from strfnet.training.optimization import make_optimizer
 from strfnet.training.recipe import Recipe
@@ -149,7 +149,7 @@ def deterministic_kernels(recipe: Recipe) -> Iterator[None]:
     if workspace is None:
         os.environ[CUBLAS] = ":4096:8"
         if torch.cuda.is_available() and recipe.device != "cpu":
-            print(f"strfnet: {CUBLAS} is unset; deterministic training sets it to :4096:8", file=sys.stderr)
+            inform(f"strfnet: {CUBLAS} is unset; deterministic training sets it to :4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.enable_cudnn_sdp(False)
     memory.fill_uninitialized_memory, cudnn.benchmark = False, False

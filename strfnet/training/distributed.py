@@ -99,7 +99,7 @@ def join_rows(output: ReIDOutput, labels: Tensor, counts: Sequence[int]) -> tupl
     return ReIDOutput(parts[0], parts[1], logits), gather_rows(labels, counts)
 
 
-def highest(number: int, device: torch.device) -> Tensor:
+def highest(number: int | Tensor, device: torch.device) -> Tensor:
     """The highest of the numbers of all processes, (1,) on the device."""
     most = torch.full((1,), float(number), device=device)
     if world_size() > 1:

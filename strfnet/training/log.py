@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from strfnet.system.files import target_of
+
 
 class Log:
     """A file to which each line is appended in a single write, so that a kill leaves no part of one.
@@ -26,7 +28,7 @@ class Log:
         self._board: Any = None
         if path is None:
             return
-        self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+        self._file = os.open(target_of(path), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         if os.fstat(self._file).st_size > size:
             os.ftruncate(self._file, size)
         if tensorboard is not None:

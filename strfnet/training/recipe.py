@@ -23,6 +23,7 @@ CHANGEABLE = (
     "data",
     "complete",
     "device",
+    "max_pixels",
     "workers",
     "evaluate_every",
     "protocol",
@@ -49,6 +50,7 @@ class Recipe:
         height: height of the frames in pixels.
         width: width of the frames in pixels.
         interpolation: interpolation by which frames are resized.
+        max_pixels: pixels of an image file; a larger image is not decoded.
         frames: frames of a clip, T.
         stride: distance between the frames of a strided clip.
         sampling: clip sampler, which selects the frames of a tracklet.
@@ -104,6 +106,7 @@ class Recipe:
     height: int = 256
     width: int = 128
     interpolation: Interpolation = "bilinear"
+    max_pixels: int = 2**24
     frames: int = 4
     stride: int = 8
     sampling: TrainingSampling = "strided"
@@ -215,7 +218,7 @@ _COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operat
 _BOUNDS: dict[str, dict[str, float]] = {
     **{name: {"at least": 1} for name in ("height", "width", "frames", "stride", "batch", "identities", "tracklets")},
     **{name: {"at least": 1} for name in ("epochs", "accumulate", "evaluate_every", "keep", "steps_per_epoch")},
-    "save_every": {"at least": 1},
+    **{name: {"at least": 1} for name in ("save_every", "max_pixels")},
     **{name: {"at least": 0} for name in ("split", "seed", "workers", "weight_decay", "warmup")},
     **{name: {"at least": 0, "at most": 1} for name in ("flip", "crop", "erasing")},
     **{name: {"above": 0} for name in ("lr", "gamma", "clip_gradients")},

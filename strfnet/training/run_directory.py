@@ -10,6 +10,7 @@ RUN/tensorboard/              by option
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 from torch import Tensor
 
 from strfnet.data.tracklet import Tracklet
-from strfnet.system.files import lock, remove_unfinished, write_atomically
+from strfnet.system.files import Lock, lock, remove_unfinished, write_atomically
+from strfnet.system.reading import read_regular
 from strfnet.training.accelerator import Engine
 from strfnet.training.distributed import gather_bytes
 from strfnet.training.log import Log
@@ -73,7 +75,8 @@ class RunDirectory:
         classes: of the network; saved for readers of the weights.
 
     Raises: ValueError, with nothing changed, if the folder cannot be resumed: its newest checkpoint is damaged; the
-    recipe, the data or the world size differ (listing what does); or another process works in it.
+    recipe, the data or the world size differ (listing what does); another process works in it; or it has a log or a
+    result that is no run's.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class RunDirectory:
         self._metadata = {"recipe": recipe.to_json(), "classes": classes, "processes": engine.world_size}
         self._metadata["data"] = _identified(tracklets)
         self._checkpoints, self._best = CheckpointStore(path / CHECKPOINTS), CheckpointStore(path / BEST)
-        self._lock: int | None = None
+        self._lock: Lock | None = None
         if self._writes:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = lock(path / ".lock")
@@ -113,7 +116,7 @@ class RunDirectory:
         """Close the log and unlock the folder."""
         self.log.close()
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def begin(self, facts: Mapping[str, Any]) -> None:
@@ -147,7 +150,8 @@ class RunDirectory:
         self._checkpoints.save(self.position.step, files, metadata)
         kept = self._checkpoints.numbers()[-self._recipe.keep :]
         self._checkpoints.keep_only(kept)
-        self._best.keep_only([self._checkpoints.metadata(number)["position"]["best_step"] for number in kept])
+        with suppress(ValueError):  # one is damaged, and the best that it names is not known
+            self._best.keep_only([self._checkpoints.metadata(number)["position"]["best_step"] for number in kept])
 
     def save_best(self, metrics: Mapping[str, float]) -> None:
         """Save the weights of this position; the next `save` removes those of the previous best."""
@@ -171,7 +175,7 @@ class RunDirectory:
         path = self.path / "result.json"
         if self.position.epoch < self._recipe.epochs or not path.exists():
             return None
-        result = json.loads(path.read_bytes())
+        result = json.loads(_content(path))
         result |= {"metrics": result.pop("figures"), "folder": self.path}
         return Outcome(**result) if result["step"] == self.position.step else None
 
@@ -183,6 +187,7 @@ class RunDirectory:
         """Returns the position, this process's random states, and the size of the log at the newest checkpoint."""
         checkpoint = self._checkpoints.load_newest()
         if checkpoint is None:
+            _check_free(self.path)
             return Position(), None, 0
         metadata = checkpoint.metadata
         differs = Recipe.from_json(metadata["recipe"]).differences(self._recipe)
@@ -208,7 +213,25 @@ def read_run(folder: Path, *, best: bool = False) -> tuple[Recipe, dict[str, Ten
     metadata = weights.metadata or {}
     if "recipe" not in metadata:
         raise ValueError(f"{folder} is not a training run, wanted a folder that `strfnet train --out` has filled")
-    return Recipe.from_json(metadata["recipe"]), weights.tensors
+    try:
+        return Recipe.from_json(metadata["recipe"]), weights.tensors
+    except (ValueError, TypeError, AttributeError) as error:  # anybody can forge a recipe with values of any type
+        raise ValueError(f"{folder} holds a recipe that is none: {error}") from error
+
+
+def _check_free(folder: Path) -> None:
+    """Raises: ValueError for a file of the user that a new run would overwrite."""
+    for name, start in (("log.jsonl", b'{"kind": "start"'), ("result.json", b'{\n "step": ')):
+        path = folder / name
+        if os.path.lexists(path) and _content(path)[: len(start)] not in (start, b""):
+            raise ValueError(f"{path} was not written by a run of strfnet: use another folder")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
 
 
 def _random_name(rank: int) -> str:

@@ -1,12 +1,12 @@
 """Work other than training that the processes of ``torchrun`` share: each does a part, all get the whole."""
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from strfnet.system.progress import inform
 from strfnet.training.distributed import gather_rows, process_rank, world_size
 
 Item = TypeVar("Item")
@@ -38,7 +38,7 @@ def warn_without_gpu(device: torch.device) -> None:
     """Write a line on stderr if a device was selected for the user and PyTorch's CUDA build finds no GPU."""
     if device.type == "cpu" and torch.version.cuda is not None and process_rank() == 0:
         built = f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}"
-        print(f"strfnet: {built} but sees no GPU, so the CPU is used; device cpu hides this line", file=sys.stderr)
+        inform(f"strfnet: {built} but sees no GPU, so the CPU is used; device cpu hides this line")
 
 
 def share(work: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], device: torch.device) -> Tensor:

@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -20,7 +19,7 @@ from strfnet.data.loader import ClipBatch, TrainingClips, draws, load, part_of
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
 from strfnet.layers.head import ReIDOutput
-from strfnet.system.progress import ProgressLine
+from strfnet.system.progress import ProgressLine, inform
 from strfnet.system.references import call, is_reference
 from strfnet.system.signals import Stopped, StopRequest, stop_requests
 from strfnet.training.accelerator import Engine, deterministic_kernels, flushed_denormals, make_engine, state_kept
@@ -59,8 +58,8 @@ def train(
     that is killed at any moment and resumed ends in the weights, bit for bit, of a run without a stop. The processes
     of ``torchrun`` share each batch; loss, mining and gradient are those of the whole batch.
 
-    After SIGTERM or SIGINT, the step is finished and saved, and `Stopped` is raised with the exit code 143 or 130. A
-    second SIGINT ends the process at once. The global generators of torch, NumPy and Python are seeded.
+    After SIGTERM, SIGINT or SIGHUP, the step is finished and saved, and `Stopped` is raised with the exit code 143,
+    130 or 129. A second SIGINT ends the process at once. The global generators of torch, NumPy and Python are seeded.
 
     Args:
         network: trained in place, on the recipe's device; in training it returns a ``ReIDOutput``. With
@@ -68,18 +67,19 @@ def train(
         objective: called with the output and the labels of the whole batch, on all processes.
         tracklets: the training data. Classes are their identities in sorted order, see `identity_labels`.
         recipe: all settings.
-        folder: of the run, see `strfnet.training.run_directory`.
+        folder: of the run, see `strfnet.training.run_directory`; not in the recipe's folder of data.
         evaluate: returns metrics by name. It is called with the network on all processes, every ``evaluate_every``
             epochs and after the last. The weights with the highest first metric are saved as the best.
         progress: whether to write the progress to stderr.
 
     Returns: the metrics after the last epoch, which are the result, and the folder.
     Raises: ValueError for arguments that do not fit together, or a network that the recipe's model does not build,
-    before the first step; `Diverged` with the step and its
-    tracklets if a loss or gradient is not finite; `Stopped`.
+    before the first step; `Diverged` with the step and its tracklets if a loss or gradient is not finite, or with the
+    names of weights that are not, which are not saved; `Stopped`.
     """
     if isinstance(objective, nn.Module) and any(weight.requires_grad for weight in objective.parameters()):
         raise ValueError("the objective has weights, and the optimizer trains those of the network; wanted none")
+    _check_apart(Path(folder), recipe.data)
     labels = identity_labels(tracklets)
     if not CheckpointStore(Path(folder) / CHECKPOINTS).numbers():
         _check_model(network, recipe, max(labels) + 1)
@@ -100,7 +100,7 @@ def train(
             directory.log.write("stop", step, {"signal": stopped.name})
             if engine.rank == 0:
                 saved = f"stopped by {stopped.name} after step {step}, saved in {directory.last}"
-                print(f"strfnet: {saved}; the same command resumes from there", file=sys.stderr)
+                inform(f"strfnet: {saved}; the same command resumes from there")
             raise
         finally:
             directory.close()
@@ -261,6 +261,18 @@ class _Run:
         )
         raise Diverged(f"{what} in step {step}, of the rows {rows} ({named}); the step was not made, and {saved}")
 
+    def _check_weights(self, step: int) -> None:
+        """Raises: Diverged for weights that are not finite: a run that resumes from them dies again and again."""
+        state, engine = self.engine.network.state_dict(), self.engine
+        bad = torch.stack([tensor.isfinite().all().logical_not() for tensor in state.values()]).any()
+        if not highest(bad, engine.device).item():  # each process has buffers of its own
+            return
+        names = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
+        what = f"weights or buffers are NaN or infinite: {listed(names) or 'on another process'}"
+        self.directory.log.write("stop", step, {"error": what})
+        saved = f"the last checkpoint is {self.directory.last}" if self.directory.last else "nothing is saved"
+        raise Diverged(f"after step {step}, {what}; they are not saved, and {saved}")
+
     def _after_step(self, made: _Made, batches: int, line: ProgressLine) -> None:
         """Count the step, save if it is due, and stop if a signal requests it.
 
@@ -273,6 +285,7 @@ class _Run:
         )
         if last or signal or (every is not None and made.number % every == 0):
             self._read(line)
+            self._check_weights(made.number)
             self.directory.save()
         if signal:
             raise Stopped(signal)
@@ -302,6 +315,7 @@ def _training_clips(tracklets: Sequence[Tracklet], labels: Sequence[int], recipe
         stride=recipe.stride,
         size=(recipe.height, recipe.width),
         interpolation=recipe.interpolation,
+        max_pixels=recipe.max_pixels,
         augmentation=Augmentation(recipe.flip, recipe.crop, recipe.erasing, per_frame=recipe.per_frame),
     )
 
@@ -321,6 +335,12 @@ def _check_model(network: nn.Module, recipe: Recipe, classes: int) -> None:
         wrong = [f"it is {name or type(network).__name__}"]
     if wrong:
         raise ValueError(f"the network is not what model {recipe.model!r} of the recipe builds: {listed(wrong)}")
+
+
+def _check_apart(folder: Path, data: Path | None) -> None:
+    """Raises: ValueError if the run would be written among the data, where its folders are read as labels."""
+    if data is not None and data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        raise ValueError(f"the folder of the run, {folder}, is in the data {data}: wanted another folder")
 
 
 def _check_classes(output: ReIDOutput, labels: Sequence[int]) -> None:

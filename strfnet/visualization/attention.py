@@ -13,7 +13,7 @@ from strfnet.layers.ap3d import AppearancePreserving
 from strfnet.layers.clip import check_clip
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
-from strfnet.system.modes import evaluating
+from strfnet.system.modes import evaluation_copy
 
 Images = NDArray[np.floating]
 Place = tuple[int, int, int]  # frame, row and column, counted from 0
@@ -24,7 +24,7 @@ GREY = (0.299, 0.587, 0.114)  # red, green and blue in the luma of ITU-R BT.601
 def masks_of(network: nn.Module, clip: Tensor) -> dict[str, dict[str, Tensor]]:
     """Returns the masks of every STRF unit of a network for a clip.
 
-    The network runs once, in evaluation mode; its hooks and modes are restored.
+    A copy of the network in evaluation mode runs once.
 
     Args:
         network: a network on clips with STRF units.
@@ -45,8 +45,8 @@ def masks_of(network: nn.Module, clip: Tensor) -> dict[str, dict[str, Tensor]]:
 def attention_of(network: nn.Module, clip: Tensor, place: Place) -> dict[str, Tensor]:
     """Returns the attention of one pixel of a clip in every non-local block and AP3D registration of a network.
 
-    Only one row of the attention matrix is computed, so memory is linear in the number of tokens. The network runs
-    once, in evaluation mode; its hooks and modes are restored.
+    Only one row of the attention matrix is computed, so memory is linear in the number of tokens. A copy of the
+    network in evaluation mode runs once.
 
     Args:
         network: a network on clips.
@@ -167,15 +167,11 @@ def _captured(network: nn.Module, clip: Tensor, readers: dict[type, Callable[[An
 
         return hook
 
-    handles = []
-    try:
-        for path, module in network.named_modules():
-            reader = next((read for kind, read in readers.items() if isinstance(module, kind)), None)
-            if reader is not None:
-                handles.append(module.register_forward_pre_hook(reading(path, reader)))
-        with evaluating(network), torch.no_grad():
-            network(clip)
-    finally:
-        for handle in handles:
-            handle.remove()
+    network = evaluation_copy(network)
+    for path, module in network.named_modules():
+        reader = next((read for kind, read in readers.items() if isinstance(module, kind)), None)
+        if reader is not None:
+            module.register_forward_pre_hook(reading(path, reader))
+    with torch.no_grad():
+        network(clip)
     return found

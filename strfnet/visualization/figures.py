@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, read_clip
+from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, read_clip
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.visualization.attention import Images, Place, at_frames, lay_over
 from strfnet.visualization.page import Page
@@ -64,6 +64,7 @@ def draw_ranked_lists(
     *,
     notes: Mapping[int, str] | None = None,
     title: str = "",
+    max_pixels: int = MAX_PIXELS,
 ) -> "Figure":
     """Draws queries and their ranked lists: the middle frame of each tracklet, with its distance.
 
@@ -74,6 +75,7 @@ def draw_ranked_lists(
         lists: the output of `ranked_list` by query, a row of ``data_set.test``.
         notes: a line about a query, such as its AP.
         title: title of the figure.
+        max_pixels: of an image file; a larger image is not decoded.
 
     Raises: ValueError if there are no lists, or a frame cannot be read; ImportError if matplotlib is missing.
     """
@@ -86,12 +88,12 @@ def draw_ranked_lists(
         page.write(70 + 80 * place, 50, f"{sign} {mark}", color=colour, fontsize=10)
     for row, (query, found) in enumerate(lists.items()):
         tracklet, note = data_set.test[query], (notes or {}).get(query, "")
-        _draw_tracklet(page, row, 0, tracklet, QUERY, f"{_labels(tracklet)}\n{note}")
+        _draw_tracklet(page, row, 0, tracklet, QUERY, f"{_labels(tracklet)}\n{note}", max_pixels)
         for column, item in enumerate(found, start=1):
             colour, sign = MARKS[item.mark]
             tracklet = data_set.test[item.row]
             text = f"{sign} {item.distance:.3f}\n{_labels(tracklet)}"
-            _draw_tracklet(page, row, column, tracklet, colour, text)
+            _draw_tracklet(page, row, column, tracklet, colour, text, max_pixels)
     return page.figure
 
 
@@ -167,7 +169,7 @@ def _strip(images: Images, gap: int) -> Images:
     return np.concatenate(spaced, axis=1)[:, :-gap]
 
 
-def framed(tracklet: Tracklet | None, colour: str) -> Images:
+def framed(tracklet: Tracklet | None, colour: str, max_pixels: int = MAX_PIXELS) -> Images:
     """The middle frame of a tracklet within a border, (h, w, 3); light grey for None."""
     from matplotlib.colors import to_rgb
 
@@ -176,16 +178,18 @@ def framed(tracklet: Tracklet | None, colour: str) -> Images:
     inside = image[BORDER:-BORDER, BORDER:-BORDER]
     inside[...] = 0.93
     if tracklet is not None:
-        clip = read_clip(tracklet.frames, [len(tracklet.frames) // 2], inside.shape[:2])
-        inside[...] = images_of(clip)[0]
+        middle = len(tracklet.frames) // 2
+        inside[...] = images_of(read_clip(tracklet.frames, [middle], inside.shape[:2], max_pixels=max_pixels))[0]
     return image
 
 
-def _draw_tracklet(page: Page, row: int, column: int, tracklet: Tracklet, colour: str, text: str) -> None:
+def _draw_tracklet(
+    page: Page, row: int, column: int, tracklet: Tracklet, colour: str, text: str, max_pixels: int
+) -> None:
     """Draws the middle frame of a tracklet within its border, and text below."""
     y, x = _HEAD + row * _STEP[0], 6 + column * _STEP[1]
     h, w = THUMB
-    page.show(framed(tracklet, colour), x, y, w, h)
+    page.show(framed(tracklet, colour, max_pixels), x, y, w, h)
     page.write(x, y + h + 4, text, fontsize=6.5, va="top", color="#222222", linespacing=1.1)
 
 

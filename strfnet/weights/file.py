@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import threading
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from strfnet.system.files import write_atomically
+from strfnet.system.reading import read_regular
 from strfnet.weights.store import DESCRIPTION, CheckpointStore, pack, read_checkpoint, sha256, verify
 
 FORMAT = 1
@@ -23,7 +26,9 @@ WALKERS = "walkers"  # the name of the weights that are shipped with strfnet
 SHIPPED = Path(__file__).parent / "pretrained"
 CHECKPOINTS, BEST = "checkpoints", "best"  # the stores in the folder of a training run
 WEIGHTS = "weights.safetensors"  # the file of a checkpoint that holds the state dict
+LARGEST_EXPANSION = 16  # times the bytes of a file, where tensors share numbers or repeat them
 SHOWN = 8  # misfits in a message; the others are counted
+_UNPICKLING = threading.Lock()  # PyTorch keeps one list of safe globals, for all threads
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def read_weights(path: str | Path, *, best: bool = False) -> Weights:
     if path.is_dir():
         return _read_folder(path, BEST if best else CHECKPOINTS)
     try:
-        return _read(path.read_bytes())
+        return _read(read_regular(path))
     except FileNotFoundError as error:
         raise ValueError(f"cannot read weights from {path}: there is no such file") from error
     except Exception as error:  # those of safetensors and of torch's unpickler have no common base
@@ -136,14 +141,13 @@ def check_finite(tensors: Mapping[str, Tensor], source: object) -> None:
 def _read_folder(path: Path, store: str) -> Weights:
     """The weights of a checkpoint, or of the newest in one of the stores of a run."""
     checkpoints = CheckpointStore(path / store)
-    if numbers := checkpoints.numbers():
-        path = checkpoints.path(numbers[-1])
-    elif not (path / DESCRIPTION).exists():
+    checkpoint = checkpoints.load_newest()
+    if checkpoint is None and not (path / DESCRIPTION).exists():
         what = "run"
         if store == BEST and CheckpointStore(path / CHECKPOINTS).numbers():
             what = "best weights, because its run was not evaluated"
         raise ValueError(f"{path} holds no {what}, wanted a folder that `strfnet train --out` has filled")
-    checkpoint = read_checkpoint(path)
+    checkpoint = checkpoint or read_checkpoint(path)
     return Weights(checkpoint.tensors(WEIGHTS), checkpoint.metadata)
 
 
@@ -182,10 +186,36 @@ def _verified(content: bytes, metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+def _check_archive(content: bytes) -> None:
+    """Raises: ValueError for a ZIP archive that `torch.save` does not write, by what it seems to be."""
+    try:
+        entries = zipfile.ZipFile(io.BytesIO(content)).infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"it is cut off or damaged, and not a ZIP archive any more ({error})") from error
+    names = [entry.filename.rpartition("/")[2] for entry in entries]
+    if "constants.pkl" in names:
+        raise ValueError("it is a TorchScript program, wanted its state dict, as torch.save writes it")
+    if any(name.endswith(".npy") for name in names):
+        raise ValueError("it is a NumPy archive (npz), wanted a state dict, as torch.save writes it")
+    if "data.pkl" not in names:
+        raise ValueError("it is a ZIP archive, but not one of torch.save")
+    if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > len(content):
+        raise ValueError("it is compressed, so it may unpack to any size; torch.save does not compress")
+
+
+def _check_sizes(content: bytes, tensors: Mapping[str, Tensor]) -> None:
+    """Raises: ValueError for tensors that repeat their numbers, so that a small file becomes large tensors."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if size > LARGEST_EXPANSION * len(content):
+        raise ValueError(f"its {len(content)} bytes expand to tensors of {size}, more than {LARGEST_EXPANSION} times")
+
+
 def _unpickled(content: bytes) -> Weights:
+    if content.startswith(b"PK"):
+        _check_archive(content)
     numbers: list[Any] = [(_Dtype, "numpy.dtype")]
     numbers += [(_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # NumPy 1 and 2
-    with torch.serialization.safe_globals(numbers):
+    with _UNPICKLING, torch.serialization.safe_globals(numbers):
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     beside = None
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
@@ -201,6 +231,7 @@ def _unpickled(content: bytes) -> Weights:
     ]
     if odd:
         raise ValueError(f"it holds more than weights: {listed(odd)}; wanted a state dict, bare or as 'state_dict'")
+    _check_sizes(content, found)
     return Weights({name: tensor.detach() for name, tensor in found.items()}, beside=beside)
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-import shutil
+import os
+import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from strfnet.system.files import remove_folder, remove_unfinished, sync_folder, write_synced
+from strfnet.system.files import remove_folder, remove_unfinished, sync_folder, unfinished_name, write_synced
+from strfnet.system.reading import is_plain_name, read_regular
 
 VERSION = 1
 DESCRIPTION = "description.json"
+LONGEST_DESCRIPTION = 2**24  # bytes; ours have a few thousand
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Checkpoint:
 class CheckpointStore:
     """Checkpoints in one folder, by number. A run saves its steps so, an embedding command its shards.
 
+    Only a folder with a description is removed or replaced; others are the user's.
+
     Args:
         folder: of all checkpoints; `save` makes it.
     """
@@ -54,7 +59,7 @@ class CheckpointStore:
     def numbers(self) -> list[int]:
         """The numbers of all checkpoints, ascending; none if the folder does not exist."""
         found = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted(int(path.name) for path in found if path.name.isdecimal())
+        return sorted(int(path.name) for path in found if re.fullmatch(r"[0-9]{8,}", path.name))
 
     def save(self, number: int, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> Path:
         """Write a checkpoint atomically, in place of one of the same number. Returns its folder.
@@ -66,10 +71,12 @@ class CheckpointStore:
             number: such as the step; the highest is the newest.
             files: contents by name.
             metadata: what JSON can hold.
+
+        Raises: ValueError if something else has the place of the checkpoint.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished, finished = self.folder / f".{number:08d}.part", self.path(number)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished, finished = unfinished_name(self.folder), self.path(number)
+        _check_ours(finished)
         unfinished.mkdir()
         description = {"version": VERSION, "sha256": {name: sha256(files[name]) for name in files}, **metadata}
         for name, content in files.items():
@@ -100,6 +107,8 @@ class CheckpointStore:
         try:
             return self.load(numbers[-1])
         except ValueError as error:
+            if numbers[-1] not in self.numbers():  # the run that writes it has removed it meanwhile
+                return self.load_newest()
             advice = "no earlier one is undamaged"
             for good in numbers[:-1]:
                 with suppress(ValueError):
@@ -108,13 +117,14 @@ class CheckpointStore:
             raise ValueError(f"{error}; {advice}") from error
 
     def remove(self, number: int) -> None:
-        """Remove a checkpoint atomically."""
+        """Remove a checkpoint atomically. Raises: ValueError if the folder of that name is none."""
+        _check_ours(self.path(number))
         remove_folder(self.path(number))
 
     def keep_only(self, numbers: Collection[int | None]) -> None:
         """Remove all checkpoints but those of these numbers."""
         for number in self.numbers():
-            if number not in numbers:
+            if number not in numbers and _is_ours(self.path(number)):
                 self.remove(number)
 
     def clean(self) -> None:
@@ -130,7 +140,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     metadata, files = _metadata(folder), {}
     for name, digest in metadata["sha256"].items():
         try:
-            files[name] = (folder / name).read_bytes()
+            files[name] = read_regular(folder / name)
             verify(files[name], digest, name)
         except (OSError, ValueError) as error:
             raise ValueError(f"checkpoint {folder} is damaged: {error}") from error
@@ -154,18 +164,37 @@ def verify(content: bytes, digest: object, name: str) -> None:
         raise ValueError(f"{name} is not what was written")
 
 
+def _is_ours(folder: Path) -> bool:
+    return (folder / DESCRIPTION).is_file() and not folder.is_symlink()
+
+
+def _check_ours(folder: Path) -> None:
+    if os.path.lexists(folder) and not _is_ours(folder):
+        raise ValueError(f"{folder} has the name of a checkpoint and no {DESCRIPTION}, so it is none: move it away")
+
+
 def _metadata(folder: Path) -> dict[str, Any]:
     try:
-        content = (folder / DESCRIPTION).read_bytes()
+        content = read_regular(folder / DESCRIPTION, most=LONGEST_DESCRIPTION)
         metadata: dict[str, Any] = json.loads(content)["description"]
         version, intact = metadata["version"], content == _sealed(metadata)  # 1E-5 equals 1e-5, and is damage too
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"checkpoint {folder} is damaged: {DESCRIPTION} cannot be read ({error})") from error
     if not intact:
         raise ValueError(f"checkpoint {folder} is damaged: {DESCRIPTION} is not what was written")
     if version != VERSION:
         raise ValueError(f"checkpoint {folder} is of version {version}, wanted {VERSION}")
+    _check_names(folder, metadata.get("sha256"))
     return metadata
+
+
+def _check_names(folder: Path, digests: Any) -> None:
+    """Raises: ValueError unless the files are named by plain names, so that none is outside the folder."""
+    names = list(digests) if isinstance(digests, dict) else None
+    strange = None if names is None else next((name for name in names if not is_plain_name(name)), None)
+    if names is None or strange is not None:
+        found = "no files" if names is None else f"the file {strange!r}"
+        raise ValueError(f"checkpoint {folder} is forged: {DESCRIPTION} names {found}, wanted names without folders")
 
 
 def _sealed(metadata: Mapping[str, Any]) -> bytes:

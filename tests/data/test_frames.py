@@ -125,7 +125,7 @@ def test_what_is_no_still_image_is_refused_by_path(tmp_path, picture):
         ("text.jpg", "cannot identify image file"),
         ("moving.png", "animation"),
         ("missing.jpg", "No such file"),
-        ("folder.jpg", "Is a directory"),
+        ("folder.jpg", "it is a folder"),
     ):
         with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / name))}: .*{reason}"):
             read_frame(tmp_path / name)
@@ -163,7 +163,7 @@ def test_each_file_is_decoded_once(frames, monkeypatch):
     from strfnet.data import frames as room
 
     read = []
-    monkeypatch.setattr(room, "_read", lambda path: read.append(path) or torch.zeros(3, 4, 4))
+    monkeypatch.setattr(room, "_read", lambda path, _: read.append(path) or torch.zeros(3, 4, 4))
     assert read_clip(frames[0], [1, 1, 2, 1], (4, 4)).shape == (3, 4, 4, 4)
     assert sorted(read) == [frames[0][1], frames[0][2]]
 

@@ -11,7 +11,7 @@ from strfnet import NonLocalBlock
 from strfnet.deployment import fuse
 from strfnet.inflation.extension import own_class
 from strfnet.layers.temporal import TemporalConv
-from strfnet.models import load, load_official, options_of, save, save_official
+from strfnet.models import find_network, load, load_official, options_of, save, save_official
 from strfnet.weights.published import STE_NVAN, published_state
 
 EVERY = ["layer2.0", "layer2.1", "layer3.0", "layer3.1"]
@@ -60,6 +60,23 @@ def test_files_give_the_same_network_back(name, told, given, tmp_path):
         assert unlike.options == told
         with torch.no_grad():
             assert not torch.equal(unlike(clip).embedding, expected)
+
+
+def test_weights_saved_with_other_options_are_refused_by_name(tmp_path):
+    file = tmp_path / "saved.safetensors"
+    places = {"places": ("layer2.0", "layer3.0")}
+    save(strfnet.create_model("p3dc_resnet8", num_classes=3, **places, time_dilation=2), file)
+    same = strfnet.create_model("p3dc_resnet8", num_classes=3, pretrained=file, **places, time_dilation=2)
+    assert same.options == {"places": ["layer2.0", "layer3.0"], "time_dilation": 2}
+    # Two ways to say the same places.
+    assert strfnet.create_model("p3dc_resnet8", num_classes=3, pretrained=file, time_dilation=2).options
+    with pytest.raises(ValueError, match=r"time_dilation is 1, but 2 in the file.* wanted those of the file"):
+        strfnet.create_model("p3dc_resnet8", num_classes=3, pretrained=file, **places)
+    for options in ({"time_dilation": 1}, {"time_dilation": 2, "pooling": "max"}):
+        with pytest.raises(ValueError, match=rf"{list(options)[-1]} is .* in the file"):
+            find_network("p3dc_resnet8", weights=file, options=options)
+    assert find_network("p3dc_resnet8", weights=file).network.options == same.options
+    strfnet.create_model("p3db_resnet8", num_classes=3, pretrained=file)  # another model is not compared
 
 
 def test_without_a_name_the_file_tells_places_too(tmp_path):

@@ -1,0 +1,123 @@
+"""Image files of strangers: bombs, pipes, devices, phones' second images, and metadata that Pillow warns of."""
+
+import os
+import socket
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from strfnet.data import Tracklet
+from strfnet.data.frames import read_clip, read_frame
+from strfnet.data.loader import Draw, TrainingClips
+from strfnet.inference import embed
+
+
+def png_of(width, height):
+    """A valid gray PNG of zeros, a thousandth of the size that it is decoded to."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((width + 1) * height), 9)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return content
+
+
+@pytest.fixture
+def picture():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("width", "height"), [(4097, 4096), (30000, 560), (2**24 + 1, 1)])
+def test_an_image_of_more_pixels_than_the_limit_is_not_decoded(tmp_path, width, height):
+    path = tmp_path / "large.png"
+    path.write_bytes(png_of(width, height))
+    with pytest.raises(ValueError, match=f"cannot read the frame {path}: it has {width} x {height} .* max_pixels = "):
+        read_frame(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_the_limit_of_pixels_is_an_option_of_everything_that_reads_frames(tmp_path, picture, name):
+    picture.save(tmp_path / name)
+    tracklet, pixels = Tracklet((tmp_path / name,), 0), 24 * 16
+    readers = (
+        lambda most: read_frame(tmp_path / name, max_pixels=most),
+        lambda most: read_clip(tracklet.frames, [0], (8, 4), max_pixels=most),
+        lambda most: embed(torch.nn.Flatten(), [tracklet], size=(8, 4), max_pixels=most),
+        lambda most: TrainingClips([tracklet], [0], seed=0, size=(8, 4), max_pixels=most)[Draw(0, 0, 0)],
+    )
+    for read in readers:
+        read(pixels)
+        with pytest.raises(ValueError, match=f"it has 16 x 24 = 384 pixels, .* max_pixels = {pixels - 1}"):
+            read(pixels - 1)
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def unix_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(path.parent)  # the names of sockets are short
+        server.bind(path.name)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices are files on POSIX alone")
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (pipe, "a pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+        (lambda path: path.mkdir(), "a folder"),
+        (unix_socket, "a socket"),
+    ],
+)
+def test_what_is_no_regular_file_is_refused_and_nothing_waits(tmp_path, monkeypatch, make, kind):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=f"cannot read the frame .*a.jpg: it is {kind}, wanted a regular file"):
+        read_frame(tmp_path / "a.jpg")
+
+
+def test_of_a_phones_two_images_the_first_is_read(tmp_path, picture):
+    path = tmp_path / "phone.jpg"
+    picture.save(path, format="MPO", save_all=True, append_images=[picture.rotate(180)], quality=100, subsampling=0)
+    with Image.open(path) as saved:
+        assert saved.format == "MPO" and saved.n_frames == 2
+    np.testing.assert_allclose(read_frame(path).permute(1, 2, 0) * 255, np.asarray(picture), atol=4)
+
+
+def with_cut_exif(path, picture):
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 1, 0) + struct.pack("<HHII", 0x010E, 2, 4000, 60000)
+    picture.save(path, exif=b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 3) + entries)
+
+
+def with_a_bad_animation(path, picture):
+    picture.save(path)
+    content, chunk = path.read_bytes(), b"acTL" + struct.pack(">II", 0, 0)
+    extra = struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(content[:33] + extra + content[33:])
+
+
+def with_transparent_colours(path, picture):
+    picture.quantize(16).save(path, transparency=bytes(range(16)))
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [("a.jpg", with_cut_exif), ("b.png", with_a_bad_animation), ("c.png", with_transparent_colours)],
+)
+def test_warnings_of_pillow_end_nothing_where_warnings_are_errors(tmp_path, picture, capsys, name, save):
+    save(tmp_path / name, picture)
+    with warnings.catch_warnings(record=True) as usual:
+        warnings.simplefilter("always")
+        expected = read_frame(tmp_path / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(read_frame(tmp_path / name), expected)
+    assert capsys.readouterr().err.count(str(tmp_path / name)) == bool(usual)
+    assert bool(usual) == (save is not with_transparent_colours)
