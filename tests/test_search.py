@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from strategies import normal
 from torch.nn.functional import normalize
 
@@ -15,6 +16,7 @@ from strfnet.cli import main
 from strfnet.data import Tracklet
 from strfnet.data.synthetic import write_walkers
 from strfnet.inference import SearchSettings, add_to_index, open_gallery, save_embeddings, search_gallery
+from strfnet.visualization import draw_search
 
 FACTS = {
     "network": "c2d_resnet8",
@@ -149,6 +151,28 @@ def test_times_are_refused_where_no_tracklet_has_some(tmp_path):
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         SearchSettings(**wrong)
+
+
+# --- The picture
+
+
+def test_the_picture_has_path_camera_and_time_below_each_hit(tmp_path):
+    Image.new("RGB", (8, 16), (250, 0, 0)).save(tmp_path / "0001.png")
+    seen = {"path": f"{tmp_path}/0001.png", "camera": "hall", "details": {"first_time": "1.5", "last_time": "4.0"}}
+    lost = {"path": "crops/a" + 10 * "/long" + "/0001.png", "camera": None, "details": {}}
+    query = Tracklet((np.full((16, 8, 3), 60, np.uint8),), None, "door", {"track": "7"})
+    figure = draw_search(query, [(0.25, seen), (0.5, lost)], title="some")
+    title, first, one, empty, other = (text.get_text() for text in figure.texts)
+    assert (title, empty) == ("some", "no image")
+    assert first.split("\n") == ["query", "track 7 of camera door", "camera door"]
+    lines = one.split("\n")
+    assert lines[0] == "1   distance 0.250" and lines[-2:] == ["camera hall", "1.5 to 4.0 s"]
+    assert "".join(lines[1:-2]).removeprefix("…") == seen["path"][-len("".join(lines[1:-2]).removeprefix("…")) :]
+    assert other.startswith("2   distance 0.500\n…") and other.endswith("/long/0001.png")
+    assert all(text.get_fontsize() >= 8.8 for text in figure.texts)  # 11 pixels
+    images = [axes.images[0].get_array()[70, 37] for axes in figure.axes]
+    np.testing.assert_allclose(images, [[60 / 255] * 3, [250 / 255, 0, 0], [0.93] * 3], atol=0.01)
+    assert draw_search(query, []).texts[-1].get_text() == "no match"
 
 
 # --- The index

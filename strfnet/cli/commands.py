@@ -131,20 +131,20 @@ def search(call: options.Search) -> None:
     if not hits:
         plain = replace(call.search, top=1, expand=0, rerank=0, threshold=None)
         nearest = search_gallery(gallery, sought, plain, camera=call.camera)
-        found = "the gallery has no such tracklet"
+        reason = "the gallery has no such tracklet"
         if nearest:
-            found = f"the nearest is at {nearest[0].distance:.4f}, above the threshold {call.search.threshold}"
-        print(f"no match: {found}", file=sys.stderr if call.json else sys.stdout)
+            reason = f"the nearest is at {nearest[0].distance:.4f}, above the threshold {call.search.threshold}"
+        (inform if call.json else print)(f"no match: {reason}")
     else:
         print(listed(hits, as_json=call.json))
     if call.picture is not None:
         from strfnet.visualization import draw_search, png
 
         shown = gallery.tracklets[query] if isinstance(query, int) else query
-        title = f"{call.query} in {call.gallery}"
-        figure = draw_search(shown, [(hit.distance, hit.tracklet) for hit in hits], title=title)
-        write_atomically(call.picture, png(figure))
-        print(f"picture: {call.picture}", file=sys.stderr)
+        found = [(hit.distance, hit.tracklet) for hit in hits]
+        title, most = f"{call.query} in {call.gallery}", call.inference.max_pixels
+        write_atomically(call.picture, png(draw_search(shown, found, title=title, max_pixels=most)))
+        inform(f"picture: {call.picture}")
 
 
 def index(call: options.Index) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strfnet.data.tracklet import Tracklet
+from strfnet.data.frames import MAX_PIXELS
+from strfnet.data.tracklet import Frame, Tracklet
 from strfnet.visualization.figures import QUERY, THUMB, framed
 from strfnet.visualization.page import Page
 
@@ -13,11 +14,15 @@ if TYPE_CHECKING:
 
 _COLUMNS, _CELL, _HEAD = 5, (226, 190), 40  # cells of a row; pixels of a cell (y, x), of the title
 _LETTERS = 25  # of a line below an image
-_HIT = "#666666"
+_HIT, _SIZE = "#666666", 8.8  # points: 11 pixels
 
 
 def draw_search(
-    query: Tracklet | Mapping[str, Any], hits: Sequence[tuple[float, Mapping[str, Any]]], *, title: str = ""
+    query: Tracklet | Mapping[str, Any],
+    hits: Sequence[tuple[float, Mapping[str, Any]]],
+    *,
+    title: str = "",
+    max_pixels: int = MAX_PIXELS,
 ) -> "Figure":
     """Draws the query and the hits of a search, an image each, with distance, path, camera and time.
 
@@ -28,6 +33,7 @@ def draw_search(
         query: the tracklet, or the record of a gallery's tracklet, as `load_embeddings` returns it.
         hits: distance and record of each hit, in order; there may be none.
         title: title of the figure.
+        max_pixels: of an image file; a larger image is not decoded.
 
     Raises: ValueError if an image cannot be read; ImportError if matplotlib is missing.
     """
@@ -36,30 +42,26 @@ def draw_search(
     page.write(10, 24, title, fontsize=11, weight="bold")
     record = query if isinstance(query, Mapping) else _record(query)
     frames = query.frames if isinstance(query, Tracklet) else _frames(record)
-    _draw(page, 0, Tracklet(frames, None) if frames else None, QUERY, ["query", *_lines(record)])
-    for place, (distance, hit) in enumerate(hits, start=1):
-        frames = _frames(hit)
-        tracklet = Tracklet(frames, None) if frames else None
-        _draw(page, place, tracklet, _HIT, [f"{place}   distance {distance:.3f}", *_lines(hit)])
-    if not hits:
-        page.write(10 + _CELL[1], _HEAD + THUMB[0] / 2, "no match", fontsize=11)
-    return page.figure
-
-
-def _draw(page: Page, place: int, tracklet: Tracklet | None, colour: str, lines: Sequence[str]) -> None:
-    x, y = 10 + place % _COLUMNS * _CELL[1], _HEAD + place // _COLUMNS * _CELL[0]
+    cells = [(frames, QUERY, ["query", *_lines(record)])]
+    for rank, (distance, hit) in enumerate(hits, start=1):
+        cells.append((_frames(hit), _HIT, [f"{rank}   distance {distance:.3f}", *_lines(hit)]))
     h, w = THUMB
-    page.show(framed(tracklet, colour), x, y, w, h)
-    if tracklet is None:
-        page.write(x + w / 2, y + h / 2, "no image", fontsize=8.8, ha="center", va="center", color="#666666")
-    page.write(x, y + h + 4, "\n".join(lines), fontsize=8.8, va="top", color="#222222", linespacing=1.15)
+    for place, (frames, colour, lines) in enumerate(cells):
+        x, y = 10 + place % _COLUMNS * _CELL[1], _HEAD + place // _COLUMNS * _CELL[0]
+        page.show(framed(Tracklet(frames, None) if frames else None, colour, max_pixels), x, y, w, h)
+        if not frames:
+            page.write(x + w / 2, y + h / 2, "no image", fontsize=_SIZE, ha="center", va="center", color=_HIT)
+        page.write(x, y + h + 4, "\n".join(lines), fontsize=_SIZE, va="top", color="#222222", linespacing=1.15)
+    if not hits:
+        page.write(10 + _CELL[1], _HEAD + h / 2, "no match", fontsize=11)
+    return page.figure
 
 
 def _record(tracklet: Tracklet) -> dict[str, Any]:
     return {"path": tracklet.where, "camera": tracklet.camera, "details": tracklet.details}
 
 
-def _frames(record: Mapping[str, Any]) -> tuple[Path, ...]:
+def _frames(record: Mapping[str, Any]) -> tuple[Frame, ...]:
     path = Path(record["path"])
     return (path,) if path.is_file() else ()
 
