@@ -6,7 +6,7 @@
 - memory: the highest resident memory of a process that makes the index, and of one that finds the 10 nearest of 1
   and of 100 queries in it. Vectors are read from disk, or from the system's cache of files.
 - time: exact search in that index, and faiss' IndexFlatIP, which holds all vectors in memory, in turns in one
-  process, with as many threads each; CPU time of all threads.
+  process, on one thread each; CPU time.
 - the distances of both must agree to 1e-5.
 
 The goals: at most 1.5 GiB in each process; at most 1.5 times the time of faiss. Needs the extra ``faiss``;
@@ -76,7 +76,7 @@ def run_task(task: str, words: list[str]) -> None:
         gallery.nearest(gallery.vectors[: int(words[1])], NEAREST)
 
 
-def compare(index: Path, queries: int, rounds: int = 3) -> dict[str, float]:
+def compare(index: Path, queries: int, rounds: int = 5) -> dict[str, float]:
     """CPU seconds of exact search and of faiss, for some queries, and the largest difference of a distance."""
     import faiss
 
@@ -85,7 +85,8 @@ def compare(index: Path, queries: int, rounds: int = 3) -> dict[str, float]:
     flat = faiss.IndexFlatIP(width)
     for start in range(0, count, PART):
         flat.add(gallery.vectors[start : start + PART].numpy())
-    faiss.omp_set_num_threads(torch.get_num_threads())
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
     query = normalize(gallery.vectors[:queries] + 0.01)
     found: dict[str, Any] = {}
 
@@ -120,7 +121,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         file, index = Path(name) / "embeddings", Path(name) / "index"
         peak_of("write", file, count, width)  # in another process: a child's peak begins at its parent's memory
-        print(f"{count} vectors of {width} numbers, {torch.get_num_threads()} threads")
+        print(f"{count} vectors of {width} numbers")
         print(f"{'process':<26}{'peak (MiB)':>12}{'wall (s)':>10}")
         memory = {}
         for row, words in (
