@@ -50,7 +50,7 @@ def write_embeddings(path: Path, count: int, width: int) -> None:
     tracklets = [line | {"camera": f"camera{row % 8}", "path": f"crops/{row}/000001.jpg"} for row in range(count)]
     facts = dict.fromkeys(ALIKE, "random") | {"metric": "cosine"}
     with path.open("wb") as file:
-        write_rows(file, parts(), json.dumps(tracklets), count, facts)
+        write_rows(file, ".safetensors", parts(), json.dumps(tracklets), count, facts)
 
 
 def peak_of(*words: object) -> dict[str, float]:

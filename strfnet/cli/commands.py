@@ -1,6 +1,7 @@
 """The commands: a function for each record of `strfnet.cli.options`, which calls public functions."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from strfnet.cli import options
-from strfnet.data import DataSet, read_data_set, read_folder
-from strfnet.evaluation import PROTOCOLS, Protocol, evaluate_protocols, gallery_of, protocols_of, table
+from strfnet.data import DataSet, read_data_set
+from strfnet.data.readers.folder import Layout
+from strfnet.data.tracklet import check_labelled
+from strfnet.evaluation import PROTOCOLS, Evaluation, Protocol, evaluate_protocols, gallery_of, protocols_of, table
+from strfnet.evaluation import evaluate as evaluate_embeddings
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
 from strfnet.system.files import check_writable, write_atomically
 from strfnet.system.progress import inform
@@ -59,6 +63,7 @@ def train(call: options.Train) -> None:
 
     recipe = call.recipe
     data_set = _read(recipe)
+    check_labelled([*data_set.train, *data_set.test], "training")
     classes = max(identity_labels(data_set.train)) + 1
     torch.manual_seed(recipe.seed)
     found = find_network(
@@ -90,12 +95,16 @@ def evaluate(call: options.Evaluate) -> None:
     clips = options.clip_sampler(call.clips) if call.clips else None
     if call.out is not None:
         check_writable(call.out)
-    data_set = _read(call.data_set)
-    embedder, _ = _load(call.network, call.inference)
-    results = evaluate_protocols(
-        embedder.embed, data_set, _protocols(call.protocol, data_set), clips=clips, rerank=call.rerank
-    )
-    if not embedder.progress:  # another process prints
+    if call.embeddings is not None:
+        results = _evaluate_files(call, call.embeddings)
+    else:
+        data_set = _read(call.data_set)
+        check_labelled(data_set.test, "an evaluation")
+        embedder, _ = _load(call.network, call.inference)
+        results = evaluate_protocols(
+            embedder.embed, data_set, _protocols(call.protocol, data_set), clips=clips, rerank=call.rerank
+        )
+    if process_rank() != 0:  # another process prints
         return
     print(table(results))
     if call.out is not None:
@@ -103,12 +112,40 @@ def evaluate(call: options.Evaluate) -> None:
         print(f"\nmetrics written to {call.out}")
 
 
+def _evaluate_files(call: options.Evaluate, files: list[Path]) -> list[Evaluation]:
+    """The metrics of files of embeddings, under the protocols whose distance their vectors keep."""
+    from strfnet.inference import load_embeddings
+    from strfnet.training.sharing import join_processes
+
+    join_processes("cpu")
+    loaded = load_embeddings(*files)
+    vectors, data_set = loaded.vectors, loaded.test_set()
+    if call.data_set.data is not None:
+        data_set = _read(call.data_set)
+        vectors = vectors[loaded.rows_of(data_set.test)]
+    else:
+        _say(data_set.summary)
+    check_labelled(data_set.test, "an evaluation")
+    sampling = loaded.facts["clips"].replace(":", " ") if "clips" in loaded.facts else None
+    results = []
+    for protocol in _protocols(call.protocol, data_set):
+        if loaded.facts.get("metric") == "cosine" != protocol.distance:
+            unfit = f"protocol {protocol.name} compares Euclidean distances, but {files[0]} holds vectors of length 1"
+            if call.protocol != "all":
+                raise ValueError(f"{unfit}: embed with --metric euclidean")
+            _say(f"{unfit} (embed with --metric euclidean): it is skipped")
+            continue
+        results.append(evaluate_embeddings(vectors, data_set, protocol, sampling=sampling, reranked=call.rerank))
+    return results
+
+
 def embed(call: options.Embed) -> None:
     check_writable(call.out)
-    tracklets = _tracklets(call)
+    data_set = _tracklets(call)
     embedder, _ = _load(call.network, call.inference)
-    width = embedder.embed_into(call.out, tracklets, options.clip_sampler(call.clips))
-    _print(f"{len(tracklets)} embeddings of {width} numbers are in {call.out}")
+    clips = options.clip_sampler(call.clips)
+    width = embedder.embed_into(call.out, data_set.test, clips, metric=call.metric, data_set=data_set)
+    _print(f"{len(data_set.test)} embeddings of {width} numbers are in {call.out}")
 
 
 def search(call: options.Search) -> None:
@@ -166,6 +203,8 @@ def show(call: options.Show) -> None:
         if call.file(name).parent.exists():  # otherwise it is made for the first figure
             check_writable(call.file(name))
     data_set = _read(call.data_set)
+    if {*call.figures} - {"masks", "attention", "curve"}:
+        check_labelled(data_set.test, "a ranking")
     rows = len(data_set.test)
     if call.row is not None and not 0 <= call.row < rows:
         raise ValueError(f"row is {call.row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
@@ -206,22 +245,33 @@ def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":
     return boxes
 
 
-def _tracklets(call: options.Embed) -> "Sequence[Tracklet]":
-    """The tracklets of a video or of a data set."""
-    from strfnet.data import evaluation_sampler, read_video
+def _tracklets(call: options.Embed) -> DataSet:
+    """The tracklets to embed, as the test set of a data set."""
+    from strfnet.data import evaluation_sampler, read_folder, read_video
+    from strfnet.data.readers.folder import test_set
 
-    if call.video is None or call.tracks is None:
-        data = call.data_set
-        return read_folder(Path(str(data.data))) if data.format == "folder" else _read(data).test
-    sampler, frames = options.clip_sampler(call.clips)
-    return read_video(
-        call.video,
-        _boxes(call.tracks, call.boxes),
-        camera=call.camera,
-        cropping=call.cropping,
-        clips=evaluation_sampler(sampler, frames=frames),
-        progress=True,
-    )
+    data = call.data_set
+    if call.video is not None and call.tracks is not None:
+        sampler, frames = options.clip_sampler(call.clips)
+        name = f"video {call.video.name}"
+        tracklets: Sequence[Tracklet] = read_video(
+            call.video,
+            _boxes(call.tracks, call.boxes),
+            camera=call.camera,
+            cropping=call.cropping,
+            clips=evaluation_sampler(sampler, frames=frames),
+            progress=True,
+        )
+    elif data.format == "folder" and call.subset is None:
+        name, tracklets = f"folder {Path(str(data.data)).name}", read_folder(str(data.data), layout=data.layout)
+    else:
+        data_set = _read(data)
+        if call.subset != "train":
+            return data_set
+        name, tracklets = f"training of {data_set.name}", data_set.train
+    found = test_set(name, tracklets)
+    _say(found.summary)
+    return found
 
 
 def _load(call: options.Network, inference: options.Inference) -> tuple["Embedder", LoadedNetwork]:
@@ -249,8 +299,13 @@ def _read(call: "options.Data | Recipe") -> DataSet:
         from strfnet.data.synthetic import draw_set
 
         inform("no data given: drawing synthetic walkers")
-        return draw_set()
-    return read_data_set(call.format, call.data, split=call.split, complete=call.complete)
+        data_set = draw_set()
+        _say(data_set.summary)
+        return data_set
+    layout: Layout = call.layout if isinstance(call, options.Data) else "identity/camera/track"
+    data_set = read_data_set(call.format, call.data, split=call.split, complete=call.complete, layout=layout)
+    _say(data_set.summary)
+    return data_set
 
 
 def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
@@ -272,6 +327,12 @@ def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
     if not protocols:
         raise ValueError(f"no protocol leaves a gallery of {data_set.name}")
     return protocols
+
+
+def _say(text: str) -> None:
+    """Writes a line on stderr from the first process only, also before the processes have joined."""
+    if process_rank() == 0 and os.environ.get("RANK", "0") == "0":
+        inform(text)
 
 
 def _print(text: str) -> None:

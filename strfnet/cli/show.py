@@ -172,9 +172,9 @@ class Figures:
         return f"{network}: {what}\n{self.data_set.name}, identity {item.identity}{camera}, test row {row}"
 
     def _clip(self, row: int | None) -> tuple[Tensor, int]:
-        """The first clip (3, t, h, w) of a tracklet, and its test row; for None, that of the call or of a query."""
+        """The first clip (3, t, h, w) of a tracklet, and its row; by default that of the call or a query."""
         if row is None:
-            row = self.data_set.query[0] if self.call.row is None else self.call.row
+            row = next(iter(self.data_set.query), 0) if self.call.row is None else self.call.row
         tracklet, preprocessing = self.data_set.test[row], self.embedder.preprocessing
         sampler, length = clip_sampler(self.call.clips)
         indices = evaluation_sampler(sampler, frames=length)(len(tracklet.frames))[0]
