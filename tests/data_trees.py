@@ -122,6 +122,50 @@ def write_ls_vid_tree(root, *, frames=3):
     return root
 
 
+def write_ccvid_tree(root, *, frames=3):
+    """Writes CCVID: two sessions with the same views, and clothes that change from session to session."""
+    lines = {part: [] for part in ("train", "query", "gallery")}
+    for identity, part in ((1, "train"), (3, "train"), (2, "test"), (4, "test")):
+        for session in (1, 2, 3):
+            for view in (1, 2):
+                folder = f"session{session}/{identity:03d}_{view:02d}"
+                write_frames([root / folder / f"{n:05d}.jpg" for n in range(1, frames + 1)], identity, view, session)
+                clothes = "u0_l0_s0_c0_a0" if session < 3 else "u1_l0_s0_c0_a0"
+                where = part if part == "train" else ("gallery", "query")[(session, view) == (1, 1)]
+                lines[where].append(f"{folder}\t{identity:03d}\t{clothes}\n")
+    for part, of_part in lines.items():
+        (root / f"{part}.txt").write_text("".join(of_part))
+    return root
+
+
+def write_ag_vpreid_tree(root, *, frames=3):
+    """Writes AG-VPReID: in each case, queries of one platform and a gallery of the other."""
+
+    def write(part, identity, tracklet, camera):
+        names = [f"P{identity}T230811A1C{camera}E1K1F{n:03d}.jpg" for n in range(1, frames + 1)]
+        folder = root / part / str(identity) / f"tracklet_{tracklet}"
+        write_frames([folder / name for name in names], identity, camera, tracklet)
+
+    for identity in (1, 3):
+        for tracklet, camera in enumerate((0, 2, 4, 5)):
+            write("train", identity, tracklet, camera)
+    for identity in (2, 4):
+        write("case1_aerial_to_ground/query", identity, 1, 4)
+        write("case1_aerial_to_ground/gallery", identity, 1, 1)
+        write("case2_ground_to_aerial/query", identity, 2, 3)
+        write("case2_ground_to_aerial/gallery", identity, 2, 5)
+    return root
+
+
+def write_g2a_vreid_tree(root):
+    """Writes G2A-VReID: the layout of MARS, two cameras, one tracklet of each identity and camera."""
+    _write_mars_part(root, "train", [(pid, c) for pid in (1, 3) for c in (1, 2)], 3)
+    table = _write_mars_part(root, "test", [(pid, c) for pid in (2, 4) for c in (1, 2)], 3)
+    query = [row + 1 for row, camera in enumerate(table[:, 3].tolist()) if camera == 1]
+    savemat(root / "info" / "query_IDX.mat", {"query_IDX": np.array([query], dtype=np.uint16)})
+    return root
+
+
 def write_query_numbers(path, table, name="query"):
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, mode="w", userblock_size=512) as file:
@@ -169,6 +213,9 @@ TREES = {
     "ls_vid": write_ls_vid_tree,
     "ilids": write_ilids_tree,
     "prid": write_prid_tree,
+    "ccvid": write_ccvid_tree,
+    "ag_vpreid": write_ag_vpreid_tree,
+    "g2a_vreid": write_g2a_vreid_tree,
     "folder": write_folder_tree,
     "csv": write_csv_tree,
 }

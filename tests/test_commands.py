@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from data_trees import TREES
+from data_trees import TREES, write_g2a_vreid_tree, write_ilids_tree
 from safetensors.torch import load_file
+from scipy.io import savemat
 
 from strfnet.cli import main
 from strfnet.data.readers.formats import FORMATS
@@ -19,8 +22,9 @@ from strfnet.data.readers.mars import read_mars
 from strfnet.data.synthetic import draw_set, write_mars, write_walkers
 from strfnet.evaluation import unit_length
 from strfnet.inference import embed
-from strfnet.models import create_model, describe, load, save_official
-from strfnet.training import read_log, read_run
+from strfnet.models import create_model, describe, find_network, load, save, save_official
+from strfnet.training import Recipe, read_log, read_run
+from strfnet.weights.store import CheckpointStore, pack
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -117,18 +121,18 @@ def test_evaluate_agrees_with_the_end_of_training(run, walkers, tmp_path, capsys
 def test_all_protocols_stand_side_by_side(run, walkers, capsys):
     assert main(["evaluate", *asked(run, walkers)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:6]] == ["mars", "cfaan", "nvan", "ap3d", "torchreid"]
+    assert [line.split()[0] for line in lines[1:6]] == ["mars", "nvan", "ap3d", "torchreid", "cfaan"]
     assert "mAP rectangle" in lines[0] and "mAP trapezoid" in lines[0]
 
 
 def test_a_protocol_that_leaves_no_gallery_is_left_out_and_the_others_are_shown(run, tmp_path, capsys):
-    people = tmp_path / "people"
-    write_walkers(people, identities=3, cameras=2, tracklets=1, frames=4, height=32)  # so all tracklets are queries
-    data = ["--data", str(people), "--trained", str(run)]
+    root = write_g2a_vreid_tree(tmp_path / "data")  # in the layout of MARS
+    savemat(root / "info" / "query_IDX.mat", {"query_IDX": np.array([[1, 2, 3, 4]])})  # all tracklets are queries
+    data = ["--data", str(root), "--format", "mars", "--complete", "false", "--trained", str(run)]
     assert main(["evaluate", *data]) == 0
     said = capsys.readouterr()
     assert "protocol torchreid leaves no gallery" in said.err and "it is skipped" in said.err
-    assert "torchreid" not in said.out and "folder" in said.out and "nvan" in said.out
+    assert "torchreid" not in said.out and "mars" in said.out and "nvan" in said.out
     assert main(["evaluate", *data, "--protocol", "torchreid"]) != 0
     assert "protocol torchreid leaves no gallery" in capsys.readouterr().err
 
@@ -238,6 +242,119 @@ def test_a_network_starts_from_the_weights_of_a_run(run, config, tmp_path, capsy
     assert "does not fit" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Three people to train on and two to test on, in two cameras."""
+    root = tmp_path_factory.mktemp("people") / "own"
+    for part, number in (("train", 3), ("test", 2)):
+        write_walkers(root / part, identities=number, tracklets=2, frames=3, height=32, seed=number)
+    return root
+
+
+def trained(out, *words, data):
+    small = ["--workers", "0", "--device", "cpu", "--frames", "2"]
+    return main(["train", "--format", "folder", "--data", str(data), "--out", str(out), *small, *words])
+
+
+@pytest.mark.parametrize("kind", ["walkers", "run", "file", "published"])
+def test_a_network_is_tuned_from_whatever_embed_takes(kind, people, tmp_path, capsys):
+    if kind == "walkers":
+        weights, name, size = "walkers", "strf_c2d_resnet8", (64, 32)
+    else:
+        name, size, weights = "i3d_resnet8", (256, 128), tmp_path / "weights"
+        network = create_model(name, num_classes=7, places=["layer2.0"])
+        if kind == "file":
+            save(network, weights, height=32, width=16)
+            size = (32, 16)
+        elif kind == "published":
+            save_official(network, weights)
+            size = (256, 16)
+        else:
+            recipe = Recipe(model=name, options=network.options, height=40, width=24).to_json()
+            tensors = {"weights.safetensors": pack(network.state_dict())}
+            CheckpointStore(weights / "checkpoints").save(3, tensors, {"recipe": recipe})
+            size = (40, 24)
+    words = ["--weights", str(weights), "--epochs", "1", "--lr", "1e-9", "--tracklets", "2"]
+    words += ["--width", "16"] if kind == "published" else []
+    assert trained(tmp_path / "run", *words, data=people) == 0
+    recipe, tensors = read_run(tmp_path / "run")
+    assert (recipe.model, recipe.height, recipe.width) == (name, *size)
+    assert recipe.weights is None and str(recipe.start_from) == str(weights)
+    assert recipe.options == (None if kind == "walkers" else {"places": ["layer2.0"]})
+    start = (find_network(weights).network if kind == "walkers" else network).backbone.conv1.weight
+    torch.testing.assert_close(tensors["backbone.conv1.weight"], start.detach())
+    assert tensors["head.classifier.weight"].shape == (3, 64)
+    said = capsys.readouterr().err
+    assert f"starting from {weights}" in said
+    left_out = "the classifier in .*weights is for 7 classes, wanted 3: it is left out"
+    assert kind == "walkers" or re.search(left_out, said)
+    if kind == "run":
+        assert trained(tmp_path / "run", *words, data=people) == 0  # the same command, a finished run
+
+
+def test_what_a_call_leaves_open_is_sized_to_the_data_in_one_line_and_kept(people, tmp_path, capsys):
+    words = ["--weights", "walkers", "--epochs", "2", "--milestones", "[]", "--height", "32"]
+    assert trained(tmp_path / "run", *words, data=people) == 0
+    recipe, _ = read_run(tmp_path / "run")
+    assert (recipe.identities, recipe.tracklets, recipe.batch, recipe.batches) == (3, 4, 12, "distinct")
+    assert (recipe.evaluate_every, recipe.height, recipe.width) == (1, 32, 32)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "sized to" in line]
+    assert "identities 3" in line and "3 identities, a median of 4 tracklets each" in line and "epochs" not in line
+    for folder in (people / "train").glob("*/*/tracklet2"):  # as many people, with half of their tracklets
+        (tmp_path / "fewer" / "train" / folder.parent.relative_to(people / "train")).mkdir(parents=True)
+        target = tmp_path / "fewer" / "train" / folder.relative_to(people / "train")
+        target.symlink_to(folder, target_is_directory=True)
+    assert trained(tmp_path / "run", *words, "--epochs", "3", data=tmp_path / "fewer") == 1
+    error = capsys.readouterr().err
+    assert "tracklets was {" in error and "identities was" not in error and "or set data_changed" in error
+    assert trained(tmp_path / "run", *words, "--epochs", "3", "--data-changed", data=tmp_path / "fewer") == 0
+    assert read_run(tmp_path / "run")[0].batch == 12 and "not evaluated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--weights", "walker"], "weights are 'walker', wanted a weights file, the folder of a run, walkers, or"),
+        (["--weights", "walkers", "--start-from", "walkers"], "start_from is walkers, wanted one of the two"),
+        (["--weights", "walkers", "--model", "c2d_resnet8"], "weights 'walkers' are not available for c2d_resnet8"),
+        (
+            ["--weights", "walkers", "--frozen", "[backbone.layer]"],
+            "module for frozen, 'backbone.layer', the nearest",
+        ),
+        (
+            ["--weights", "walkers", "--lr-factors", '{"head.nek": 2}'],
+            "lr_factors, 'head.nek', the nearest is 'head.",
+        ),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line(words, message, people, tmp_path, capsys):
+    assert trained(tmp_path / "run", "--epochs", "1", *words, data=people) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"train": 2}, "has no test tracklets"),
+        ({"train": 2, "test": 1}, "all 2 test tracklets are of camera camera1, and a match is of another one"),
+    ],
+)
+def test_data_without_a_match_are_named_before_the_first_step(parts, reason, tmp_path, capsys):
+    root = tmp_path / "own"
+    for part, number in parts.items():
+        write_walkers(root / part, identities=number, cameras=1, tracklets=2, frames=2, height=32)
+    assert trained(tmp_path / "run", "--weights", "walkers", "--epochs", "1", data=root) == 0
+    said = capsys.readouterr()
+    assert "strfnet: the run is not evaluated: " in said.err and reason in said.err and "not evaluated; " in said.out
+    show = ["show", "--out", str(tmp_path / "figure.png")]
+    for command in (["evaluate"], ["evaluate", "--protocol", "nvan"], [*show, "--cmc"]):
+        assert main([*command, "--model", "walkers", "--data", str(root), "--device", "cpu"]) == 1
+        said = capsys.readouterr()
+        assert reason in said.err.splitlines()[-1] and "embedded" not in said.err
+    masks = [*show, "--masks", "--model", "walkers", "--data", str(root), "--clips", "all_frames:2"]
+    assert main(masks) == ("test" not in parts)  # figures without a ranking need no match
+
+
 def test_walkers_are_drawn_where_no_data_are_named(tmp_path, capsys):
     (tmp_path / "small.yaml").write_text(SMALL.replace("format: mars", "format: null"))
     words = ["train", "--config", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run"), "--epochs", "1"]
@@ -280,7 +397,8 @@ def test_a_folder_without_a_run_is_refused(walkers, tmp_path, capsys, best):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_data_set_is_trained_on_and_judged_by_its_protocol(tmp_path, capsys, format):
-    data, protocol = TREES[format](tmp_path / "data"), "folder" if format == "csv" else format
+    data = TREES[format](tmp_path / "data")
+    protocol = {"csv": "folder", "ag_vpreid": "aerial_to_ground"}.get(format, format)
     (tmp_path / "small.yaml").write_text(SMALL)
     words = ["--format", format, "--data", str(data)]
     train = ["train", "--config", str(tmp_path / "small.yaml"), "--epochs", "1", "--steps-per-epoch", "1"]
@@ -320,3 +438,71 @@ def test_split_and_counts_are_those_of_the_call(walkers, config, tmp_path, capsy
     assert "split is 4, but mars has one" in capsys.readouterr().err
     assert main([*words, "--complete", "true"]) == 1
     assert "wanted 1980" in capsys.readouterr().err
+
+
+def test_all_splits_are_averaged_and_no_network_is_tested_on_identities_it_has_seen(tmp_path, capsys):
+    people = [f"person{number:03d}" for number in (1, 2, 4, 8, 9, 10)]
+    data = [
+        "--format",
+        "ilids",
+        "--data",
+        str(write_ilids_tree(tmp_path / "data", people=people, splits=2)),
+        "--complete",
+        "false",
+    ]
+    small = ["--height", "32", "--width", "16", "--device", "cpu", "--workers", "0", "--protocol", "ilids"]
+
+    def evaluated(*words):
+        assert main(["evaluate", *data, *small, *words, "--out", str(tmp_path / "metrics.json")]) == 0
+        return json.loads((tmp_path / "metrics.json").read_text())[0]["mean_average_precision"]
+
+    def trained(*words):
+        return ["--trained", str(tmp_path / words[0]), *words[1:]]
+
+    network = ["--model", "strf_c2d_resnet8", "--weights", "walkers"]
+    each = [evaluated(*network, "--split", str(split)) for split in range(2)]
+    assert "1 of 2" in capsys.readouterr().out
+    assert evaluated(*network, "--split", "all") == pytest.approx(sum(each) / 2) and len(set(each)) > 1
+    shown = capsys.readouterr()
+    assert "10 of 10 tracklets embedded" in shown.err and "Not all splits" not in shown.out
+
+    (tmp_path / "small.yaml").write_text(SMALL)
+    train = ["train", "--config", str(tmp_path / "small.yaml"), "--epochs", "1", "--steps-per-epoch", "1", *data]
+    for split in range(2):
+        words = ["--split", str(split), "--protocol", "ilids", "--out", str(tmp_path / f"run{split}")]
+        assert main([*train, *words]) == 0
+    own = [evaluated(*trained(f"run{split}", "--split", str(split))) for split in range(2)]
+    assert evaluated(*trained("run{split}", "--split", "all")) == pytest.approx(sum(own) / 2)
+    assert evaluated(*trained("run{split}", "--split", "1")) == own[1]
+    capsys.readouterr()
+    for words in (trained("run1", "--split", "all"), trained("run1", "--split", "0"), trained("run1")):
+        assert main(["evaluate", *data, *small, *words]) == 1
+        assert (
+            "was trained on split 1 of ilids, and split 0 tests identities that it has seen"
+            in capsys.readouterr().err
+        )
+    assert main(["show", "--ranks", *data, *network, "--split", "all", "--out", str(tmp_path / "x.png")]) == 2
+    assert "split is all, but only evaluate averages over splits" in capsys.readouterr().err
+    assert main(["evaluate", *data, *network, "--split", "some"]) == 2
+    assert "split" in capsys.readouterr().err
+
+
+def test_several_data_sets_are_trained_on_together(config, walkers, tmp_path, capsys):
+    other = TREES["duke"](tmp_path / "duke")
+    call = ["train", "--config", config, "--epochs", "1", "--steps-per-epoch", "1", "--batches", "distinct"]
+    call = [str(word) for word in (*call, "--out", tmp_path / "run")]
+    assert main([*call, "--more-data", f"[duke:{other}]"]) == 0
+    recipe, tensors = read_run(tmp_path / "run")
+    assert recipe.more_data == (f"duke:{other}",)
+    people = len(read_mars(walkers, complete=False).train) // 4 + 2
+    assert len(tensors["head.classifier.weight"]) == people == 6
+    (tmp_path / "moved").mkdir()
+    moved = other.rename(tmp_path / "moved" / "duke")  # runs compare data by their content
+    assert main([*call, "--more-data", f"[duke:{moved}]"]) == 0
+    for words, message in (
+        (f"[{moved}]", "wanted format:path, such as duke:/data/Duke"),
+        (f"[dukes:{moved}]", "there is no format 'dukes', the nearest is 'duke'"),
+    ):
+        capsys.readouterr()
+        assert main([*call, "--more-data", words]) == 2
+        assert message in capsys.readouterr().err

@@ -18,6 +18,7 @@ from strfnet.deployment import optimizer as deployment
 from strfnet.deployment.deployed import Deployed
 from strfnet.deployment.optimizer import optimize
 from strfnet.deployment.winograd import Winograd
+from strfnet.system.modes import in_evaluation
 
 SMALL = (1, 128, 1, 16, 16)
 SHAPE = (2, 3, 3, 64, 32)  # maps are at least two pixels wide: oneDNN's bfloat16 kernels are wrong on one, with AMX
@@ -150,6 +151,7 @@ def test_another_shape_or_another_setting_runs_without_compilation_and_warns_onc
 def test_without_compilation_every_shape_is_fast(name):
     made = network(f"{name}_resnet8")
     deployed = optimize(made, SHAPE, compiled=False)
+    assert in_evaluation(deployed) is deployed, "inference would run a copy, which is not compiled"
     assert deployed.form == "fused" and "compiled" not in deployed.seconds
     for shape in (SHAPE, (1, 3, 5, 64, 32)):
         agree(deployed(clip(shape)), made(clip(shape)))

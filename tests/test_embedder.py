@@ -36,6 +36,7 @@ def test_an_embedder_applies_its_preprocessing(embedder, tracklets):
 
 
 @pytest.mark.slow  # it compiles
+@pytest.mark.filterwarnings("ignore:optimize drops compile.* slower")  # on a busy machine
 def test_an_optimized_network_embeds_alike_and_its_shards_are_its_own(embedder, tracklets):
     fast = replace(embedder, optimize=True)
     torch.testing.assert_close(fast.embed(tracklets, CLIPS), embedder.embed(tracklets, CLIPS), rtol=1e-3, atol=1e-3)

@@ -175,6 +175,28 @@ def test_frames_in_memory_are_embedded_as_those_on_disk(tracklets):
     torch.testing.assert_close(embed(network, inside, size=(16, 8)), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_clips_of_bytes_and_of_16_bits_share_a_batch_with_zeros_past_their_ends(tmp_path, workers):
+    for name, mode in (("bytes", np.uint8), ("sixteen", np.uint16)):
+        shape = (16, 8, 3)[: 2 + (mode == np.uint8)]
+        pixels = np.random.default_rng(0).integers(0, np.iinfo(mode).max, shape).astype(mode)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    given = [Tracklet((tmp_path / f"{name}.png",) * n, name, 0) for name, n in (("bytes", 3), ("sixteen", 1))]
+    seen = []
+
+    class Network(nn.Module):
+        def forward(self, clips, lengths):
+            seen.append((clips, lengths))
+            return clips.new_ones(len(clips), 2)
+
+    embed(Network(), given, clips=lambda n: [list(range(n))], size=(16, 8), ragged=True, workers=workers)
+    ((clips, lengths),) = seen
+    assert clips.shape == (2, 3, 3, 16, 8) and lengths.tolist() == [3, 1]
+    for clip, tracklet in zip(clips, given, strict=True):
+        whole = read_clip(tracklet.frames, range(len(tracklet.frames)), (16, 8))
+        assert torch.equal(clip[:, : whole.shape[1]], whole) and not clip[:, whole.shape[1] :].any()
+
+
 def test_frames_are_interpolated_as_asked(tracklets):
     network = Plain()
     bilinear, bicubic = (
@@ -198,7 +220,7 @@ def test_no_more_than_a_few_batches_are_decoded_ahead(tracklets, monkeypatch, wo
 
     network = nn.Module()
     network.forward = forward
-    monkeypatch.setattr("strfnet.inference.embedding.read_clip", read)
+    monkeypatch.setattr("strfnet.inference.embedding.read_pixels", read)
     got = embed(network, tracklets * 8, clips=lambda _: [[0]], batch=3, workers=workers)
     assert len(decoded) == 40 and got.tolist() == [[1.0, 1.0]] * 40
 

@@ -123,14 +123,13 @@ def test_the_test_set_of_a_file_is_that_of_its_data(tmp_path, embedder):
     test = tracklets()
     for data in (
         DataSet("own", (), test, (0, 1, 2, 3), (0, 1, 2, 3)),  # the queries of the rule
-        DataSet("part (MARS layout)", (), test, (1,), (2, 3), "MARS"),
+        DataSet("part (MARS layout)", (), test, (1,), (2, 3), "MARS", splits=10),
     ):
         embedder.embed_into(tmp_path / "e", test, CLIPS, data_set=data)
         loaded = load_embeddings(tmp_path / "e")
         found = loaded.test_set()
-        assert (found.name, found.layout, found.query, found.gallery) == (
-            data.name, data.layout, data.query, data.gallery,
-        )  # fmt: skip
+        for name in ("name", "layout", "query", "gallery", "splits"):
+            assert getattr(found, name) == getattr(data, name)
         labels = [(t.identity, t.camera, t.details, len(t.frames)) for t in test]
         assert [(t.identity, t.camera, t.details, len(t.frames)) for t in found.test] == labels
     assert ("query" in loaded.facts) and found.test[0].where == "track 0 of camera 0"

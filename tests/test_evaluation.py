@@ -120,9 +120,9 @@ def test_the_protocols_of_a_data_set():
     def names(data):
         return [protocol.name for protocol in protocols_of(DataSet(data, (), (), (), ()))]
 
-    assert names("MARS") == ["mars", "cfaan", "nvan", "ap3d", "torchreid"]
-    assert names("iLIDS-VID") == ["ilids", "nvan", "ap3d", "torchreid"]
-    assert names("folder of mine") == ["folder", "nvan", "ap3d", "torchreid"]
+    assert names("MARS") == ["mars", "nvan", "ap3d", "torchreid", "cfaan"]
+    assert names("iLIDS-VID") == ["ilids", "torchreid"]
+    assert names("folder of mine") == names("synthetic walkers") == ["folder"]
     drawn = DataSet("MARS", (), (), (), ()).named_after(Path("demo/walkers"))
     assert drawn.name == "walkers (MARS layout)" and protocols_of(drawn)[0].name == "mars"
 
@@ -164,7 +164,7 @@ def test_a_table_keeps_the_two_rules_apart_and_says_what_was_counted():
         assert row["gallery"] == str(result.rankings[0].gallery)
     assert rows["mars"]["frames"] == "all_frames 32" and rows["nvan"]["frames"] == "all_frames 32 *"
     assert lines[-6].startswith("* other frames than the protocol's")
-    assert "nvan: the code of NVAN" in lines[-3] and lines[-3].endswith("[frames: restricted_first 8]")
+    assert "nvan: the code of NVAN" in lines[-4] and lines[-4].endswith("[frames: restricted_first 8]")
     assert len({line.index(rows["mars"]["distance"]) for line in lines[1:2]}) == 1
 
 
@@ -256,3 +256,58 @@ def test_several_protocols_share_the_embeddings_of_a_clip_sampler():
     calls.clear()
     middle = evaluate_protocols(embed, data, protocols, clips=("middle", 4), rerank=True)
     assert calls == [("middle", 4)] and all(result.sampling == "middle 4" and result.reranked for result in middle)
+
+
+def dressed(identity, camera, **details):
+    return Tracklet((Path("frame.jpg"),), identity, camera, details)
+
+
+def test_clothes_and_platforms_are_those_of_the_details():
+    test = [dressed("a", 1, clothes="red", platform="aerial"), dressed("a", 2, clothes="red", platform="ground")]
+    test += [dressed("a", 3, clothes="blue", platform="ground"), dressed("b", 2, clothes="red", platform="aerial")]
+    data = DataSet("mine", (), (*test, seen(0, 2), seen(-1, 2)), (0,), tuple(range(1, 6)))
+    embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.2], [1.0, 0.6], [1.0, 0.4], [1.0, 0.5], [1.0, 0.1]])
+    precisions = {
+        name: evaluate(embeddings, data, PROTOCOLS[name]).mean_average_precision
+        for name in ("ccvid", "ccvid_same_clothes", "ccvid_clothes_changing")
+    }
+    assert precisions == {
+        "ccvid": pytest.approx((1 + 2 / 4) / 2),
+        "ccvid_same_clothes": 1,
+        "ccvid_clothes_changing": pytest.approx(1 / 3),
+    }
+    across = evaluate(embeddings, data, PROTOCOLS["aerial_to_ground"])
+    assert (
+        across.mean_average_precision == 1 and across.rankings[0].gallery == 2
+    )  # b is searched from the ground only
+    with pytest.raises(ValueError, match="protocol ground_to_aerial leaves no query of mine"):
+        evaluate(embeddings, data, PROTOCOLS["ground_to_aerial"])
+    bare = DataSet("mine", (), (*test, seen("c", 2), seen(-1, 2)), (0,), tuple(range(1, 6)))
+    with pytest.raises(ValueError, match=r"frame\.jpg has no clothes, which protocol ccvid_clothes_changing"):
+        evaluate(embeddings, bare, PROTOCOLS["ccvid_clothes_changing"])
+
+
+def test_the_splits_of_a_data_set_are_embedded_once_and_averaged():
+    tracklets = {
+        (who, camera): Tracklet((Path(f"{who}{camera}.jpg"),), who, camera) for who in "abcd" for camera in "12"
+    }
+
+    def split(people):
+        test = tuple(tracklets[who, camera] for camera in "12" for who in people)
+        half = len(people)
+        return DataSet("iLIDS-VID", (), test, tuple(range(half)), tuple(range(half, 2 * half)), splits=3)
+
+    splits, calls = [split(people) for people in ("abc", "bcd", "acd")], []
+
+    def embed(asked, clips):
+        calls.append([str(one.frames[0]) for one in asked])
+        seeds = [ord(one.identity) + 100 * int(one.camera) for one in asked]
+        return torch.stack([torch.randn(2, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+    (mean,) = evaluate_protocols(embed, splits, [PROTOCOLS["ilids"]])
+    assert sorted(calls[0]) == sorted(f"{who}{camera}.jpg" for who, camera in tracklets) and len(calls) == 1
+    parts = [evaluate(embed(each.test, None), each, PROTOCOLS["ilids"], sampling="all_frames 32") for each in splits]
+    assert mean.mean_average_precision == pytest.approx(sum(part.mean_average_precision for part in parts) / 3)
+    assert len({part.mean_average_precision for part in parts}) > 1
+    assert re.search(r" 3 +all_frames 32", table([mean])) and "Not all splits" not in table([mean])
+    assert " 1 of 3  all_frames 32" in table(parts[:1]) and "Not all splits: published metrics" in table(parts[:1])

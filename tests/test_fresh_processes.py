@@ -80,6 +80,7 @@ COMMANDS = {
     "models": "models",
     "profile": "profile strf_c2d_resnet8 --clip 1 3 2 32 16",
     "convert": "convert {0}/resnet18.pth {0}/converted.safetensors",
+    "check": "check {0}/data --format mars",
     "train": "train --config {0}/training.yaml --out {0}/run",
     "evaluate": f"evaluate {ON_DATA} --complete false --protocol nvan",
     "crop": "crop --video {0}/video.mkv --tracks {0}/tracks.txt --camera c1 --out {0}/crops",

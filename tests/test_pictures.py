@@ -9,20 +9,26 @@ import pytest
 import torch
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from PIL import Image
 
 from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.visualization.figures import (
     BORDER,
+    HEAD,
     MARKS,
     QUERY,
+    STEP,
     THUMB,
     draw_attention,
     draw_masks,
+    draw_match,
     draw_ranked_lists,
     images_of,
 )
+from strfnet.visualization.matching import MatchedRegions
 from strfnet.visualization.page import Page, png
 from strfnet.visualization.ranked_lists import RankedItem
 
@@ -135,30 +141,83 @@ def test_queries_and_what_they_found_have_their_pictures_and_marks():
     }
     figure = draw_ranked_lists(data, lists, notes={0: "AP 50.0"}, title="$ranked")
     words = [text.get_text() for text in figure.texts]
-    assert "✗ 0.125\nidentity $who_2\ncamera 0" in words and "✓ 0.250\nidentity $who_3\ncamera 1" in words
-    assert "identity $who_0\ncamera 0\nAP 50.0" in words
+    assert "✗ 0.125\nidentity $who_2\ncamera 0\ntest row 2\nframe 2 of 3" in words
+    assert "✓ 0.250\nidentity $who_3\ncamera 1\ntest row 3\nframe 2 of 3" in words
+    assert "AP 50.0\nidentity $who_0\ncamera 0\ntest row 0\nframe 2 of 3" in words
     picture = read(figure)
     h, w = THUMB
     expected = [[(0, QUERY), (2, "wrong"), (3, "right"), (4, "not counted")], [(1, QUERY), (4, "right")]]
     for line, row in enumerate(expected):
         for column, (tracklet, mark) in enumerate(row):
-            y, x = 70 + line * 186, 6 + column * 86
+            y, x = HEAD + line * STEP[0], 6 + column * STEP[1]
             border = to_rgb(MARKS[mark][0] if mark in MARKS else mark)
             inside = data.test[tracklet].frames[1][0, 0] / 255
             for dy, dx in ((1, 1), (h - 2, w // 2), (h // 2, w - 2)):
                 np.testing.assert_allclose(picture[y + dy, x + dx], border, atol=NEAR)
             for dy, dx in ((BORDER + 1, BORDER + 1), (h // 2, w // 2), (h - BORDER - 2, w - BORDER - 2)):
                 np.testing.assert_allclose(picture[y + dy, x + dx], inside, atol=NEAR)
-    assert (picture[70 + 186 + 20, 6 + 2 * 86 :] == 1).all()
+    assert (picture[HEAD + STEP[0] + 20, 6 + 2 * STEP[1] :] == 1).all()
 
 
-def test_long_names_are_cut_and_unknown_cameras_left_out():
+def test_captions_tell_track_time_and_frame_and_long_names_are_cut():
     data = data_of([(0, 0, 0), (0, 0, 0)])
-    test = (replace(data.test[0], identity="a" * 60, camera=None), data.test[1])
+    details = {"track": "7", "first_time": "1.200", "last_time": "2.040"}
+    test = (replace(data.test[0], identity="a" * 60, camera=None, details=details), data.test[1])
     figure = draw_ranked_lists(replace(data, test=test), {0: [RankedItem(1, 1.0, "wrong")]})
-    assert "identity aaaaaaa…\n\n" in [text.get_text() for text in figure.texts]
+    cut = "query\nidentity…aaaaaaaaa\ntrack 7\n1.200–2.040 s\nframe 2 of 3"
+    assert cut in [text.get_text() for text in figure.texts]
     with pytest.raises(ValueError, match="got no ranked lists"):
         draw_ranked_lists(data, {})
+
+
+def test_the_smallest_text_has_eleven_pixels(tmp_path):
+    data = data_of([(0, 0, 0), (0, 0, 0)])
+    maps = torch.rand(1, 2, 4, 2, generator=torch.Generator().manual_seed(0))
+    clip = grey_clip([0.1, 0.9])
+    regions = MatchedRegions(0.5, maps[0, 0], maps[0, 1], torch.ones(4, 2, 4, 2))
+    for figure in (
+        draw_ranked_lists(data, {0: [RankedItem(1, 1.0, "wrong")]}),
+        draw_masks(clip, {"after": {"static": maps[None]}}),
+        draw_attention(clip, {"block": maps}, (0, 0, 0)),
+        draw_match(clip, clip, regions),
+    ):
+        texts = [text for text in figure.findobj(Text) if text.get_text()]
+        assert len(texts) > 2 and min(text.get_fontsize() for text in texts) * figure.dpi / 72 >= 11
+
+
+def test_one_large_weight_leaves_the_others_visible():
+    weights = torch.full((1, 2, 4, 2), 0.001)
+    weights[0, 1, 2:] = 0.002
+    weights[0, 0, 0, 0] = 0.99
+    figure = draw_attention(grey_clip([0.0, 0.0]), {"block": weights}, (0, 20, 3))
+    picture, (y, x) = read(figure), corners(figure)[1]
+    middle, end = (0.6 * np.array(colormaps["viridis"](value)[:3]) for value in (0.5, 1.0))
+    np.testing.assert_allclose(picture[y + 10, x + 13 * 6 + 30], middle, atol=NEAR)
+    np.testing.assert_allclose(picture[y + 130, x + 13 * 6 + 30], end, atol=NEAR)
+    labels = [text.get_text() for axes in figure.axes if not axes.images for text in axes.get_yticklabels()]
+    assert labels == ["0", "≥ 0.002\nmax 0.99"]
+
+
+def test_regions_are_coloured_and_pairs_joined():
+    query, gallery = torch.tensor([[0.5, 0.0], [0.0, -0.25]]), torch.zeros(2, 2)
+    pairs = torch.zeros(2, 2, 2, 2)
+    pairs[0, 1, 1, 1], pairs[0, 1, 0, 0], pairs[1, 1, 0, 0], pairs[1, 0, 1, 1] = 0.5, 0.4, 0.125, 0.2
+    regions = MatchedRegions(0.75, query, gallery, pairs)
+    assert regions.strongest(9) == [((0, 1), (1, 1), 0.5), ((1, 1), (0, 0), 0.125)]  # each region once
+    figure = draw_match(grey_clip([0.0]), grey_clip([0.0]), regions, title="$why")
+    picture = read(figure)
+    left, right = (
+        [round(edge * picture.shape[1]) for edge in sorted(axes.get_position().x0 for axes in figure.axes)][at]
+        for at in (0, 3)
+    )
+    for (dy, dx), share in (((1, 1), 1.0), ((1, 158), 0.5), ((318, 158), 0.25)):
+        colour = 0.6 * np.array(colormaps["RdBu_r"](share)[:3])
+        np.testing.assert_allclose(picture[HEAD + dy, left + dx], colour, atol=2 * NEAR)
+    np.testing.assert_allclose(picture[HEAD + 1, right + 1], 0.6 * np.array(colormaps["RdBu_r"](0.5)[:3]), atol=NEAR)
+    assert [text.get_text() for text in figure.texts][-1] == "pairs   1: 0.5   2: 0.12"
+    strongest, _ = [line for line in figure.findobj(Line2D) if line.get_marker() == "o"]
+    ends = strongest.get_xydata() * (picture.shape[1], -picture.shape[0]) + (0, picture.shape[0])
+    np.testing.assert_allclose(ends, [(20 + 170 + 120, HEAD + 80), (420 + 120, HEAD + 240)])
 
 
 def test_a_page_is_as_large_as_it_was_asked_to_be():
@@ -170,9 +229,11 @@ def test_without_matplotlib_the_line_that_adds_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     data = data_of([(0, 0, 0), (0, 0, 0)])
     masks = {"after": {"static": torch.ones(1, 1, 1, 2, 2)}}
+    regions = MatchedRegions(0.5, torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1, 1, 1))
     for draw in (
         lambda: draw_masks(grey_clip([0.5]), masks),
         lambda: draw_ranked_lists(data, {0: [RankedItem(1, 1.0, "wrong")]}),
+        lambda: draw_match(grey_clip([0.5]), grey_clip([0.5]), regions),
     ):
         with pytest.raises(ImportError, match=r'pip install "strfnet\[viz\]"'):
             draw()

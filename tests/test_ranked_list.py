@@ -16,12 +16,15 @@ FRAME = (np.zeros((2, 2, 3), np.uint8),)
 
 
 def data_of(people):
-    test = tuple(Tracklet(FRAME, identity, camera) for identity, camera in people)
+    test = tuple(
+        Tracklet(FRAME, identity, camera, {"clothes": "red" if row % 3 else "blue"})
+        for row, (identity, camera) in enumerate(people)
+    )
     asked = tuple(row for row, (identity, _) in enumerate(people) if identity not in (JUNK, DISTRACTOR))
     return DataSet("some", (), test, asked, tuple(range(len(test))))
 
 
-@pytest.mark.parametrize("protocol", ["ap3d", "torchreid", "cfaan"])
+@pytest.mark.parametrize("protocol", ["ap3d", "torchreid", "cfaan", "ccvid_same_clothes", "ccvid_clothes_changing"])
 @pytest.mark.parametrize("seed", range(4))
 def test_marks_give_the_average_precision_of_the_evaluation(protocol, seed):
     people = [(1 + n % 4, "ab"[n // 4 % 2]) for n in range(16)] + [(JUNK, "a"), (DISTRACTOR, "b"), (2, None)]

@@ -320,3 +320,34 @@ def test_nothing_to_rank_is_refused():
     for shape in ((0, 3), (3, 0)):
         with pytest.raises(ValueError, match="at least 1 of both"):
             rank(np.zeros(shape), [1] * shape[0], [1] * shape[1])
+
+
+@given(seed=st.integers(0, 999), share=st.sampled_from(["differing", "common"]))
+def test_attributes_narrow_the_matches_as_written_query_by_query(seed, share):
+    rng = np.random.default_rng(seed)
+    identities, cameras, clothes = (rng.integers(0, high, (2, 12)) for high in (3, 3, 2))
+    query, gallery = identities[0, :5].tolist(), identities[1].tolist()
+    clothes = [
+        [None if value == 1 and at % 4 == 3 else value for at, value in enumerate(of)] for of in clothes.tolist()
+    ]
+    distances = rng.random((5, 12))
+    precisions = []
+    for row in range(5):
+        kept = []
+        for column in np.argsort(distances[row]):
+            mine = gallery[column] == query[row]
+            alike = clothes[0][row] is not None and clothes[0][row] == clothes[1][column]
+            removed = cameras[0, row] == cameras[1, column] or alike != (share == "common")
+            if not (mine and removed):
+                kept.append(mine)
+        hits = [place for place, mine in enumerate(kept, start=1) if mine]
+        precisions.append(np.mean([hit / place for hit, place in enumerate(hits, start=1)]) if hits else np.nan)
+    rules = {"query_cameras": cameras[0, :5].tolist(), "gallery_cameras": cameras[1].tolist()}
+    rules[share] = [(clothes[0][:5], clothes[1])]
+    if np.isnan(precisions).all():
+        with pytest.raises(ValueError, match="another camera that fits the attributes"):
+            rank(distances, query, gallery, **rules)
+        return
+    found = rank(distances, query, gallery, **rules)
+    np.testing.assert_allclose(found.average_precisions, precisions, rtol=1e-12)
+    assert found.unmatched == np.isnan(precisions).sum()

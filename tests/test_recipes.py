@@ -30,7 +30,7 @@ def others(one, *names):
 
 def test_every_row_of_both_tables_has_a_recipe_and_no_file_is_unknown():
     files = {path.stem for path in FOLDER.iterdir()}
-    assert files == {*STRF_TABLE, *NVAN_TABLE, *OVERLAYS, "ste_nvan_from_nvan", "walkers", "pretrained"}
+    assert files == {*STRF_TABLE, *NVAN_TABLE, *OVERLAYS, "ste_nvan_from_nvan", "walkers", "pretrained", "few_people"}
 
 
 @pytest.mark.parametrize("name", STRF_TABLE + NVAN_TABLE)
@@ -70,6 +70,13 @@ def test_the_rows_of_nvan_s_table_differ_in_the_network_and_the_baselines_schedu
 def test_ste_nvan_starts_from_nvan_by_another_recipe():
     one = recipe("ste_nvan_from_nvan")
     assert one == replace(recipe("ste_nvan"), weights=None, start_from=Path("runs/nvan"))
+
+
+def test_few_people_start_from_weights_that_give_the_network_and_are_sized_to_the_data():
+    call = parse(["train", "--config", str(FOLDER / "few_people.yaml"), "--data", "DATA", "--out", "run"])[1]
+    assert call.recipe.weights == "walkers" and call.recipe.epochs == 20 and call.recipe.lr <= 1e-3
+    sizes = {"batch", "identities", "tracklets", "batches", "milestones", "evaluate_every"}
+    assert {*call.unsaid} == {"model", "height", "width", "interpolation", *sizes}
 
 
 @pytest.mark.parametrize(("name", "format"), [("on_duke", "duke"), ("on_ilids", "ilids")])

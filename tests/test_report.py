@@ -1,4 +1,4 @@
-"""The report is one sound HTML page that asks for nothing, with the numbers of the table, and all text escaped."""
+"""The report is one sound HTML page that requests nothing, with the numbers of the table, and all text escaped."""
 
 import re
 from base64 import b64decode
@@ -9,10 +9,13 @@ import pytest
 from strategies import normal
 
 from strfnet.data.synthetic import draw_set
-from strfnet.evaluation.evaluation import evaluate, table
+from strfnet.data.tracklet import Tracklet
+from strfnet.evaluation.evaluation import COLUMNS, evaluate, table
 from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.visualization.page import Page, png
+from strfnet.visualization.ranked_lists import RankedItem
 from strfnet.visualization.report import ReportFigure, Section, report_page
+from strfnet.visualization.thumbnails import report_list
 
 EVIL = """<script src="https://evil.example/x.js">alert('1')</script>&"'$"""
 VOID = {"meta", "link", "img", "br"}
@@ -70,12 +73,12 @@ def test_nothing_is_asked_for_from_outside(evaluations, picture):
     page = page_of(evaluations, picture)
     reader = Reader(page)
     names = {tag for tag, _ in reader.tags}
-    assert not names & {"script", "iframe", "object", "embed", "base", "form", "a", "video", "audio", "svg"}
+    assert not names & {"script", "iframe", "object", "embed", "base", "form", "video", "audio", "svg"}
     for tag, attributes in reader.tags:
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "srcset", "action", "poster", "data", "background"):
-                assert value.startswith("data:"), (tag, value)
+                assert value.startswith("#" if tag == "a" else "data:"), (tag, value)
             assert name != "style"
     (style,) = reader.text("style")
     assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
@@ -88,6 +91,44 @@ def test_the_pictures_lie_in_the_page(evaluations, picture):
     (image,) = images
     kind, _, data = image["src"].partition(",")
     assert kind == "data:image/png;base64" and b64decode(data) == picture and image["alt"] == EVIL
+
+
+def test_an_item_of_a_ranked_list_leads_to_its_frames(evaluations, picture):
+    data = draw_set(train=1, test=3, cameras=2, tracklets=1, frames=9, height=16)
+    evil = Tracklet(data.test[1].frames[:2], EVIL, EVIL, {"track": EVIL, "first_time": "1.5", "last_time": EVIL})
+    data = replace(data, test=(data.test[0], evil, *data.test[2:]))
+    found = [RankedItem(1, 0.25, "not counted"), RankedItem(2, 0.5, "wrong")]
+    lists = [report_list(data, query, found, note="AP 12.5") for query in (4, 5)]
+    page = report_page("title", notes=[], facts={}, evaluations=evaluations,
+                       sections=[Section("hardest", "text", lists=tuple(lists))])  # fmt: skip
+    reader = Reader(page)
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
+    assert links == ["#row4", "#row1", "#row2", "#row5", "#row1", "#row2"]
+    assert [attributes["id"] for tag, attributes in reader.tags if tag == "section"] == [
+        "row1",
+        "row2",
+        "row4",
+        "row5",
+    ]
+    marks = [attributes["class"] for tag, attributes in reader.tags if tag == "li" and "class" in attributes]
+    assert marks == 2 * ["query", "not", "wrong"]
+    images = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert len(images) == 6 + 2 + 7 + 7 + 7 and images[0]["src"] == images[6 + 2 + 7 + 3]["src"]  # the middle frame
+    for words in ("AP 12.5", "– 0.250", "✗ 0.500", f"track {EVIL}", f"1.5–{EVIL} s", "frame 2 of 2", "frame 9 of 9"):
+        assert words in reader.text("p")
+    assert (
+        page.index("<h2>Metrics") < page.index("<h2>What was") < page.index("<h2>hardest") < page.index("<h2>Frames")
+    )
+
+
+def test_every_column_is_on_paper_and_on_a_narrow_screen(evaluations, picture):
+    page = page_of(evaluations, picture)
+    cells = [attributes for tag, attributes in Reader(page).tags if tag == "td"]
+    assert [cell["data-column"] for cell in cells] == 2 * list(COLUMNS)
+    (style,) = Reader(page).text("style")
+    narrow = style[style.index("@media screen and (max-width: 60rem)") :]
+    assert "attr(data-column)" in narrow and "display: none" not in style.replace("thead { display: none; }", "", 1)
+    assert "@media print" in style and not re.search(r"overflow(-x)?: hidden", style)
 
 
 def test_text_from_outside_is_shown_as_it_is(evaluations, picture):

@@ -130,11 +130,16 @@ def _add_fields(parser: Parser, record: Any, group: Any = None) -> None:
     texts = {one.arg_name: " ".join(str(one.description).split()) for one in parse_docstring(record.__doc__).params}
     hints = get_type_hints(record)
     for one in fields(record):
-        hint = hints[one.name]
+        hint, default = hints[one.name], one.default
+        if one.metadata.get("names_of_derived"):
+            continue
         if is_dataclass(hint):
             _add_fields(parser, hint, parser.add_argument_group(one.name.replace("_", " ")))
             continue
-        settings: dict[str, Any] = {"help": texts[one.name], "type": hint, "default": one.default}
+        settings: dict[str, Any] = {"help": texts[one.name], "type": hint, "default": default}
+        if how := one.metadata.get("derived"):
+            settings["help"] = f"{settings['help'].removesuffix('.')} (default: {how} {_shown(default)})."
+            settings |= {"type": hint | None, "default": None}
         kinds = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
         parts = [part for kind in kinds for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
         choices = [choice for part in parts for choice in get_args(part)]
@@ -169,11 +174,26 @@ def _usage(name: str, command: Parser) -> str:
 
 def _record(record: Any, given: Any) -> Any:
     """The record whose fields have the parsed values."""
-    hints = get_type_hints(record)
-    names = [one.name for one in fields(record)]
-    return record(
-        **{name: _record(hints[name], given) if is_dataclass(hints[name]) else given[name] for name in names}
-    )
+    hints, values = get_type_hints(record), {}
+    for one in fields(record):
+        if is_dataclass(hints[one.name]):
+            values[one.name] = _record(hints[one.name], given)
+        elif one.metadata.get("names_of_derived"):
+            values[one.name] = tuple(name for name in _derived(record) if given[name] is None)
+        elif not ("derived" in one.metadata and given[one.name] is None):
+            values[one.name] = given[one.name]
+    return record.of(values) if hasattr(record, "of") else record(**values)
+
+
+def _derived(record: Any) -> list[str]:
+    """The fields of a record, and of records in it, that are derived if they are not given."""
+    hints, names = get_type_hints(record), []
+    for one in fields(record):
+        if is_dataclass(hints[one.name]):
+            names += _derived(hints[one.name])
+        elif "derived" in one.metadata:
+            names.append(one.name)
+    return names
 
 
 def _shown(value: Any) -> str:

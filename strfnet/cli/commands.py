@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from strfnet.cli import options
-from strfnet.data import DataSet, read_data_set
+from strfnet.data import DataSet, join_training, read_data_set
 from strfnet.data.readers.folder import Layout
 from strfnet.data.tracklet import check_labelled
-from strfnet.evaluation import PROTOCOLS, Evaluation, Protocol, evaluate_protocols, gallery_of, protocols_of, table
+from strfnet.evaluation import (
+    PROTOCOLS,
+    Evaluation,
+    Protocol,
+    check_matches,
+    evaluate_protocols,
+    mean_over_splits,
+    protocols_of,
+    table,
+)
 from strfnet.evaluation import evaluate as evaluate_embeddings
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
 from strfnet.system.files import check_writable, write_atomically
@@ -56,23 +66,46 @@ def crop(call: options.Crop) -> None:
     print(f"{len(written)} of {count} tracks are in {call.out / call.camera}, listed in {call.out / 'tracklets.csv'}")
 
 
+def check(call: options.Check) -> None:
+    from strfnet.data import check_data, write_listing
+
+    if call.write_listing is not None:
+        check_writable(call.write_listing)
+    data_set, findings = check_data(
+        call.format,
+        call.data,
+        allow=call.allow,
+        workers=call.workers,
+        progress=True,
+        split=call.split,
+        complete=False,
+    )
+    for finding in findings:
+        print(f"{finding.kind}: {finding.text}")
+    if call.write_listing is not None and data_set is not None:
+        left_out = {row for finding in findings for row in finding.rows}
+        count = write_listing(call.write_listing, data_set, without=left_out)
+        print(f"{count} tracklets without a finding are listed in {call.write_listing}")
+    if findings:
+        counts = Counter(finding.kind for finding in findings)
+        raise ValueError(f"{call.data} has {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
+    print(f"nothing is wrong with {call.data}")
+
+
 def train(call: options.Train) -> None:
+    from strfnet.cli.training import start
     from strfnet.inference import Embedder
     from strfnet.losses import nvan_loss, strf_loss
-    from strfnet.training import identity_labels, train
+    from strfnet.training import train
 
-    recipe = call.recipe
-    data_set = _read(recipe)
-    check_labelled([*data_set.train, *data_set.test], "training")
-    classes = max(identity_labels(data_set.train)) + 1
-    torch.manual_seed(recipe.seed)
-    found = find_network(
-        recipe.model,
-        weights=recipe.start_from,
-        num_classes=classes,
-        backbone=recipe.weights,
-        options=recipe.options,
-    )
+    data_set = _read(call.recipe)
+    if call.recipe.more_data:
+        others = [entry.split(":", 1) for entry in call.recipe.more_data]
+        data_set = join_training(
+            data_set, [read_data_set(format, path, complete=call.recipe.complete) for format, path in others]
+        )
+    check_labelled(data_set.train or data_set.test, "training")
+    recipe, found, lines = start(call, data_set)
     make_loss = {"strf": strf_loss, "nvan": nvan_loss}[recipe.loss]
     mined = {} if recipe.mined_on is None else {"mined_on": recipe.mined_on}
     objective = make_loss(smoothing=recipe.smoothing, **mined)
@@ -87,29 +120,51 @@ def train(call: options.Train) -> None:
         ranks = {f"R{k}": float(result.cmc[k - 1]) for k in (1, 5, 10) if k <= len(result.cmc)}
         return {"mAP": result.mean_average_precision, **ranks}
 
-    outcome = train(found.network, objective, data_set.train, recipe, call.out, evaluate=evaluate)
-    _print(f"{outcome}\n{protocol.name}: {protocol.about}")
+    evaluated = True
+    try:
+        check_matches(data_set, protocol)
+    except ValueError as error:
+        evaluated = False
+        lines.append(f"the run is not evaluated: {error}")
+    for line in lines:
+        _note(line)
+    outcome = train(
+        found.network,
+        objective,
+        data_set.train,
+        recipe,
+        call.out,
+        evaluate=evaluate if evaluated else None,
+        data_changed=call.data_changed,
+    )
+    _print(f"{outcome}\n{protocol.name}: {protocol.about}" if evaluated else f"{outcome}")
 
 
 def evaluate(call: options.Evaluate) -> None:
     clips = options.clip_sampler(call.clips) if call.clips else None
     if call.out is not None:
         check_writable(call.out)
-    if call.embeddings is not None:
-        results = _evaluate_files(call, call.embeddings)
-    else:
-        data_set = _read(call.data_set)
-        check_labelled(data_set.test, "an evaluation")
-        embedder, _ = _load(call.network, call.inference)
-        results = evaluate_protocols(
-            embedder.embed, data_set, _protocols(call.protocol, data_set), clips=clips, rerank=call.rerank
-        )
-    if process_rank() != 0:  # another process prints
+    results = _evaluate_files(call, call.embeddings) if call.embeddings else _evaluate_network(call, clips)
+    if process_rank():  # another process prints
         return
     print(table(results))
     if call.out is not None:
         write_atomically(call.out, json.dumps([result.to_json() for result in results], indent=1).encode())
         print(f"\nmetrics written to {call.out}")
+
+
+def _evaluate_network(call: options.Evaluate, clips: tuple[str, int] | None) -> list[Evaluation]:
+    splits = _read_splits(call.data_set)
+    protocols = _protocols(call.protocol, next(iter(splits.values())))
+    one_each = "{split}" in str(call.network.trained)  # a network for each split
+    parts = []
+    for group in [{split: data_set} for split, data_set in splits.items()] if one_each else [splits]:
+        embedder, found = _load(_of_split(call.network, *group) if one_each else call.network, call.inference)
+        _check_not_trained_on(found, call.data_set, group)
+        parts.append(
+            evaluate_protocols(embedder.embed, list(group.values()), protocols, clips=clips, rerank=call.rerank)
+        )
+    return [mean_over_splits(of_protocol) for of_protocol in zip(*parts, strict=True)]
 
 
 def _evaluate_files(call: options.Evaluate, files: list[Path]) -> list[Evaluation]:
@@ -119,23 +174,28 @@ def _evaluate_files(call: options.Evaluate, files: list[Path]) -> list[Evaluatio
 
     join_processes("cpu")
     loaded = load_embeddings(*files)
-    vectors, data_set = loaded.vectors, loaded.test_set()
-    if call.data_set.data is not None:
-        data_set = _read(call.data_set)
-        vectors = vectors[loaded.rows_of(data_set.test)]
+    if call.data_set.data is None:
+        data_set = loaded.test_set()
+        _note(data_set.summary)
+        check_labelled(data_set.test, "an evaluation")
+        splits = [(data_set, loaded.vectors)]
     else:
-        _say(data_set.summary)
-    check_labelled(data_set.test, "an evaluation")
+        data_sets = _read_splits(call.data_set).values()
+        splits = [(data_set, loaded.vectors[loaded.rows_of(data_set.test)]) for data_set in data_sets]
     sampling = loaded.facts["clips"].replace(":", " ") if "clips" in loaded.facts else None
     results = []
-    for protocol in _protocols(call.protocol, data_set):
+    for protocol in _protocols(call.protocol, splits[0][0]):
         if loaded.facts.get("metric") == "cosine" != protocol.distance:
             unfit = f"protocol {protocol.name} compares Euclidean distances, but {files[0]} holds vectors of length 1"
             if call.protocol != "all":
                 raise ValueError(f"{unfit}: embed with --metric euclidean")
-            _say(f"{unfit} (embed with --metric euclidean): it is skipped")
+            _note(f"{unfit} (embed with --metric euclidean): it is skipped")
             continue
-        results.append(evaluate_embeddings(vectors, data_set, protocol, sampling=sampling, reranked=call.rerank))
+        parts = [
+            evaluate_embeddings(vectors, data_set, protocol, sampling=sampling, reranked=call.rerank)
+            for data_set, vectors in splits
+        ]
+        results.append(mean_over_splits(parts))
     return results
 
 
@@ -197,19 +257,25 @@ def index(call: options.Index) -> None:
 
 
 def show(call: options.Show) -> None:
-    from strfnet.cli.show import Figures
+    from strfnet.cli.show import RANKED, Figures
 
     for name in call.figures:
         if call.file(name).parent.exists():  # otherwise it is made for the first figure
             check_writable(call.file(name))
     data_set = _read(call.data_set)
-    if {*call.figures} - {"masks", "attention", "curve"}:
-        check_labelled(data_set.test, "a ranking")
     rows = len(data_set.test)
-    if call.row is not None and not 0 <= call.row < rows:
-        raise ValueError(f"row is {call.row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
+    for name, row in (("row", call.row), ("other", call.other)):
+        if row is not None and not 0 <= row < rows:
+            raise ValueError(f"{name} is {row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
+    if not rows and call.figures != ["curve"]:
+        raise ValueError(f"{data_set.name} has no test tracklets to show")
     embedder, found = _load(call.network, call.inference)
-    figures = Figures(call, embedder, found, data_set, _protocols(call.protocol, data_set))
+    if RANKED & {*call.figures} or ("match" in call.figures and call.other is None):
+        check_labelled(data_set.test, "a ranking")
+        protocols = _protocols(call.protocol, data_set)
+    else:
+        protocols = [PROTOCOLS[call.protocol]] if call.protocol != "all" else list(protocols_of(data_set))
+    figures = Figures(call, embedder, found, data_set, protocols)
     for name in call.figures:
         content = figures.draw(name)
         if process_rank() == 0:
@@ -270,7 +336,7 @@ def _tracklets(call: options.Embed) -> DataSet:
             return data_set
         name, tracklets = f"training of {data_set.name}", data_set.train
     found = test_set(name, tracklets)
-    _say(found.summary)
+    _note(found.summary)
     return found
 
 
@@ -294,45 +360,72 @@ def _load(call: options.Network, inference: options.Inference) -> tuple["Embedde
     return Embedder(network, found.name, *settings), found
 
 
-def _read(call: "options.Data | Recipe") -> DataSet:
+def _read(call: "options.Data | Recipe", split: int | None = None) -> DataSet:
     if call.data is None or call.format is None:
         from strfnet.data.synthetic import draw_set
 
         inform("no data given: drawing synthetic walkers")
         data_set = draw_set()
-        _say(data_set.summary)
-        return data_set
-    layout: Layout = call.layout if isinstance(call, options.Data) else "identity/camera/track"
-    data_set = read_data_set(call.format, call.data, split=call.split, complete=call.complete, layout=layout)
-    _say(data_set.summary)
+    else:
+        chosen = call.split if split is None else split
+        number = 0 if chosen == "all" else chosen
+        layout: Layout = call.layout if isinstance(call, options.Data) else "identity/camera/track"
+        data_set = read_data_set(call.format, call.data, split=number, complete=call.complete, layout=layout)
+    _note(data_set.summary)
     return data_set
 
 
-def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
-    """The protocol of a name; for "all", those of the data set that leave a gallery.
+def _read_splits(data: options.Data) -> dict[int, DataSet]:
+    """The data set of the split, or those of all splits."""
+    first = _read(data)
+    check_labelled(first.test, "an evaluation")
+    if data.split != "all":
+        return {data.split: first}
+    return {0: first} | {split: _read(data, split) for split in range(1, first.splits)}
 
-    Raises: ValueError if no protocol is left.
+
+def _of_split(network: options.Network, split: int) -> options.Network:
+    return replace(network, trained=Path(str(network.trained).replace("{split}", str(split))))
+
+
+def _check_not_trained_on(found: LoadedNetwork, data: options.Data, splits: Mapping[int, DataSet]) -> None:
+    """Raises: ValueError if the network was trained on another split, whose training identities these splits test."""
+    trained = found.metadata.get("split", 0)
+    several = any(data_set.splits > 1 for data_set in splits.values())
+    if several and found.metadata.get("format") == data.format and set(splits) != {trained}:
+        other = next(split for split in splits if split != trained)
+        raise ValueError(
+            f"{found.weights} was trained on split {trained} of {data.format}, and split {other} tests identities "
+            "that it has seen; wanted a run for each split, such as --trained runs/ilids_{split}"
+        )
+
+
+def _protocols(name: str, data_set: DataSet) -> list[Protocol]:
+    """The protocol of a name; for "all", those of the data set under which a query has a match.
+
+    Raises: ValueError with the reason if none is left.
     """
     if name != "all":
+        check_matches(data_set, PROTOCOLS[name])
         return [PROTOCOLS[name]]
-    protocols = []
+    protocols, reasons = [], []
     for protocol in protocols_of(data_set):
         try:
-            gallery_of(data_set, protocol)
-        except ValueError as error:
-            if process_rank() == 0:
-                inform(f"{error}: it is skipped")
-        else:
+            check_matches(data_set, protocol)
             protocols.append(protocol)
+        except ValueError as error:
+            reasons.append(str(error))
     if not protocols:
-        raise ValueError(f"no protocol leaves a gallery of {data_set.name}")
+        raise ValueError(reasons[0])
+    for reason in reasons if process_rank() == 0 else ():
+        inform(f"{reason}: it is skipped")
     return protocols
 
 
-def _say(text: str) -> None:
-    """Writes a line on stderr from the first process only, also before the processes have joined."""
-    if process_rank() == 0 and os.environ.get("RANK", "0") == "0":
-        inform(text)
+def _note(text: str) -> None:
+    """Writes a line to stderr, on the first process that torchrun has started, before the processes are joined."""
+    if os.environ.get("RANK", "0") == "0":
+        inform(f"strfnet: {text}")
 
 
 def _print(text: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from strfnet.data.choices import Kind
 from strfnet.data.readers.folder import Layout
 from strfnet.data.readers.formats import FORMATS, Format
 from strfnet.data.sampling import EVALUATION_SAMPLERS
@@ -15,7 +16,15 @@ from strfnet.system.names import check_name
 from strfnet.system.references import is_reference
 from strfnet.training.recipe import Recipe
 
-SUFFIXES = {"masks": "png", "attention": "png", "ranks": "png", "cmc": "png", "curve": "png", "report": "html"}
+SUFFIXES = {
+    "masks": "png",
+    "attention": "png",
+    "match": "png",
+    "ranks": "png",
+    "cmc": "png",
+    "curve": "png",
+    "report": "html",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +35,8 @@ class Data:
         data: Folder of the data set, or its CSV file. Default: synthetic walkers, drawn in memory.
         format: Layout of the data set on disk.
         layout: Layout of the folders of the format folder; camera/track for tracklets without identities.
-        split: Split to read, from 0; ilids and prid have 10 splits, other data sets one.
+        split: Split to read, from 0; ilids and prid have 10 splits, other data sets one. all, of evaluate, averages
+            the metrics of all splits.
         complete: Require the published numbers of tracklets. Use false for a part of a published data set, or for
             other data in its layout.
     """
@@ -34,7 +44,7 @@ class Data:
     data: Path | None = field(default=None, metadata={"metavar": "PATH"})
     format: Format = "folder"
     layout: Layout = "identity/camera/track"
-    split: int = 0
+    split: int | Literal["all"] = field(default=0, metadata={"metavar": "N|all"})
     complete: bool = True
 
 
@@ -44,7 +54,7 @@ class Network:
 
     Args:
         trained: Training run whose network is used, at its newest checkpoint; or a weights file that names its
-            network.
+            network. {split} in it stands for the split, as in runs/ilids_{split}.
         best: Use the weights of the run's best evaluation instead of the newest checkpoint.
         model: Network to use without a run: one of `strfnet models`, "walkers", or package.module:function.
         weights: Weights for --model: a file of strfnet or of published code, a training run, or "walkers", which are
@@ -172,21 +182,56 @@ class Convert:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Check:
+    """Decode every frame of a data set and list what is wrong; the exit code is 1 if something is.
+
+    Args:
+        data: Folder of the data set, or its CSV file.
+        format: Layout of the data set on disk.
+        split: Split to read, from 0.
+        allow: Findings that are right for these data, such as [one_frame,one_camera]: they are not listed.
+        workers: Threads that decode frames. Default: one for each processor.
+        write_listing: CSV file to write, which lists the tracklets without a finding (for --format csv).
+    """
+
+    data: Path = field(metadata={"positional": True, "metavar": "DATA"})
+    format: Format = "folder"
+    split: int = 0
+    allow: tuple[Kind, ...] = ()
+    workers: int | None = None
+    write_listing: Path | None = field(default=None, metadata={"metavar": "FILE"})
+
+    def __post_init__(self) -> None:
+        _check_positive(workers=self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a network on a data set, or resume a training run.
 
     Args:
         out: Folder of the run. If it contains a run that was stopped, training resumes.
+        data_changed: Resume although the training tracklets have changed, at the beginning of the epoch.
+        unsaid: Fields of the recipe that are derived from the weights and the data, because they are not given.
     """
 
     out: Path = field(metadata={"metavar": "DIR"})
+    data_changed: bool = False
     recipe: Recipe
+    unsaid: tuple[str, ...] = field(default=(), metadata={"names_of_derived": True})
 
     def __post_init__(self) -> None:
         recipe = self.recipe
         _check_model(recipe.model)
         recipe.check_names({"protocol": PROTOCOLS, **({} if recipe.format is None else {"format": FORMATS})})
         recipe.check_device()
+        for entry in recipe.more_data:
+            format, _, path = entry.partition(":")
+            if not path:
+                raise ValueError(f"more_data holds {entry!r}, wanted format:path, such as duke:/data/Duke")
+            check_name("format", format, FORMATS)
+        if recipe.more_data and recipe.data is None:
+            raise ValueError(f"more_data is {list(recipe.more_data)} without data, wanted data to evaluate on")
         if (recipe.data is None) != (recipe.format is None):
             wanted = "wanted both, or neither for synthetic walkers"
             raise ValueError(f"data is {recipe.data} and format is {recipe.format}, {wanted}")
@@ -205,6 +250,8 @@ class _OnTracklets:
         self._check_network()
         if self.clips is not None:
             clip_sampler(self.clips)
+        if self.data_set.split == "all" and not isinstance(self, Evaluate):
+            raise ValueError("split is all, but only evaluate averages over splits; wanted the number of one")
 
     def _check_network(self) -> None:
         self.network.check_given()
@@ -244,6 +291,7 @@ class Show(_OnTracklets):
     Args:
         masks: Draw the masks of every STRF unit over the frames of a tracklet.
         attention: Draw the attention of one pixel in every non-local block and AP3D registration.
+        match: Draw which regions make a query and another tracklet similar.
         ranks: Draw ranked lists of queries, with right and wrong matches marked.
         cmc: Draw the CMC curve of each protocol.
         curve: Draw losses and metrics of the training run.
@@ -252,7 +300,8 @@ class Show(_OnTracklets):
         protocol: Evaluation protocol; all shows every protocol that applies to the data set, and ranked lists of the
             first.
         row: Test row of the tracklet or query to show. Default: the first query; the hardest queries for lists.
-        clips: Clip sampler and frames of the clip for masks and attention; the first clip is shown.
+        other: Test row of the tracklet that is compared with the query. Default: the first of its ranked list.
+        clips: Clip sampler and frames of the clip for masks, attention and match; the first clip is shown.
         place: Pixel whose attention is shown, as [frame, row, column]. Default: the middle of the upper body.
         ranks_shown: Tracklets of a ranked list.
         queries_shown: Ranked lists.
@@ -260,6 +309,7 @@ class Show(_OnTracklets):
 
     masks: bool = False
     attention: bool = False
+    match: bool = False
     ranks: bool = False
     cmc: bool = False
     curve: bool = False
@@ -267,6 +317,7 @@ class Show(_OnTracklets):
     out: Path
     protocol: ProtocolName | Literal["all"] = "all"
     row: int | None = None
+    other: int | None = None
     clips: str = field(default="all_frames:8", metadata={"metavar": "SAMPLER:N"})
     place: tuple[int, int, int] | None = None
     ranks_shown: int = 10
@@ -458,7 +509,7 @@ class Index:
 
 COMMANDS: dict[str, type] = {
     record.__name__.lower(): record
-    for record in (Models, Profile, Convert, Crop, Train, Evaluate, Embed, Search, Index, Show, Export)
+    for record in (Models, Profile, Convert, Crop, Check, Train, Evaluate, Embed, Search, Index, Show, Export)
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import strfnet.visualization as vis
 from strfnet.cli.options import Show, clip_sampler
 from strfnet.data import DataSet, Tracklet, evaluation_sampler, read_clip
-from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols
+from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols, queries_of
 from strfnet.inference import Embedder
 from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
 from strfnet.models import LoadedNetwork
@@ -24,6 +24,7 @@ from strfnet.training import read_log
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+RANKED = {"ranks", "cmc", "report"}  # figures of rankings, which need a query with a match
 BLOCKS = {"masks": (STRF,), "attention": (NonLocalBlock, AppearancePreserving)}  # modules that have the figure
 
 
@@ -36,7 +37,7 @@ class Figures:
         embedder: the network.
         found: what is known of the network.
         data_set: its test tracklets are shown.
-        protocols: at least one; ranked lists follow the first.
+        protocols: at least one for figures of rankings; ranked lists follow the first.
         embeddings: of the test tracklets, by clip sampler, as they are computed.
     """
 
@@ -67,19 +68,36 @@ class Figures:
         return vis.draw_attention(clip, attention, place, title=self._title("attention of the ringed pixel", row))
 
     def ranks(self) -> "Figure":
-        return self._ranked_lists(
-            self.hardest[: self.call.queries_shown] if self.call.row is None else [self.call.row]
-        )
-
-    def _ranked_lists(self, queries: Sequence[int]) -> "Figure":
-        protocol, count = self.protocols[0], self.call.ranks_shown
-        embeddings = self._embed(self.data_set.test, (protocol.clips, protocol.frames))
-        lists = {query: vis.ranked_list(embeddings, self.data_set, protocol, query, count=count) for query in queries}
-        notes = {query: f"AP {100 * self.precisions[query]:.1f}" for query in queries if query in self.precisions}
+        protocol = self.protocols[0]
+        queries = self.hardest[: self.call.queries_shown] if self.call.row is None else [self.call.row]
+        lists = {query: self._ranked(query) for query in queries}
         rules = f"{protocol.distance} distances, AP by {protocol.average_precision}s"
         title = self._title(f"protocol {protocol.name}, {rules}")
-        most = self.embedder.max_pixels
-        return vis.draw_ranked_lists(self.data_set, lists, notes=notes, title=title, max_pixels=most)
+        return vis.draw_ranked_lists(
+            self.data_set, lists, notes=self._precision_notes(), title=title, max_pixels=self.embedder.max_pixels
+        )
+
+    def match(self, query: int | None = None, other: int | None = None) -> "Figure":
+        """Why two tracklets match; by default those of the call, or the first of the query's ranked list."""
+        query = self._row() if query is None else query
+        other = self.call.other if other is None else other
+        if other is None:
+            other = self._ranked(query, count=1)[0].row
+        clips = self._clip(query)[0], self._clip(other)[0]
+        regions = vis.match_regions(
+            self.embedder.network, *clips, distance=self.protocols[0].distance, batch=self.embedder.batch
+        )
+        first, second = (self._title("", row).splitlines()[1] for row in (query, other))
+        title = f"{self.embedder.name}: regions that match\n{first}, and {second.partition(', ')[2]}"
+        return vis.draw_match(*clips, regions, title=title)
+
+    def _ranked(self, query: int, *, count: int | None = None) -> list[vis.RankedItem]:
+        protocol = self.protocols[0]
+        embeddings = self._embed(self.data_set.test, (protocol.clips, protocol.frames))
+        return vis.ranked_list(embeddings, self.data_set, protocol, query, count=count or self.call.ranks_shown)
+
+    def _precision_notes(self) -> dict[int, str]:
+        return {query: f"query, AP {100 * precision:.1f}" for query, precision in self.precisions.items()}
 
     def cmc(self) -> "Figure":
         return vis.draw_cmc(self.evaluations, title=self._title("CMC"))
@@ -91,12 +109,19 @@ class Figures:
     def report(self) -> str:
         protocol, run, shown = self.protocols[0], self.call.network.trained, self.call.queries_shown
         ranked = (
-            f"Ranked lists under the protocol {protocol.name}, with the distance below each tracklet. Junk and the "
-            "tracklets of the query's own camera are not counted."
+            f"Ranked lists under the protocol {protocol.name}: the middle frame of each tracklet, and its distance. "
+            "Right items have a green border and a tick, wrong ones a red border and a cross. Grey items are not "
+            "counted: junk, and what the protocol removes. An image leads to the frames of its tracklet."
         )
+        notes = self._precision_notes()
+        lists = [
+            vis.report_list(self.data_set, query, self._ranked(query), note=notes[query])
+            for query in self.hardest[:shown]
+        ]
         sections = [
+            vis.Section("Hardest queries", ranked, lists=tuple(lists)),
+            self._matches(self.hardest[0]),
             _section("CMC", "The fraction of queries whose first match has that rank or less.", self.cmc(), "CMC"),
-            _section("Hardest queries", ranked, self._ranked_lists(self.hardest[:shown]), "ranked lists"),
         ]
         modules = list(self.embedder.network.modules())
         for case, row in (("worst", self.hardest[0]), ("best", self.hardest[-1])):
@@ -116,6 +141,21 @@ class Figures:
             sections=sections,
         )
 
+    def _matches(self, query: int) -> vis.Section:
+        """What makes a query similar to the first item of its ranked list, and to the first right one."""
+        items = self._ranked(query, count=len(self.data_set.test))
+        firsts = {mark: next((item.row for item in items if item.mark == mark), None) for mark in ("wrong", "right")}
+        figures = tuple(
+            vis.ReportFigure(vis.png(self.match(query, row)), f"the hardest query and its first {mark} item")
+            for mark, row in firsts.items()
+            if row is not None
+        )
+        text = (
+            "Each region is hidden in turn. Red regions make the clips similar, blue ones dissimilar. Numbers mark "
+            "the pairs of regions that contribute most to the similarity."
+        )
+        return vis.Section("Regions that match", text, figures)
+
     @cached_property
     def evaluations(self) -> list[Evaluation]:
         """One for each protocol."""
@@ -127,7 +167,8 @@ class Figures:
         first = self.protocols[:1]
         (evaluation,) = evaluate_protocols(self._embed, self.data_set, first)
         values = evaluation.rankings[0].average_precisions
-        return {row: float(ap) for row, ap in zip(self.data_set.query, values, strict=True) if ap == ap}
+        queries = queries_of(self.data_set, self.protocols[0])
+        return {row: float(ap) for row, ap in zip(queries, values, strict=True) if ap == ap}
 
     @property
     def hardest(self) -> list[int]:
@@ -141,9 +182,16 @@ class Figures:
         return self.embeddings[clips]
 
     def _notes(self) -> list[str]:
-        notes = ["Metrics on synthetic walkers do not measure accuracy on people; they show that everything runs."]
+        data = self.data_set
+        people = len({data.test[row].identity for row in data.query})
+        cameras = len({item.camera for item in data.test if item.camera is not None})
+        seen = f" under {cameras} cameras" if cameras else ""
+        notes = [
+            f"These metrics hold for {len(data.query)} queries of {people} identities{seen}, and for no other data.",
+            "Metrics on synthetic walkers do not measure accuracy on people; they show that everything runs.",
+        ]
         if self.call.data_set.data is not None:
-            notes = ["If these tracklets are synthetic, the metrics do not measure accuracy on people."]
+            notes.pop()
         if not self.found.trained:
             notes.append("This network is not trained for re-identification: its metrics are those of chance.")
         return notes
@@ -159,7 +207,7 @@ class Figures:
             "Weights": self.found.weights,
             "Data": f"{data.name}, {'drawn in memory' if call.data is None else call.data}: {counts}",
             "Clips": f"{samplers}; {frames}",
-            "Masks and attention": f"the first clip of {self.call.clips}",
+            "Masks, attention and regions": f"the first clip of {self.call.clips}",
             "Versions": f"strfnet {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         }
 
@@ -172,9 +220,8 @@ class Figures:
         return f"{network}: {what}\n{self.data_set.name}, identity {item.identity}{camera}, test row {row}"
 
     def _clip(self, row: int | None) -> tuple[Tensor, int]:
-        """The first clip (3, t, h, w) of a tracklet, and its row; by default that of the call or a query."""
-        if row is None:
-            row = next(iter(self.data_set.query), 0) if self.call.row is None else self.call.row
+        """The first clip (3, t, h, w) of a tracklet, and its test row; for None, that of the call or of a query."""
+        row = self._row() if row is None else row
         tracklet, preprocessing = self.data_set.test[row], self.embedder.preprocessing
         sampler, length = clip_sampler(self.call.clips)
         indices = evaluation_sampler(sampler, frames=length)(len(tracklet.frames))[0]
@@ -183,6 +230,12 @@ class Figures:
             "max_pixels": self.embedder.max_pixels,
         }
         return read_clip(tracklet.frames, indices, preprocessing.size, **settings), row
+
+    def _row(self) -> int:
+        """The test row of the call, or of the first query; the first row if there is no query."""
+        if self.call.row is not None:
+            return self.call.row
+        return queries_of(self.data_set, self.protocols[0])[0] if self.data_set.query else 0
 
     def _batch(self, clip: Tensor) -> Tensor:
         """The clip as a batch of one, on the device and in the type of the network."""

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from strfnet.data.check import Finding, check_data, write_listing
     from strfnet.data.frames import read_clip
     from strfnet.data.identities import identity_batches
+    from strfnet.data.joining import join_training
     from strfnet.data.loader import ClipBatch, Draw, TrainingClips, draws, load
     from strfnet.data.readers.csv import read_listing
     from strfnet.data.readers.folder import read_folder, read_folder_data_set

@@ -8,3 +8,4 @@ TrainingSampling = Literal[
 Interpolation = Literal["bilinear", "bicubic"]
 Change = Literal["crop", "flip", "erasing"]  # of an augmentation, in the order in which they are applied
 Batches = Literal["every_identity", "groups", "distinct"]
+Kind = Literal["unreadable", "damaged", "one_frame", "one_camera", "duplicate"]  # of a finding of `check_data`

@@ -40,8 +40,11 @@ def read_clip(
         frames: of a tracklet.
         indices: of the frames, in the order of the clip; a repeated frame is decoded once.
         size: height and width in pixels; the aspect is not kept.
-        interpolation: "bilinear" or "bicubic", both antialiased; bicubic values are clamped to 0 .. 1.
+        interpolation: "bilinear" or "bicubic", both antialiased. Bilinear values are rounded to bytes, as by Pillow;
+            bicubic values are clamped to 0 .. 1.
         max_pixels: of a file; a larger image is not decoded.
+
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if that is at least twice the wanted size.
 
     Returns: float32 (c, t, h, w), c being red, green and blue.
     Raises: ValueError for a frame that cannot be read (naming its path), no indices, one out of range, a
@@ -58,23 +61,26 @@ def read_pixels(
     interpolation: str = "bilinear",
     max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
-    """The frames of `read_clip` before normalization: uint8 if all have the wanted size, else float32 in 0 .. 1."""
+    """The frames of `read_clip` before normalization: uint8, or float32 in 0 .. 1 if one is 16-bit or bicubic."""
     if not indices or not all(0 <= index < len(frames) for index in indices):
         raise ValueError(f"indices are {list(indices)}, wanted one or more from 0 to {len(frames) - 1}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {size}, wanted height and width of at least 1 pixel")
     if interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation must be one of bilinear, bicubic, got {interpolation!r}")
-    read = {index: _read(frames[index], max_pixels) for index in set(indices)}
-    if any(image.dtype != torch.uint8 or image.shape[1:] != size for image in read.values()):
-        read = {index: _resize(as_float(image), size, interpolation) for index, image in read.items()}
-    return torch.stack([read[index] for index in indices], dim=1)
+    read = {index: _resize(_read(frames[index], max_pixels, size), size, interpolation) for index in set(indices)}
+    if len({image.dtype for image in read.values()}) > 1:
+        read = {index: as_float(image) for index, image in read.items()}
+    # NumPy copies in this thread; torch would start threads, which compete with those of the network.
+    images = [read[index].numpy() for index in indices]
+    return torch.from_numpy(np.stack(images, axis=1, out=np.empty((3, len(images), *size), images[0].dtype)))
 
 
 def normalize(pixels: Tensor) -> Tensor:
     """Clips (..., 3, t, h, w) of uint8, or of floats in 0 .. 1, with ImageNet's mean and standard deviation."""
     mean, std = (channels(values, pixels.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (as_float(pixels) - mean).div_(std)
+    values = pixels.float().div_(255).sub_(mean) if pixels.dtype == torch.uint8 else pixels - mean
+    return values.div_(std)
 
 
 @cache
@@ -103,8 +109,11 @@ def read_frame(frame: str | Frame, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     return as_float(_read(frame, max_pixels))
 
 
-def _read(frame: str | Frame, max_pixels: int) -> Tensor:
-    """`read_frame` with the values of the file, (3, h, w): uint8, but 16-bit gray as float32 in 0 .. 1."""
+def _read(frame: str | Frame, max_pixels: int, size: tuple[int, int] | None = None) -> Tensor:
+    """`read_frame` with the values of the file, (3, h, w): uint8, but 16-bit gray as float32 in 0 .. 1.
+
+    A JPEG file may be decoded at a fraction of its size, but not below twice ``size``.
+    """
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame in memory is {frame.dtype} {frame.shape}, wanted uint8 (h, w, 3)")
@@ -113,25 +122,30 @@ def _read(frame: str | Frame, max_pixels: int) -> Tensor:
     try:
         check_regular(frame)
         try:
-            return _decode(frame, max_pixels)
+            return _decode(frame, max_pixels, size)
         except Warning as warning:  # the filters of the process make it an error
-            return _decode_without_warnings(frame, max_pixels, warning)
+            return _decode_without_warnings(frame, max_pixels, size, warning)
     except Exception as error:  # Pillow's decoders raise their own kinds for forged files, beside OSError
         reason = getattr(error, "strerror", None) or error or type(error).__name__
         raise ValueError(f"cannot read the frame {frame}: {reason}") from error
 
 
-def _decode(frame: str | Path, max_pixels: int) -> Tensor:
-    from PIL import Image, ImageOps
+def _decode(frame: str | Path, max_pixels: int, size: tuple[int, int] | None) -> Tensor:
+    from PIL import ExifTags, Image, ImageOps
 
     with Image.open(frame, formats=("JPEG", "PNG")) as image:
         _check_image(image, max_pixels)
         image.info.pop("transparency", None)  # alpha is ignored, and of a palette's Pillow warns
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            grey = torch.from_numpy(np.array(upright, dtype=np.float32) / 65535)
+        if size is not None:
+            sideways = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            h, w = size[::-1] if sideways else size
+            image.draft(None, (2 * w, 2 * h))
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):
+            grey = torch.from_numpy(np.array(image, dtype=np.float32) / 65535)
             return grey.expand(3, -1, -1)
-        return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB")))
+    return pixels.permute(2, 0, 1)
 
 
 def _check_image(image: "Image", max_pixels: int) -> None:
@@ -143,13 +157,20 @@ def _check_image(image: "Image", max_pixels: int) -> None:
         raise ValueError(f"it has {image.width} x {image.height} = {image.width * image.height} pixels, {wanted}")
 
 
-def _decode_without_warnings(frame: str | Path, max_pixels: int, warning: Warning) -> Tensor:
+def _decode_without_warnings(
+    frame: str | Path, max_pixels: int, size: tuple[int, int] | None, warning: Warning
+) -> Tensor:
     """Decode a frame whose metadata Pillow warns of, where warnings are errors: the file is named, and is read."""
     print(f"{frame}: {warning}", file=sys.stderr)
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _decode(frame, max_pixels)
+        return _decode(frame, max_pixels, size)
 
 
 def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    return F.interpolate(image[None], size=size, mode=interpolation, antialias=True)[0].clamp(0, 1)
+    if image.shape[1:] == size:
+        return image
+    if interpolation == "bicubic":
+        image = as_float(image)
+    resized = F.interpolate(image[None], size=size, mode=interpolation, antialias=True)[0]
+    return resized.clamp_(0, 1) if resized.is_floating_point() else resized

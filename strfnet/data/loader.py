@@ -155,7 +155,8 @@ def load(
     """A loader that yields one ``ClipBatch`` for each list of draws, in order.
 
     Workers decode and draw the changes. Their pixels are uint8, a quarter of the shared memory, unless frames are
-    resized. Batches are normalized and changed on the device, to which a GPU copies them beside its computations.
+    16-bit or resized bicubically. Batches are normalized and changed on the device, to which a GPU copies them beside
+    its computations.
 
     Its workers end with the iteration, also when it is left early, by an error or by Ctrl-C. They are forked on Linux
     and share frames in memory; elsewhere each has a copy. Torch's global generators are not used. To resume in the

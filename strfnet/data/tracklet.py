@@ -57,6 +57,7 @@ class DataSet:
         query: rows of ``test`` that are the queries.
         gallery: rows of ``test`` that are searched; queries may be among them.
         layout: the data set whose layout and protocols these data follow, if it is another one.
+        splits: number of splits of the data set, of which this is one; published metrics are means over all.
 
     Raises: ValueError for a row that is out of range.
     """
@@ -67,6 +68,7 @@ class DataSet:
     query: tuple[int, ...]
     gallery: tuple[int, ...]
     layout: str | None = None
+    splits: int = 1
 
     def __post_init__(self) -> None:
         for name, rows in (("query", self.query), ("gallery", self.gallery)):

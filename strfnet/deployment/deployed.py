@@ -19,7 +19,11 @@ from strfnet.system.compat import (
     tree_map_only,
 )
 
-Form = Literal["fused", "compiled", "recorded"]
+Form = Literal["fused", "compiled", "recorded", "openvino", "onnxruntime"]
+COPIES = {
+    "compiled": "is not compiled; compile_for(clip) compiles it",
+    "recorded": "is not recorded; record_for(clip) records it",
+}
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,12 @@ class Deployed(CheckedConversion):
     Clips of another shape than ``clip_shape``, and calls under other settings than it was compiled under (such as
     another number of threads), run the fused network without compilation; the first such call warns. Weights and
     their type cannot be changed. Copies and pickles are neither compiled nor recorded until `compile_for` or
-    `record_for` is called on them.
+    `record_for` is called on them, and do not use another runtime.
 
     Attributes:
         fused: the network without compilation.
-        form: what runs clips of ``clip_shape``: "fused"; "compiled"; or "recorded", a CUDA graph of the one before.
+        form: what runs clips of ``clip_shape``: "fused"; "compiled"; "recorded", a CUDA graph of the one before; or
+            the runtime "openvino" or "onnxruntime".
         clip_shape: (b, c, t, h, w).
         dtype: type of the computation. Clips may have any floating type; outputs have that of their clip.
         tf32: whether calls allow TF32 on CUDA (see `strfnet.deployment.allow_tf32`); None: as PyTorch's flags are.
@@ -96,8 +101,8 @@ class Deployed(CheckedConversion):
     def __getstate__(self) -> dict[str, Any]:
         """Returns the state for copies and pickles, without compiled code."""
         if self.form != "fused":
-            call = {"compiled": "compile_for(clip) compiles it", "recorded": "record_for(clip) records it"}[self.form]
-            warnings.warn(f"a copy of a deployed network is not {self.form}; {call}", stacklevel=2)
+            lost = COPIES.get(self.form, f"does not use {self.form}; optimize the network again")
+            warnings.warn(f"a copy of a deployed network {lost}", stacklevel=2)
         return {**super().__getstate__(), "form": "fused", "_calls": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -168,6 +173,12 @@ class Deployed(CheckedConversion):
         """Returns another deployed network with the same weights and compiled code."""
         other = Deployed(self.fused, self.clip_shape, self.dtype)
         other.form, other.tf32, other._calls = self.form, self.tf32, dict(self._calls)
+        return other
+
+    def run_by(self, runtime: Form, call: Callable[[Tensor], Any]) -> "Deployed":
+        """Returns another deployed network with the same weights, whose clips of ``clip_shape`` a runtime takes."""
+        other = Deployed(self.fused, self.clip_shape, self.dtype)
+        other.form, other.tf32, other._calls[runtime] = runtime, self.tf32, call
         return other
 
     def _warn(self, what: str) -> None:

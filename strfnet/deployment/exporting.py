@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from strfnet.data.sampling import evaluation_sampler
 from strfnet.deployment import exported
 from strfnet.deployment.fusion import fuse
+from strfnet.deployment.runtimes import OPSET
 from strfnet.deployment.verification import Check, random_clip, unequal_lengths, verified
 from strfnet.evaluation.protocols import Distance
 from strfnet.layers.clip import AXES
@@ -28,7 +29,6 @@ from strfnet.system.version import __version__
 Format = Literal["onnx", "pt2", "package"]
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "package": ".pt2"}  # with the suffix of such files
 OLDEST_TORCH = "2.14"  # 2.8 and 2.13 cannot prove merged frames (STE-NVAN) right for every number of frames
-OPSET = 18  # of ONNX: the oldest that PyTorch writes; runtimes since spring 2023 read it
 UNIT = 1e-4  # the largest difference of a length from 1 that is taken for rounding
 BATCH, FRAMES = 2, 6  # of the clip with which a network is traced; both are dynamic in the file
 
@@ -217,6 +217,7 @@ def _write(program: ExportedProgram, file: Path, format: str, description: str) 
         )
         for node in made.model.graph.all_nodes():  # places in Python code: half of a small file
             node.metadata_props.clear()
+        _free_name(made.model.graph)
         made.model.metadata_props[exported.DESCRIPTION] = description
         made.save(file, external_data=False)
     elif format == "pt2":
@@ -224,6 +225,19 @@ def _write(program: ExportedProgram, file: Path, format: str, description: str) 
         torch.export.save(program, file, extra_files={exported.DESCRIPTION: description})
     else:
         compile_package(program, file, {exported.DESCRIPTION: description})
+
+
+def _free_name(graph: Any) -> None:
+    """Renames what has the name of the output in an ONNX graph, in place: exporters name values after operators."""
+    (output,) = graph.outputs
+    inside = f"{output.name}_inside"
+    if constant := graph.initializers.pop(output.name, None):
+        constant.name = inside
+        graph.initializers[inside] = constant
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name == output.name and value is not output:
+                value.name = inside
 
 
 def _description(network: nn.Module, size: tuple[int, int], least: int, lengths: bool) -> dict[str, Any]:

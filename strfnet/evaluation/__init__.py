@@ -12,8 +12,10 @@ if TYPE_CHECKING:
         evaluate_protocols,
         gallery_of,
         mean_over_splits,
+        queries_of,
         table,
     )
+    from strfnet.evaluation.matching import check_matches
     from strfnet.evaluation.nearest import nearest_items
     from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
     from strfnet.evaluation.ranking import Ranking, rank, rank_embeddings

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class Evaluation:
         sampling: clip sampler of the embeddings, in the form of ``Protocol.sampling``; None if it is not known.
         rankings: one of each split.
         reranked: whether distances were re-ranked.
+        splits: number of splits of the data set; a published metric is the mean over all.
     """
 
     protocol: Protocol
@@ -35,6 +37,7 @@ class Evaluation:
     sampling: str | None
     rankings: tuple[Ranking, ...]
     reranked: bool = False
+    splits: int = 1
 
     @property
     def mean_average_precision(self) -> float:
@@ -109,29 +112,23 @@ def evaluate(
     check_labelled(data_set.test, "an evaluation")
     if protocol.distance == "cosine":
         embeddings = unit_length(embeddings)
-    rows = gallery_of(data_set, protocol)
-    columns = {row: column for column, row in enumerate(rows)}
-    queries, gallery = ([data_set.test[row] for row in part] for part in (data_set.query, rows))
-    query = embeddings[list(data_set.query)]
+    queries, rows = queries_of(data_set, protocol), gallery_of(data_set, protocol)
+    query = embeddings[list(queries)]
     # The whole tensor where it is the gallery: a copy of a large one would double the memory.
     items = embeddings if rows == tuple(range(len(embeddings))) else embeddings[list(rows)]
     ranking = rank(
         (rerank if reranked else StreamedDistances)(query, items, distance=protocol.distance),
-        [item.identity for item in queries],
-        [item.identity for item in gallery],
-        query_cameras=[item.camera for item in queries],
-        gallery_cameras=[item.camera for item in gallery],
-        self_match=[columns.get(row) for row in data_set.query],
+        **labels_of(data_set, protocol, queries, rows),
         average_precision=protocol.average_precision,
         cut=protocol.cut,
         ranks=ranks,
     )
-    return Evaluation(protocol, data_set.name, sampling, (ranking,), reranked)
+    return Evaluation(protocol, data_set.name, sampling, (ranking,), reranked, data_set.splits)
 
 
 def evaluate_protocols(
     embed: Embed,
-    data_set: DataSet,
+    data_set: DataSet | Sequence[DataSet],
     protocols: Iterable[Protocol],
     *,
     clips: tuple[str, int] | None = None,
@@ -142,28 +139,67 @@ def evaluate_protocols(
     Args:
         embed: returns one embedding for each of the tracklets it is given, (n, d), made by the given clip sampler
             with the given number of frames, such as ``strfnet.inference.Embedder(...).embed``.
-        data_set: the data set.
+        data_set: the data set, or its splits, over which metrics are averaged; a tracklet of several is embedded
+            once.
         protocols: the protocols.
         clips: clip sampler and frames to use in place of those of the protocols.
         rerank: re-rank the distances.
 
     Returns: an evaluation for each protocol, in their order. Raises: ValueError as `evaluate` does.
     """
+    splits = [data_set] if isinstance(data_set, DataSet) else list(data_set)
+    tracklets, rows = _united([split.test for split in splits])
     embeddings: dict[tuple[str, int], Tensor] = {}
     evaluations = []
     for protocol in protocols:
         sampler = clips or (protocol.clips, protocol.frames)
         if sampler not in embeddings:
-            embeddings[sampler] = embed(data_set.test, sampler)
-        sampling = f"{sampler[0]} {sampler[1]}"
-        evaluations.append(evaluate(embeddings[sampler], data_set, protocol, sampling=sampling, reranked=rerank))
+            embeddings[sampler] = embed(tracklets, sampler)
+        parts = [
+            evaluate(vectors, split, protocol, sampling=f"{sampler[0]} {sampler[1]}", reranked=rerank)
+            for split, vectors in zip(splits, _of_splits(embeddings[sampler], rows), strict=True)
+        ]
+        evaluations.append(mean_over_splits(parts))
     return evaluations
+
+
+def _united(parts: Sequence[Sequence[Tracklet]]) -> tuple[Sequence[Tracklet], list[list[int]]]:
+    """The tracklets of all parts, those of the same files once, and the rows of each part among them."""
+    if len(parts) == 1:
+        return parts[0], [[]]
+    found: dict[object, int] = {}
+    tracklets: list[Tracklet] = []
+    rows: list[list[int]] = []
+    for part in parts:
+        rows.append([])
+        for tracklet in part:
+            key = tracklet.frames if isinstance(tracklet.frames[0], Path) else id(tracklet)
+            if found.setdefault(key, len(tracklets)) == len(tracklets):
+                tracklets.append(tracklet)
+            rows[-1].append(found[key])
+    return tracklets, rows
+
+
+def _of_splits(embeddings: Tensor, rows: Sequence[list[int]]) -> list[Tensor]:
+    """The embeddings of each split; those of a single one without a copy."""
+    return [embeddings] if len(rows) == 1 else [embeddings[of] for of in rows]
+
+
+def queries_of(data_set: DataSet, protocol: Protocol) -> tuple[int, ...]:
+    """Returns the rows of ``data_set.test`` that are evaluated as queries.
+
+    Raises: ValueError if none is left, or a query lacks an attribute of the protocol.
+    """
+    queries = _with(data_set, protocol, data_set.query, protocol.query_with)
+    if not queries:
+        raise ValueError(f"protocol {protocol.name} leaves no query of {data_set.name}")
+    return queries
 
 
 def gallery_of(data_set: DataSet, protocol: Protocol) -> tuple[int, ...]:
     """Returns the rows of ``data_set.test`` that form the gallery. Junk is among them; the ranking removes it.
 
-    Raises: ValueError if no row but junk is left.
+    Raises: ValueError if no row but junk is left, or a row lacks an attribute of the protocol.
     """
     rows = range(len(data_set.test)) if protocol.gallery == "all" else data_set.gallery
     excluded = set(data_set.query) if protocol.gallery == "without_queries" else set()
@@ -172,9 +208,53 @@ def gallery_of(data_set: DataSet, protocol: Protocol) -> tuple[int, ...]:
         for row in rows
         if row not in excluded and (protocol.distractors or data_set.test[row].identity != DISTRACTOR)
     )
+    gallery = _with(data_set, protocol, gallery, protocol.gallery_with)
     if all(data_set.test[row].identity == JUNK for row in gallery):
         raise ValueError(f"protocol {protocol.name} leaves no gallery of {data_set.name}")
     return gallery
+
+
+def labels_of(
+    data_set: DataSet, protocol: Protocol, queries: Sequence[int], gallery: Sequence[int]
+) -> dict[str, Any]:
+    """Returns what `strfnet.evaluation.rank` needs to know of queries and gallery items, rows of ``data_set.test``.
+
+    Raises: ValueError if a tracklet of a person lacks an attribute of the protocol.
+    """
+    columns = {row: column for column, row in enumerate(gallery)}
+    items = [[data_set.test[row] for row in rows] for rows in (queries, gallery)]
+    (query_identities, gallery_identities), cameras = (
+        [[getattr(item, name) for item in part] for part in items] for name in ("identity", "camera")
+    )
+    differing, common = (
+        [tuple([_attribute(item, name, protocol) for item in part] for part in items) for name in names]
+        for names in (protocol.differing, protocol.common)
+    )
+    return {
+        "query_identities": query_identities,
+        "gallery_identities": gallery_identities,
+        "query_cameras": cameras[0],
+        "gallery_cameras": cameras[1],
+        "self_match": [columns.get(row) for row in queries],
+        "differing": differing,
+        "common": common,
+    }
+
+
+def _with(
+    data_set: DataSet, protocol: Protocol, rows: Sequence[int], wanted: tuple[str, str] | None
+) -> tuple[int, ...]:
+    """The rows whose tracklets have the value of an attribute; all without one."""
+    if wanted is None:
+        return tuple(rows)
+    return tuple(row for row in rows if _attribute(data_set.test[row], wanted[0], protocol) == wanted[1])
+
+
+def _attribute(tracklet: Tracklet, name: str, protocol: Protocol) -> str | None:
+    value = tracklet.details.get(name)
+    if value is None and tracklet.identity not in (JUNK, DISTRACTOR):
+        raise ValueError(f"{tracklet.where} has no {name}, which protocol {protocol.name} compares")
+    return value
 
 
 def mean_over_splits(evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -197,6 +277,8 @@ COLUMNS = (
 TEXT_COLUMNS = ("protocol", "data", "distance", "frames")  # aligned left; numbers are aligned right
 OTHER_FRAMES = "* other frames than the protocol's, which its line below names"
 
+MISSING_SPLITS = "Not all splits: published metrics are means over all of them, as with --split all."
+
 
 def table(evaluations: Iterable[Evaluation]) -> str:
     """Formats evaluations as a text table in percent; the two rules of AP have a column each."""
@@ -214,8 +296,10 @@ def table(evaluations: Iterable[Evaluation]) -> str:
 
 
 def notes_of(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The lines below a table: what the asterisk means, if there is one, and the rules of each protocol."""
+    """The lines below a table: what the asterisk and missing splits mean, if any, and the rules of each protocol."""
     asterisk = [] if all(each.as_published for each in evaluations) else [OTHER_FRAMES]
+    if any(len(each.rankings) < each.splits for each in evaluations):
+        asterisk.append(MISSING_SPLITS)
     return [*asterisk, *dict.fromkeys(each.protocol.summary for each in evaluations)]
 
 
@@ -232,7 +316,8 @@ def cells_of(evaluation: Evaluation) -> tuple[str, ...]:
     ]
     frames = (evaluation.sampling or "unknown") + ("" if evaluation.as_published else " *")
     distance = protocol.distance + (" re-ranked" if evaluation.reranked else "")
-    last = distance, str(len(evaluation.rankings)), frames
+    splits = len(evaluation.rankings)
+    last = distance, f"{splits} of {evaluation.splits}" if splits < evaluation.splits else str(splits), frames
     return (protocol.name, evaluation.data, *precisions, penalty, *ranks, *counts, *last)
 
 

@@ -1,4 +1,4 @@
-"""Identities and cameras of queries and gallery items, encoded as integers."""
+"""Identities, cameras and other attributes of queries and gallery items, encoded as integers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from strfnet.data.tracklet import JUNK
 
 Identity = str | int | None  # None is refused
 Camera = str | int | None
+Attribute = tuple[Sequence[Camera], Sequence[Camera]]  # of the queries and of the gallery items; None if unknown
 
 
 @dataclass(frozen=True)
@@ -20,50 +21,56 @@ class Labels:
     Attributes:
         query: identity of each query.
         gallery: identity of each gallery item.
-        query_cameras: camera of each query; -1 if it is not known.
-        gallery_cameras: camera of each gallery item; -1 if it is not known.
+        differing: attributes of queries and gallery items, such as cameras, in which matches differ; -1 if unknown.
+        common: attributes that matches have in common.
         self_match: the gallery item that is the query itself; -1 if there is none.
         junk: the code of identity ``JUNK``; -1 if no item has it.
     """
 
     query: NDArray[np.int64]
     gallery: NDArray[np.int64]
-    query_cameras: NDArray[np.int64]
-    gallery_cameras: NDArray[np.int64]
+    differing: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]
+    common: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]
     self_match: NDArray[np.int64]
     junk: int
 
     @staticmethod
     def encode(
-        query: Sequence[Identity],
-        gallery: Sequence[Identity],
+        query_identities: Sequence[Identity],
+        gallery_identities: Sequence[Identity],
         query_cameras: Sequence[Camera] | None,
         gallery_cameras: Sequence[Camera] | None,
         self_match: Sequence[int | None] | None,
+        differing: Sequence[Attribute] = (),
+        common: Sequence[Attribute] = (),
     ) -> "Labels":
         """Encodes the arguments of `strfnet.evaluation.rank`.
 
         Raises: ValueError for labels that are neither text nor integers, sequences of the wrong length, or an entry
         of ``self_match`` that is no gallery item of the query's identity.
         """
-        query, gallery = _listed(query, "query_identities"), _listed(gallery, "gallery_identities")
+        query = _listed(query_identities, "query_identities")
+        gallery = _listed(gallery_identities, "gallery_identities")
         if None in query or None in gallery:
             raise ValueError("an identity is None, wanted text or an integer")
-        cameras = [
-            [None] * len(items) if given is None else _listed(given, f"{name}_cameras", len(items))
-            for name, items, given in (("query", query, query_cameras), ("gallery", gallery, gallery_cameras))
-        ]
+        cameras = (
+            [None] * len(query) if query_cameras is None else query_cameras,
+            [None] * len(gallery) if gallery_cameras is None else gallery_cameras,
+        )
         columns = [None] * len(query) if self_match is None else _listed(self_match, "self_match", len(query))
         for row, column in enumerate(columns):
             if column is not None and not (0 <= column < len(gallery) and gallery[column] == query[row]):
                 raise ValueError(f"self_match of query {row} is {column}, wanted a column of identity {query[row]!r}")
         codes: dict[Identity, int] = {}
-        camera_codes: dict[Camera, int] = {None: -1}
+        sizes = len(query), len(gallery)
         return Labels(
             query=np.array([codes.setdefault(name, len(codes)) for name in query], dtype=np.int64),
             gallery=np.array([codes.setdefault(name, len(codes)) for name in gallery], dtype=np.int64),
-            query_cameras=np.array([camera_codes.setdefault(c, len(camera_codes)) for c in cameras[0]], np.int64),
-            gallery_cameras=np.array([camera_codes.setdefault(c, len(camera_codes)) for c in cameras[1]], np.int64),
+            differing=(
+                _encoded(cameras, "cameras", sizes),
+                *(_encoded(one, "differing", sizes) for one in differing),
+            ),
+            common=tuple(_encoded(one, "common", sizes) for one in common),
             self_match=np.array([-1 if column is None else column for column in columns], dtype=np.int64),
             junk=codes.get(JUNK, -1),
         )
@@ -79,10 +86,23 @@ class Labels:
         return rows, order[place]
 
     def are_matches(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which pairs of one identity count as matches: from two cameras, not the query itself, no junk."""
-        cameras = self.query_cameras[rows]
-        matches = (cameras != self.gallery_cameras[columns]) | (cameras < 0)
-        return matches & (self.self_match[rows] != columns) & (self.query[rows] != self.junk)
+        """Which pairs of one identity count as matches: not the query itself, no junk, and by all attributes."""
+        matches = (self.self_match[rows] != columns) & (self.query[rows] != self.junk)
+        for attributes, wanted in ((self.differing, False), (self.common, True)):
+            for query, gallery in attributes:
+                values = query[rows]
+                matches &= ((values == gallery[columns]) & (values >= 0)) == wanted
+        return matches
+
+
+def _encoded(attribute: Attribute, name: str, sizes: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Equal codes for equal values of queries and gallery items, and -1 for None."""
+    codes: dict[Camera, int] = {None: -1}
+    query, gallery = (
+        np.array([codes.setdefault(value, len(codes)) for value in _listed(values, f"{part}_{name}", size)], np.int64)
+        for part, values, size in zip(("query", "gallery"), attribute, sizes, strict=True)
+    )
+    return query, gallery
 
 
 def _listed(given: Sequence, name: str, count: int | None = None) -> list:

@@ -9,7 +9,10 @@ from strfnet.system.names import check_choice
 Gallery = Literal["all", "listed", "without_queries"]
 AveragePrecision = Literal["rectangle", "trapezoid"]
 Distance = Literal["cosine", "euclidean"]
-ProtocolName = Literal["mars", "duke", "ilids", "prid", "ls_vid", "folder", "nvan", "ap3d", "torchreid", "cfaan"]
+ProtocolName = Literal[
+    "mars", "duke", "ilids", "prid", "ls_vid", "ccvid", "ccvid_same_clothes", "ccvid_clothes_changing",
+    "aerial_to_ground", "ground_to_aerial", "g2a_vreid", "folder", "nvan", "ap3d", "torchreid", "cfaan",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -17,15 +20,21 @@ class Protocol:
     """The rules of an evaluation.
 
     Every protocol removes the query itself and the gallery items that show the query's identity under the query's
-    camera. Queries without a match are left out of all metrics.
+    camera. Further attributes are read from the ``details`` of tracklets. Queries without a match are left out of all
+    metrics.
 
     Args:
         name: its name.
         about: its origin, in one line.
-        data: the data set that it was made for; None for any.
+        data: the data sets that it was made for, or whose published metrics follow it; none for any.
         gallery: "listed" for the gallery of the data set, "all" for all test tracklets, "without_queries" for the
             listed gallery without the queries.
         distractors: whether the gallery keeps identity 0.
+        differing: attributes, such as "clothes", in which a match differs from its query, as in the camera. Items of
+            the query's identity that share one are removed.
+        common: attributes that a match has in common with its query. Other items of its identity are removed.
+        query_with: an attribute and its value, such as ("platform", "aerial"), of the queries that are evaluated.
+        gallery_with: an attribute and its value of the gallery items that are searched.
         average_precision: "rectangle" or "trapezoid", see `strfnet.evaluation.rank`.
         distance: "cosine" or "euclidean".
         clips: name of the clip sampler, one of `strfnet.data.sampling.EVALUATION_SAMPLERS`.
@@ -37,9 +46,13 @@ class Protocol:
 
     name: str
     about: str
-    data: str | None = None
+    data: tuple[str, ...] = ()
     gallery: Gallery = "listed"
     distractors: bool = True
+    differing: tuple[str, ...] = ()
+    common: tuple[str, ...] = ()
+    query_with: tuple[str, str] | None = None
+    gallery_with: tuple[str, str] | None = None
     average_precision: AveragePrecision = "rectangle"
     distance: Distance = "cosine"
     clips: str = "all_frames"
@@ -66,37 +79,72 @@ PROTOCOLS = {
         Protocol(
             "mars",
             "the MATLAB code of MARS: every test tracklet is searched, junk is removed, AP by trapezoids",
-            data="MARS",
+            data=("MARS",),
             gallery="all",
             average_precision="trapezoid",
         ),
         Protocol(
             "duke",
             "DukeMTMC-VideoReID as AP3D and torchreid read it: query and gallery folders as they are",
-            data="DukeMTMC-VideoReID",
+            data=("DukeMTMC-VideoReID",),
         ),
         Protocol(
             "ilids",
-            "iLIDS-VID: queries of the first camera, gallery of the second; mean of 10 splits, papers give CMC only",
-            data="iLIDS-VID",
+            "iLIDS-VID: queries of the first camera, gallery of the second; published: CMC, mean of 10 splits",
+            data=("iLIDS-VID",),
         ),
         Protocol(
             "prid",
-            "PRID2011: queries of the first camera, gallery of the second, 89 people; mean of 10 splits",
-            data="PRID2011",
+            "PRID2011: queries of the first camera, gallery of the second, 89 people; published: mean of 10 splits",
+            data=("PRID2011",),
         ),
         Protocol(
             "ls_vid",
             "LS-VID as BiCnet-TKS reads it: every test tracklet is searched; all frames in clips of 8",
-            data="LS-VID",
+            data=("LS-VID",),
             gallery="all",
             clips="dense",
             frames=8,
+        ),
+        Protocol("ccvid", "CCVID, general: any clothes", data=("CCVID",), frames=16),
+        Protocol(
+            "ccvid_same_clothes",
+            "CCVID, same clothes: what its people wear in other clothes is removed",
+            data=("CCVID",),
+            common=("clothes",),
+            frames=16,
+        ),
+        Protocol(
+            "ccvid_clothes_changing",
+            "CCVID, clothes-changing: what its people wear in the query's clothes is removed",
+            data=("CCVID",),
+            differing=("clothes",),
+            frames=16,
+        ),
+        Protocol(
+            "aerial_to_ground",
+            "AG-VPReID: queries of aerial cameras, gallery of ground cameras",
+            data=("AG-VPReID",),
+            query_with=("platform", "aerial"),
+            gallery_with=("platform", "ground"),
+        ),
+        Protocol(
+            "ground_to_aerial",
+            "AG-VPReID: queries of ground cameras, gallery of aerial cameras",
+            data=("AG-VPReID",),
+            query_with=("platform", "ground"),
+            gallery_with=("platform", "aerial"),
+        ),
+        Protocol(
+            "g2a_vreid",
+            "G2A-VReID: queries of one platform, gallery of the other",
+            data=("G2A-VReID",),
         ),
         Protocol("folder", "data of your own: queries and gallery as listed"),
         Protocol(
             "nvan",
             "the code of NVAN and STE-NVAN: every test tracklet is searched, AP by trapezoids, rankings cut at 10000",
+            data=("MARS", "DukeMTMC-VideoReID"),
             gallery="all",
             average_precision="trapezoid",
             clips="restricted_first",
@@ -106,11 +154,13 @@ PROTOCOLS = {
         Protocol(
             "ap3d",
             "the code of AP3D, and probably of STRF: every test tracklet is searched, AP by rectangles",
+            data=("MARS", "DukeMTMC-VideoReID"),
             gallery="all",
         ),
         Protocol(
             "torchreid",
-            "torchreid: queries leave the gallery, Euclidean distances, 15 evenly spaced frames",
+            "the code of torchreid: queries leave the gallery, Euclidean distances, 15 evenly spaced frames",
+            data=("MARS", "DukeMTMC-VideoReID", "iLIDS-VID", "PRID2011"),
             gallery="without_queries",
             distance="euclidean",
             clips="evenly",
@@ -119,7 +169,7 @@ PROTOCOLS = {
         Protocol(
             "cfaan",
             "the code of CF-AAN with the labels of MARS: neither queries nor distractors in the gallery",
-            data="MARS",
+            data=("MARS",),
             gallery="without_queries",
             distractors=False,
             clips="restricted_first",
@@ -130,6 +180,6 @@ PROTOCOLS = {
 
 
 def protocols_of(data_set: DataSet) -> tuple[Protocol, ...]:
-    """Returns the protocols of a data set, or "folder" if it has none, then "nvan", "ap3d" and "torchreid"."""
-    own = [protocol for protocol in PROTOCOLS.values() if protocol.data == (data_set.layout or data_set.name)]
-    return (*(own or [PROTOCOLS["folder"]]), *(PROTOCOLS[name] for name in ("nvan", "ap3d", "torchreid")))
+    """Returns the protocols of a data set, its own first; "folder" for data that no protocol was made for."""
+    name = data_set.layout or data_set.name
+    return tuple(one for one in PROTOCOLS.values() if name in one.data) or (PROTOCOLS["folder"],)

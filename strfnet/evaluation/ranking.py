@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from strfnet.evaluation.distances import StreamedDistances
-from strfnet.evaluation.labels import Camera, Identity, Labels
+from strfnet.evaluation.labels import Attribute, Camera, Identity, Labels
 from strfnet.evaluation.protocols import AveragePrecision, Distance
 from strfnet.system.names import check_choice
 
@@ -68,6 +68,8 @@ def rank(
     query_cameras: Sequence[Camera] | None = None,
     gallery_cameras: Sequence[Camera] | None = None,
     self_match: Sequence[int | None] | None = None,
+    differing: Sequence[Attribute] = (),
+    common: Sequence[Attribute] = (),
     average_precision: AveragePrecision = "rectangle",
     junk: Junk = "removed",
     cut: int | None = None,
@@ -77,8 +79,9 @@ def rank(
     """Computes CMC and mean average precision from a matrix of distances.
 
     For a query of identity p and camera c, the gallery items of p from other cameras are matches. Items of p from
-    c, and the query itself, are removed. All other items are wrong. The metrics do not depend on the order of the
-    gallery, on ``byte_budget`` or on the number of threads.
+    c, and the query itself, are removed. All other items are wrong. Further attributes narrow the matches, such as
+    clothes in clothes-changing re-identification: other items of p are removed. The metrics do not depend on the
+    order of the gallery, on ``byte_budget`` or on the number of threads.
 
     **Ties count against the query**: of items at one distance, wrong items come first. A network that gives all
     tracklets one vector therefore gets the worst metrics. An infinite distance is the last rank.
@@ -95,6 +98,9 @@ def rank(
         query_cameras: one for each row; None, for all or for one, if it is not known.
         gallery_cameras: one for each column. An unknown camera differs from every camera.
         self_match: the column of each query that is the query itself, or None. It is removed whatever its camera.
+        differing: attributes in which a match differs from its query, as in the camera: a pair of sequences each, of
+            the queries and of the gallery items. An unknown value, None, differs from every value.
+        common: attributes that a match has in common with its query.
         average_precision: "rectangle" or "trapezoid".
         junk: treatment of gallery items of identity -1, "removed" or "wrong". A query of identity -1 has no match.
         cut: length at which a ranking ends, counted before items are removed; matches behind it are not found.
@@ -108,7 +114,9 @@ def rank(
     sorts only values and looks up the few matches in them.
     """
     source = distances if isinstance(distances, StreamedDistances) else _Matrix(distances, byte_budget)
-    labels = Labels.encode(query_identities, gallery_identities, query_cameras, gallery_cameras, self_match)
+    labels = Labels.encode(
+        query_identities, gallery_identities, query_cameras, gallery_cameras, self_match, differing, common
+    )
     check_choice("average_precision", average_precision, get_args(AveragePrecision))
     check_choice("junk", junk, get_args(Junk))
     if ranks < 1 or (cut is not None and cut < 1):
@@ -121,6 +129,7 @@ def rank(
     matches = labels.are_matches(rows, columns)
     if not matches.any():
         wanted = "a gallery item of its identity and another camera"
+        wanted += " that fits the attributes" if differing or common else ""
         raise ValueError(f"none of {source.shape[0]} queries has a match: {wanted}")
     is_junk = (labels.gallery == labels.junk) & (junk == "removed")
     values = source.pairs(rows[matches], columns[matches])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.data.frames import MAX_PIXELS, read_clip
+from strfnet.data.frames import MAX_PIXELS, as_float, normalize, read_pixels
 from strfnet.data.sampling import restricted_first
 from strfnet.data.tracklet import Tracklet
 from strfnet.system.modes import in_evaluation
@@ -40,7 +40,7 @@ def embed(
     The network runs in evaluation and inference mode. One in training mode stays so, also for other threads: a copy
     runs that shares its weights. Clips are converted to the device and the floating-point type of its first
     parameter. Clips with the same number of frames share a batch, or with ``ragged`` any clips, so tracklets may have
-    any length. The clips of one batch are in memory at a time, and with ``workers`` those of two more.
+    any length. The clips of one batch are in memory at a time, and with ``workers`` the pixels of two more, in bytes.
 
     Args:
         network: takes clips (b, 3, t, h, w) and returns (b, d), or an object whose ``embedding`` is (b, d).
@@ -112,7 +112,7 @@ def embed_each(
 
     def read(group: _Group, piece: _Piece) -> Tensor:
         frames = group.tracklets[piece.row].frames
-        return read_clip(frames, piece.indices, size, interpolation=interpolation, max_pixels=max_pixels)
+        return read_pixels(frames, piece.indices, size, interpolation=interpolation, max_pixels=max_pixels)
 
     batches = (
         (group, part) for group in map(_Group, groups) for part in _batches(group.pieces(clips), batch, ragged)
@@ -122,7 +122,7 @@ def embed_each(
             lengths = [len(piece.indices) for piece in part]
             options = (torch.tensor(lengths),) if len(set(lengths)) > 1 else ()
             with torch.inference_mode():
-                output = network(stacked.to(like.device, dtype), *options)
+                output = network(_normalized(stacked.to(like.device), lengths).to(dtype), *options)
             finished = group.add(part, output)
             advance(finished, sum(len(piece.indices) for piece in part))
             if group.finished == len(group.tracklets):
@@ -190,7 +190,7 @@ class _Group:
 def _decoded(
     batches: Iterator[tuple[_Group, list[_Piece]]], read: Callable[[_Group, _Piece], Tensor], workers: int
 ) -> Generator[tuple[_Group, list[_Piece], Tensor]]:
-    """Yields each batch with its clips (b, c, t, h, w), in order."""
+    """Yields each batch with its pixels (b, c, t, h, w), in order."""
     if not workers:
         yield from ((group, part, _stacked([read(group, piece) for piece in part])) for group, part in batches)
         return
@@ -211,8 +211,18 @@ def _joined(group: _Group, part: list[_Piece], clips: list[Future[Tensor]]) -> t
     return group, part, _stacked([clip.result() for clip in clips])
 
 
+def _normalized(pixels: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The clips of a batch on its device, with zeros past the end of the shorter ones."""
+    clips = normalize(pixels)
+    for clip, length in zip(clips, lengths, strict=True):
+        clip[:, length:] = 0
+    return clips
+
+
 def _stacked(clips: Sequence[Tensor]) -> Tensor:
-    """One batch of clips (c, t, h, w), with zeros past the end of the shorter ones."""
+    """The pixels of clips (c, t, h, w) in one tensor, with zeros past the end of the shorter ones."""
+    if len({clip.dtype for clip in clips}) > 1:
+        clips = [as_float(clip) for clip in clips]
     most = max(clip.shape[1] for clip in clips)
     return torch.stack([F.pad(clip, (0, 0, 0, 0, 0, most - clip.shape[1])) for clip in clips])
 

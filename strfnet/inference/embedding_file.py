@@ -49,7 +49,8 @@ class Embeddings(NamedTuple):
         ]
         found, facts = test_set(self.facts.get("data", "embeddings"), test), self.facts
         query, gallery = (tuple(facts.get(name, getattr(found, name))) for name in ("query", "gallery"))
-        return replace(found, layout=facts.get("layout"), query=query, gallery=gallery)
+        layout, splits = facts.get("layout"), facts.get("splits", 1)
+        return replace(found, query=query, gallery=gallery, layout=layout, splits=splits)
 
     def rows_of(self, tracklets: Sequence[Tracklet]) -> list[int]:
         """Returns the row of each tracklet, found by the path of its first frame.
@@ -133,10 +134,12 @@ def load_embeddings(*paths: str | Path) -> Embeddings:
 
 
 def facts_of(data_set: DataSet) -> dict[str, Any]:
-    """Returns the facts of a data set in a file of embeddings: its name, its layout, and queries that it lists."""
+    """Returns what a file of embeddings keeps of a data set: name, layout, number of splits, and listed queries."""
     facts: dict[str, Any] = {"data": data_set.name}
     if data_set.layout is not None:
         facts["layout"] = data_set.layout
+    if data_set.splits > 1:
+        facts["splits"] = data_set.splits
     query, gallery = data_set.query, data_set.gallery
     if query != first_queries(data_set.test) or gallery != tuple(range(len(data_set.test))):
         facts |= {"query": list(query), "gallery": list(gallery)}

@@ -10,7 +10,7 @@ this is ours.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,13 +156,13 @@ def apart(batch: Tensor, count: int) -> Sequence[Tensor]:
     return [batch] if count == 1 else [part.clone() for part in batch.chunk(count)]
 
 
-def network_of(network: ReIDNetwork | Deployed) -> ReIDNetwork:
+def network_of(network: nn.Module) -> ReIDNetwork:
     """Returns the network that streams run: of a deployed one, the network with fused norms.
 
     Raises: TypeError for another kind of network.
     """
     if isinstance(network, Deployed):
-        network = cast(ReIDNetwork, network.fused)
+        network = network.fused
     if not isinstance(network, ReIDNetwork):
         raise TypeError(f"network must be a strfnet ReIDNetwork or a deployed one, got {type(network).__name__}")
     return network

@@ -7,13 +7,11 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from strfnet.data.frames import read_clip
-from strfnet.deployment.deployed import Deployed
 from strfnet.inference.exact import network_of
 from strfnet.inference.live import AllClips, AllFrames, Frame, LiveForm, SampledClip
-from strfnet.models.network import ReIDNetwork
 from strfnet.system.names import check_choice
 
 Colors = Literal["rgb", "bgr"]
@@ -57,7 +55,7 @@ class StreamPool:
 
     def __init__(
         self,
-        network: ReIDNetwork | Deployed,
+        network: nn.Module,
         *,
         colors: Colors,
         frames: int | None = None,
@@ -73,8 +71,8 @@ class StreamPool:
         for name, value in (("frames", frames), ("batch", batch), ("max_tracks", max_tracks), ("longest", longest)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        network = network_of(network)
-        like = next(network.parameters())
+        streamed = network_of(network)
+        like = next(streamed.parameters())
 
         def prepare(images: Sequence[Frame], indices: Sequence[int]) -> Tensor:
             return read_clip(images, indices, size, interpolation=interpolation).to(like.device, like.dtype)
@@ -83,11 +81,11 @@ class StreamPool:
         self.colors, self.batch, self.max_tracks = colors, batch, max_tracks
         self._form: LiveForm
         if frames is None:
-            self._form = AllFrames(network, prepare)
+            self._form = AllFrames(streamed, prepare)
         elif sampling == "restricted_first":
-            self._form = SampledClip(network, prepare, frames, longest)
+            self._form = SampledClip(streamed, prepare, frames, longest)
         else:
-            self._form = AllClips(network, prepare, frames)
+            self._form = AllClips(streamed, prepare, frames)
         self._tracks: dict[Track, _Tracked] = {}
 
     def __len__(self) -> int:

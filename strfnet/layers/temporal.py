@@ -98,8 +98,8 @@ class TemporalConv(nn.Conv2d):
         return unflatten_time(nn.Conv2d.forward(self, flatten_time(clip)), clip.shape[2])
 
     def strided(self, clip: Tensor) -> Tensor:
-        """Returns every ``time_stride``-th frame, from the first; a view."""
-        return clip if self.time_stride == 1 else clip[:, :, :: self.time_stride]
+        """Returns every ``time_stride``-th frame, from the first."""
+        return clip if self.time_stride == 1 else every_frame(clip, self.time_stride)
 
     def image_conv(self) -> nn.Conv2d:
         """Returns the plain 2-D convolution that this one was made from, with the present weights."""
@@ -298,6 +298,16 @@ class P3DC(P3D):
         return self.strided(y) + self.over_time(y, lengths=lengths)
 
 
+def every_frame(clip: Tensor, stride: int) -> Tensor:
+    """Returns every ``stride``-th frame, from the first, in channels-last order.
+
+    The number of frames is written as that of a convolution, and frames are copied, so that `torch.export` proves
+    both equal for any number of frames.
+    """
+    frames = stride * torch.arange(1 + (clip.shape[2] - 1) // stride, device=clip.device)
+    return clip.movedim(1, -1).index_select(1, frames).movedim(-1, 1)
+
+
 class FrameStride(nn.Module):
     """Every ``stride``-th frame of a clip, from the first: the shortcut around convolutions that stride in time.
 
@@ -311,9 +321,9 @@ class FrameStride(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         check_clip(x)
         if lengths is None:
-            return x[:, :, :: self.stride]
+            return every_frame(x, self.stride)
         check_lengths(lengths, x)
-        return zero_past_end(x[:, :, :: self.stride], self.lengths_after(lengths))
+        return zero_past_end(every_frame(x, self.stride), self.lengths_after(lengths))
 
     def lengths_after(self, lengths: Tensor) -> Tensor:
         """Returns the number of existing frames in each clip of the output."""

@@ -1,5 +1,6 @@
 """A network and its preprocessing, from a training run, a weights file, a model name, ``walkers`` or a function."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from strfnet.models.registry import check_options, create_model, list_models
 from strfnet.models.resnet import DEPTHS, cached_weights
 from strfnet.system.names import check_choice, unknown
 from strfnet.system.references import call, is_reference
-from strfnet.weights.file import SHIPPED, WALKERS, check_fit, find_file, read_weights
+from strfnet.weights.file import SHIPPED, WALKERS, Weights, check_fit, find_file, listed, misfits, read_weights
 from strfnet.weights.published import fill
+
+CLASSIFIER = "head.classifier."
 
 
 class UnknownNetwork(ValueError):
@@ -108,7 +111,8 @@ def find_network(
         weights: weights for a model name or a function: a file (ours or published), the folder of a run, or
             "walkers".
         best: load the weights of a run's best evaluation instead of the newest.
-        num_classes: classes of the classifier of a model name; None for no classifier.
+        num_classes: classes of the classifier of a model name or a function; None for no classifier. A classifier of
+            the weights for another number is left out, with a warning.
         backbone: weights of the 2-D backbone of a model name without ``weights``, by their torchvision name.
             "cached" takes those that torch.hub has downloaded before, if any; None starts at random.
         options: of a model name, see `strfnet.create_model`, or of a function. Default: those that ``weights`` were
@@ -167,15 +171,11 @@ def _from_name(
         return LoadedNetwork(network, name, weights=words)
     backbone = None if backbone == "cached" else backbone
     network = create_model(name, num_classes=num_classes, weights=backbone, **options)
-    metadata: Mapping[str, Any] = {}
-    file = Path(weights) if Path(weights).is_dir() else find_file(weights, name)
+    file = find_file(weights, name)
     found = read_weights(file)
     check_options(network, found.metadata, file)
-    if file.is_dir():
-        _load(network, found.tensors, weights)
-    else:
-        metadata = (found.metadata or {}).get("facts", {})
-        fill(network, file)
+    metadata = _facts(found)
+    fill(network, file)
     shipped = str(weights) == WALKERS
     words = f"{WALKERS}, shipped with strfnet, trained on synthetic walkers" if shipped else str(weights)
     return LoadedNetwork(network, name, Preprocessing().updated(metadata), words, True, metadata)
@@ -219,13 +219,25 @@ def _from_function(
         return LoadedNetwork(network, source, weights=f"as built by {source}", trained=True)
     found = read_weights(weights)
     _load(network, found.tensors, weights)
-    metadata = (found.metadata or {}).get("recipe") or (found.metadata or {}).get("facts", {})
+    metadata = _facts(found)
     return LoadedNetwork(network, source, Preprocessing.recorded(metadata, weights), str(weights), True, metadata)
 
 
+def _facts(weights: Weights) -> Mapping[str, Any]:
+    """The recipe of a run, or the metadata that a file was saved with."""
+    metadata = weights.metadata or {}
+    return metadata.get("recipe") or metadata.get("facts", {})
+
+
 def _load(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
-    """Loads a state dict; the classifier is dropped where the network has none."""
-    if isinstance(network, ReIDNetwork) and network.head.classifier is None:
-        tensors = {key: value for key, value in tensors.items() if not key.startswith("head.classifier.")}
-    check_fit(tensors, network.state_dict(), f"{source} does not fit {type(network).__name__}", dtypes=True)
+    """Loads a state dict. A classifier that does not fit is left out, with a warning if the network has another."""
+    wanted = network.state_dict()
+    if isinstance(network, ReIDNetwork):
+        given, own = ({key: state[key] for key in state if key.startswith(CLASSIFIER)} for state in (tensors, wanted))
+        if wrong := misfits(given, own):
+            if given and own:
+                what = f"the classifier in {source} does not fit ({listed(wrong)})"
+                warnings.warn(f"{what}: it is left out, and a new one is initialised at random", stacklevel=4)
+            tensors = {key: value for key, value in tensors.items() if key not in given} | own
+    check_fit(tensors, wanted, f"{source} does not fit {type(network).__name__}", dtypes=True)
     network.load_state_dict(tensors)

@@ -27,6 +27,7 @@ def read_regular(path: str | Path, *, most: int | None = None) -> bytes:
 
     Raises: ValueError if it is no regular file, or larger; OSError if it cannot be opened or read.
     """
+    check_regular(path)
     with open(path, "rb", opener=_open_without_waiting) as file:
         status = os.fstat(file.fileno())
         _check(status.st_mode)

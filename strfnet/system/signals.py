@@ -1,9 +1,12 @@
 """Signals that request a stop: a run finishes its step and saves before it exits."""
 
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+from strfnet.system.progress import inform
 
 
 class Stopped(SystemExit):
@@ -23,15 +26,24 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
+        self.announced = True  # whether a line says that the step is finished first
         self._immediate = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Handle SIGTERM, SIGINT or SIGHUP. A second SIGINT ends the process at once."""
+        """Handle SIGTERM, SIGINT or SIGHUP.
+
+        A second SIGINT ends the process at once; in an interactive session, such as a notebook, whose process must
+        live on, it raises KeyboardInterrupt.
+        """
         self.number = number
         if number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
+            interactive = hasattr(sys, "ps1")  # as Python and IPython set it
+            signal.signal(number, signal.default_int_handler if interactive else signal.SIG_DFL)
         if self._immediate:
             raise Stopped(number)
+        if self.announced:
+            with suppress(RuntimeError):  # the signal came while another line was printed
+                inform("strfnet: stopping after this step")
 
     @contextmanager
     def immediate(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from strfnet.training.lora import adapt_inflated
     from strfnet.training.recipe import Recipe
     from strfnet.training.run_directory import Outcome, read_run
+    from strfnet.training.sizing import sized
     from strfnet.training.trainer import Diverged, identity_labels, train
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -19,7 +19,7 @@ from strfnet.system.compat import compile_separately, lookup_inductor, renew_thr
 from strfnet.system.modes import modes_kept
 from strfnet.system.progress import inform
 from strfnet.training.distributed import synchronize_batchnorm
-from strfnet.training.optimization import make_optimizer
+from strfnet.training.optimization import freeze, make_optimizer
 from strfnet.training.recipe import Recipe
 from strfnet.training.sharing import warn_without_gpu
 from strfnet.training.state import random_states, restore_random_states
@@ -117,6 +117,7 @@ def make_engine(network: nn.Module, recipe: Recipe) -> Engine:
     if recipe.sync_batchnorm:
         network = synchronize_batchnorm(network, accelerator.device)
     network = network.to(accelerator.device).train()
+    freeze(network, recipe.frozen)
     computed = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe.precision)
     choose_attention(network, dtype=computed, training=True, deterministic=recipe.deterministic)
     optimizer = make_optimizer(recipe, network)

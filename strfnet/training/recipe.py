@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -21,6 +21,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # do, by rounding. Data are compared by their content, not by their folder.)
 CHANGEABLE = (
     "data",
+    "more_data",
     "complete",
     "device",
     "max_pixels",
@@ -37,14 +38,19 @@ CHANGEABLE = (
 class Recipe:
     """All settings of a training run. The defaults are the recipe of AP3D, on which STRF's tables build.
 
+    A field with the metadata "derived" is derived by `strfnet train` if it is not given; the help names the rule.
+
     Args:
         model: name of the network, one of `strfnet models`, or package.module:function, a function of your own that
             returns it (see `strfnet.create_model`).
         options: options of the network, see `strfnet.create_model`; on the command line JSON such as {"stripes": 8}.
-        weights: torchvision's weights of the 2-D backbone, e.g. IMAGENET1K_V1; null starts at random.
-        start_from: weights of the whole network to start from: a safetensors file or the folder of an earlier run.
+        weights: weights to start from: torchvision's of the 2-D backbone, e.g. IMAGENET1K_V1; or of a whole network,
+            a file of strfnet or of published code, the folder of an earlier run, or walkers; null starts at random.
+        start_from: weights of a whole network, as for weights.
         data: folder of the data set, or its CSV file; null, with the format, draws synthetic walkers in memory.
         format: layout of the data set: mars, duke, ls_vid, ilids, prid, folder or csv.
+        more_data: further data sets to train on, each as format:path, such as [duke:/data/Duke]; identities of
+            different data sets stay apart, and evaluation is on ``data``.
         split: index of the split, for data sets that have several.
         complete: require the published counts of a published data set.
         height: height of the frames in pixels.
@@ -68,6 +74,9 @@ class Recipe:
         smoothing: label smoothing of the cross-entropy, from 0 to below 1.
         optimizer: adam, adamw, or sgd with a momentum of 0.9.
         lr: highest learning rate of the schedule.
+        lr_factors: factors of the learning rate by module path; on the command line JSON such as
+            {"backbone.layer1": 0.1}. Of several paths, the longest counts.
+        frozen: modules whose weights and batch-norm statistics stay, such as [backbone.conv1,backbone.bn1].
         weight_decay: weight decay, decoupled for adamw.
         epochs: number of epochs.
         steps_per_epoch: optimizer steps after which an epoch ends; null for all its batches.
@@ -95,25 +104,26 @@ class Recipe:
     0.1 after 60, 120 and 180 of 240 epochs. Ours: the settings of saving, processes and devices.
     """
 
-    model: str = "strf_p3dc_resnet50"
+    model: str = field(default="strf_p3dc_resnet50", metadata={"derived": "that of the weights, else"})
     options: dict[str, Any] | None = None
     weights: str | None = None
     start_from: Path | None = None
     data: Path | None = None
     format: str | None = None
+    more_data: tuple[str, ...] = ()
     split: int = 0
     complete: bool = True
-    height: int = 256
-    width: int = 128
-    interpolation: Interpolation = "bilinear"
+    height: int = field(default=256, metadata={"derived": "that of the weights, else"})
+    width: int = field(default=128, metadata={"derived": "that of the weights, else"})
+    interpolation: Interpolation = field(default="bilinear", metadata={"derived": "that of the weights, else"})
     max_pixels: int = 2**24
     frames: int = 4
     stride: int = 8
     sampling: TrainingSampling = "strided"
-    batch: int = 32
-    identities: int = 8
-    tracklets: int = 4
-    batches: Batches = "groups"
+    batch: int = field(default=32, metadata={"derived": "by the data, at most"})
+    identities: int = field(default=8, metadata={"derived": "by the data, at most"})
+    tracklets: int = field(default=4, metadata={"derived": "by the data, at most"})
+    batches: Batches = field(default="groups", metadata={"derived": "distinct below 50 identities, else"})
     flip: float = 0.5
     crop: float = 0.0
     erasing: float = 0.0
@@ -123,11 +133,13 @@ class Recipe:
     smoothing: float = 0.0
     optimizer: Optimizer = "adam"
     lr: float = 3e-4
+    lr_factors: dict[str, float] | None = field(default=None, metadata={"metavar": "JSON"})
+    frozen: tuple[str, ...] = ()
     weight_decay: float = 5e-4
-    epochs: int = 240
+    epochs: int = field(default=240, metadata={"derived": "by the data and the weights, such as"})
     steps_per_epoch: int | None = None
     schedule: Schedule = "steps"
-    milestones: tuple[int, ...] = (60, 120, 180)
+    milestones: tuple[int, ...] = field(default=(60, 120, 180), metadata={"derived": "at quarters, such as"})
     gamma: float = 0.1
     warmup: float = 0.0
     precision: Precision = "fp32"
@@ -135,7 +147,7 @@ class Recipe:
     accumulate: int = 1
     sync_batchnorm: bool = False
     clip_gradients: float | None = None
-    evaluate_every: int = 10
+    evaluate_every: int = field(default=10, metadata={"derived": "a tenth of the epochs, at most"})
     protocol: str = "ap3d"
     save_every: int | None = None
     keep: int = 2
@@ -148,14 +160,16 @@ class Recipe:
     def __post_init__(self) -> None:
         if callable(self.model):
             object.__setattr__(self, "model", reference_to(self.model))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            choices = [get_args(part) for part in (field.type, *get_args(field.type)) if get_origin(part) is Literal]
+        for one in fields(self):
+            value = getattr(self, one.name)
+            choices = [get_args(part) for part in (one.type, *get_args(one.type)) if get_origin(part) is Literal]
             for name in value if isinstance(value, tuple) else (value,):
                 if choices and name is not None:
-                    check_name(field.name, name, choices[0])
-            if field.name in _BOUNDS and (value is not None or field.default is not None):
-                _check_number(field.name, value, whole=float not in (field.type, *get_args(field.type)))
+                    check_name(one.name, name, choices[0])
+            if one.name in _BOUNDS and (value is not None or one.default is not None):
+                _check_number(one.name, value, whole=float not in (one.type, *get_args(one.type)))
+        for path, factor in (self.lr_factors or {}).items():
+            _check_number("lr", factor, whole=False, what=f"the factor of {path} in lr_factors")
         if self.batch != self.identities * self.tracklets:
             given = f"{self.identities} identities x {self.tracklets} tracklets"
             raise ValueError(f"batch must be {given} = {self.identities * self.tracklets}, got {self.batch}")
@@ -188,12 +202,24 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON can hold them; `from_json` reads them."""
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        return {**plain, "milestones": list(self.milestones), "per_frame": list(self.per_frame)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Recipe":
+        """The recipe with these fields; what ``batch`` and its factors leave open follows from the others."""
+        values = {one.name: given.get(one.name, one.default) for one in fields(cls)}
+        if "batch" not in given:
+            values["batch"] = values["identities"] * values["tracklets"]
+        elif "identities" not in given:
+            values["identities"] = max(1, values["batch"] // max(1, values["tracklets"]))
+        elif "tracklets" not in given:
+            values["tracklets"] = max(1, values["batch"] // max(1, values["identities"]))
+        return cls(**values)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Recipe":
         """The recipe with these fields. Raises: ValueError for an unknown name, with the nearest; see `Recipe`."""
-        names = [field.name for field in fields(cls)]
+        names = [one.name for one in fields(cls)]
         for name in content:
             check_name("field of a recipe", name, names)
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
@@ -226,9 +252,9 @@ _BOUNDS: dict[str, dict[str, float]] = {
 }
 
 
-def _check_number(field: str, value: float, *, whole: bool) -> None:
+def _check_number(name: str, value: float, *, whole: bool, what: str | None = None) -> None:
     """Raises: ValueError for a value that is no finite number, or is out of the bounds of its field."""
     right = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not right or not all(_COMPARISONS[word](value, bound) for word, bound in _BOUNDS[field].items()):
-        wanted = " and ".join(f"{word} {bound:g}" for word, bound in _BOUNDS[field].items())
-        raise ValueError(f"{field} must be {'a whole number ' if whole else ''}{wanted}, got {value}")
+    if not right or not all(_COMPARISONS[word](value, bound) for word, bound in _BOUNDS[name].items()):
+        wanted = " and ".join(f"{word} {bound:g}" for word, bound in _BOUNDS[name].items())
+        raise ValueError(f"{what or name} must be {'a whole number ' if whole else ''}{wanted}, got {value}")

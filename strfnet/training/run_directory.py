@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ class RunDirectory:
         engine: the state to save and restore.
         tracklets: the training data, of which a digest is saved.
         classes: of the network; saved for readers of the weights.
+        data_changed: whether other tracklets of as many identities may follow. The position is then the beginning of
+            its epoch.
 
     Raises: ValueError, with nothing changed, if the folder cannot be resumed: its newest checkpoint is damaged; the
     recipe, the data or the world size differ (listing what does); another process works in it; or it has a log or a
@@ -80,12 +82,20 @@ class RunDirectory:
     """
 
     def __init__(
-        self, path: Path, recipe: Recipe, engine: Engine, tracklets: Sequence[Tracklet], classes: int
+        self,
+        path: Path,
+        recipe: Recipe,
+        engine: Engine,
+        tracklets: Sequence[Tracklet],
+        classes: int,
+        *,
+        data_changed: bool = False,
     ) -> None:
         self.path, self._recipe, self._engine = path, recipe, engine
         self._metadata = {"recipe": recipe.to_json(), "classes": classes, "processes": engine.world_size}
         self._metadata["data"] = _identified(tracklets)
         self._checkpoints, self._best = CheckpointStore(path / CHECKPOINTS), CheckpointStore(path / BEST)
+        self._data_changed = data_changed
         self._lock: Lock | None = None
         if self._writes:
             path.mkdir(parents=True, exist_ok=True)
@@ -140,10 +150,11 @@ class RunDirectory:
         files |= {_random_name(rank): state for rank, state in enumerate(states)}
         scaler = self._engine.accelerator.scaler
         self.log.write("save", self.position.step, {})
+        group = self._engine.optimizer.param_groups[0]
         metadata = {
             **self._metadata,
             "position": asdict(self.position),
-            "learning_rate": self._engine.optimizer.param_groups[0]["lr"],
+            "learning_rate": group["lr"] / group["factor"],
             "scaler": scaler.state_dict() if scaler else None,
             "log": self.log.sync(),
         }
@@ -191,17 +202,25 @@ class RunDirectory:
             return Position(), None, 0
         metadata = checkpoint.metadata
         differs = Recipe.from_json(metadata["recipe"]).differences(self._recipe)
-        for key, name in (("classes", "identities"), ("processes", "world size"), ("data", "tracklets")):
+        for key, name in (("classes", "identities"), ("processes", "world size")):
             if metadata[key] != self._metadata[key]:
                 differs.append(f"{name} was {metadata[key]} and is {self._metadata[key]}")
+        before, data = metadata["data"], self._metadata["data"]
+        advice = "use another folder for this run, or the old settings"
+        if before != data and not self._data_changed:
+            differs.append(f"tracklets was {before} and is {data}")
+            advice += ", or set data_changed to go on with these data"
         if differs:
-            advice = "use another folder for this run, or the old settings"
             raise ValueError(f"{checkpoint.path} is of another run: {', '.join(differs)}; {advice}")
         restore(self._engine.network, self._engine.optimizer, checkpoint.files, checkpoint.path)
         if self._engine.accelerator.scaler and metadata["scaler"]:
             self._engine.accelerator.scaler.load_state_dict(metadata["scaler"])
         random = checkpoint.files[_random_name(self._engine.rank)]
-        return Position(**metadata["position"]), random, metadata["log"]
+        position = Position(**metadata["position"])
+        if before != data:
+            self._metadata["data_before"] = before
+            position = replace(position, batch=0)
+        return position, random, metadata["log"]
 
 
 def read_run(folder: Path, *, best: bool = False) -> tuple[Recipe, dict[str, Tensor]]:

@@ -51,6 +51,7 @@ def train(
     *,
     evaluate: Evaluate | None = None,
     progress: bool = True,
+    data_changed: bool = False,
 ) -> Outcome:
     """Train a network by a recipe, or resume its training from the newest checkpoint in the folder.
 
@@ -59,7 +60,8 @@ def train(
     of ``torchrun`` share each batch; loss, mining and gradient are those of the whole batch.
 
     After SIGTERM, SIGINT or SIGHUP, the step is finished and saved, and `Stopped` is raised with the exit code 143,
-    130 or 129. A second SIGINT ends the process at once. The global generators of torch, NumPy and Python are seeded.
+    130 or 129. A second SIGINT ends the process at once; in an interactive session it raises KeyboardInterrupt. The
+    global generators of torch, NumPy and Python are seeded.
 
     Args:
         network: trained in place, on the recipe's device; in training it returns a ``ReIDOutput``. With
@@ -71,6 +73,8 @@ def train(
         evaluate: returns metrics by name. It is called with the network on all processes, every ``evaluate_every``
             epochs and after the last. The weights with the highest first metric are saved as the best.
         progress: whether to write the progress to stderr.
+        data_changed: whether to resume although the tracklets are not those of the newest checkpoint. The epoch is
+            then repeated from its beginning, and the log says so. The number of identities must be the same.
 
     Returns: the metrics after the last epoch, which are the result, and the folder.
     Raises: ValueError for arguments that do not fit together, or a network that the recipe's model does not build,
@@ -86,11 +90,13 @@ def train(
     clips = _training_clips(tracklets, labels, recipe)
     with deterministic_kernels(recipe), stop_requests() as request:
         engine = make_engine(network, recipe)
+        request.announced = engine.rank == 0
         if recipe.batch < engine.world_size:
             raise ValueError(
                 f"batch must be at least {engine.world_size}, one clip for each process, got {recipe.batch}"
             )
-        directory = RunDirectory(Path(folder), recipe, engine, tracklets, max(labels) + 1)
+        classes = max(labels) + 1
+        directory = RunDirectory(Path(folder), recipe, engine, tracklets, classes, data_changed=data_changed)
         try:
             run = _Run(engine, objective, clips, recipe, directory, request)
             with flushed_denormals(engine.device) as flushed:
@@ -205,7 +211,7 @@ class _Run:
         """One optimizer step, without effect if a loss or gradient is not finite. Returns the values to read."""
         engine, ranks = self.engine, range(self.engine.world_size)
         for settings in engine.optimizer.param_groups:
-            settings["lr"] = rate
+            settings["lr"] = rate * settings["factor"]
         engine.optimizer.zero_grad()
         losses: list[Tensor] = []
         for number, rows in enumerate(group):

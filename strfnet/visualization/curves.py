@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from strfnet.evaluation.evaluation import Evaluation
-from strfnet.visualization.page import blank
+from strfnet.visualization.page import SMALL, blank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +49,9 @@ def draw_cmc(evaluations: Sequence[Evaluation], *, ranks: int = 20, title: str =
 
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     _plain(axes)
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.15), frameon=False, fontsize=8, borderaxespad=0)
+    legend = axes.legend(
+        loc="upper left", bbox_to_anchor=(-0.02, -0.15), frameon=False, fontsize=SMALL, borderaxespad=0
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
@@ -91,7 +93,7 @@ def draw_training(lines: Sequence[Mapping[str, Any]], *, title: str = "") -> "Fi
         axes.set(ylabel="metric, %", ylim=(0, 101))
     for axes in (upper, *lower):
         _plain(axes)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=SMALL)
     (lower or [upper])[-1].set_xlabel("epoch")
     figure.tight_layout()
     return figure

@@ -1,4 +1,4 @@
-"""Figures of clips: maps over their frames, and ranked lists with right and wrong matches marked."""
+"""Figures of clips: maps over their frames, what matched in two of them, and ranked lists with marked matches."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,9 @@ from torch import Tensor
 from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, read_clip
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.visualization.attention import Images, Place, at_frames, lay_over
-from strfnet.visualization.page import Page
+from strfnet.visualization.captions import caption_of, shortened, shown_frames
+from strfnet.visualization.matching import MatchedRegions
+from strfnet.visualization.page import SMALL, Page
 from strfnet.visualization.ranked_lists import NOT_COUNTED, RIGHT, WRONG, RankedItem
 
 if TYPE_CHECKING:
@@ -18,11 +20,15 @@ if TYPE_CHECKING:
 
 COLOURS = "viridis"  # perceptually uniform, also in grey and for colour-blind readers
 MARKS = {RIGHT: ("#1a9850", "✓"), WRONG: ("#d73027", "✗"), NOT_COUNTED: ("#9a9a9a", "–")}
+BOTH_WAYS = "RdBu_r"  # red above 0, blue below
 QUERY = "#2b5c9e"
-BORDER, THUMB = 5, (138, 74)  # pixels: border of a tracklet, size with its border (h, w)
+BORDER, THUMB = 5, (190, 102)  # pixels: border of a tracklet, size with its border (h, w)
+HEAD, STEP = 70, (290, 128)  # pixels: title, step between tracklets (y, x)
 _RING = "#d4006a"
-_HEAD, _STEP, _BETWEEN = 70, (186, 86), 10  # pixels: title, step between tracklets (y, x), between rows
+_BETWEEN = 10  # pixels between rows
 _WIDTH = 72  # largest width of a frame in pixels
+_LETTERS = 18  # that fit below a tracklet
+_PAIRS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442")  # Okabe and Ito, as in curves
 
 
 def draw_masks(clip: Tensor, masks: Mapping[str, Mapping[str, Tensor]], *, title: str = "") -> "Figure":
@@ -45,7 +51,8 @@ def draw_masks(clip: Tensor, masks: Mapping[str, Mapping[str, Tensor]], *, title
 def draw_attention(clip: Tensor, attention: Mapping[str, Tensor], place: Place, *, title: str = "") -> "Figure":
     """Draws the attention of one pixel over the frames, a row for each block; a ring marks the pixel.
 
-    The colour bar of a row spans 0 to its largest weight. Frames outside the window of a block are dark grey.
+    The colour bar of a row spans 0 to the weight that 99 % of the keys do not exceed, so that a single large weight
+    leaves the others visible; the largest weight is printed. Frames outside the window of a block are dark grey.
 
     Args:
         clip: (3, t, h, w), normalized.
@@ -66,7 +73,7 @@ def draw_ranked_lists(
     title: str = "",
     max_pixels: int = MAX_PIXELS,
 ) -> "Figure":
-    """Draws queries and their ranked lists: the middle frame of each tracklet, with its distance.
+    """Draws queries and their ranked lists: the middle frame of each tracklet, with its distance and what is known.
 
     Right items have a green border, wrong items a red one, and items that are not counted a grey one.
 
@@ -82,18 +89,64 @@ def draw_ranked_lists(
     if not lists:
         raise ValueError("got no ranked lists to draw, wanted at least 1")
     columns = 1 + max(len(found) for found in lists.values())
-    page = _titled(title, columns * _STEP[1], _HEAD + len(lists) * _STEP[0])
+    page = _titled(title, columns * STEP[1], HEAD + len(lists) * STEP[0])
     page.write(10, 50, "query", color=QUERY, fontsize=10)
     for place, (mark, (colour, sign)) in enumerate(MARKS.items()):
         page.write(70 + 80 * place, 50, f"{sign} {mark}", color=colour, fontsize=10)
     for row, (query, found) in enumerate(lists.items()):
-        tracklet, note = data_set.test[query], (notes or {}).get(query, "")
-        _draw_tracklet(page, row, 0, tracklet, QUERY, f"{_labels(tracklet)}\n{note}", max_pixels)
+        note = (notes or {}).get(query, "query")
+        _draw_tracklet(page, row, 0, data_set.test[query], query, QUERY, note, max_pixels)
         for column, item in enumerate(found, start=1):
             colour, sign = MARKS[item.mark]
-            tracklet = data_set.test[item.row]
-            text = f"{sign} {item.distance:.3f}\n{_labels(tracklet)}"
-            _draw_tracklet(page, row, column, tracklet, colour, text, max_pixels)
+            text = f"{sign} {item.distance:.3f}"
+            _draw_tracklet(page, row, column, data_set.test[item.row], item.row, colour, text, max_pixels)
+    return page.figure
+
+
+def draw_match(
+    query: Tensor, gallery: Tensor, regions: MatchedRegions, *, pairs: int = 5, title: str = ""
+) -> "Figure":
+    """Draws why two clips match or do not: their middle frames, the regions that count, and the pairs alike.
+
+    On the outside, red regions make the clips similar and blue ones dissimilar, on one scale. On the inside, numbers
+    mark the pairs of regions that contribute most to the similarity, the strongest first.
+
+    Args:
+        query: (3, t, h, w), normalized.
+        gallery: (3, t, h, w), normalized, of the other tracklet.
+        regions: output of `match_regions` for the two clips.
+        pairs: largest number of pairs.
+        title: title of the figure.
+
+    Raises: ImportError if matplotlib is missing.
+    """
+    down, across, step, gallery_at = 320, 160, 170, 420  # pixels; the gallery item's first image is at 420
+    page = _titled(title, 880, HEAD + down + 44)
+    from matplotlib import colormaps  # behind `_titled`, which names the extra
+
+    largest = max(float(maps.abs().max()) for maps in (regions.query, regions.gallery)) or 1.0
+    for clip, maps, name, at, coloured, plain in (
+        (query, regions.query, "query", 20, 20, 20 + step),
+        (gallery, regions.gallery, "gallery item", gallery_at, gallery_at + step, gallery_at),
+    ):
+        images = images_of(clip[:, [clip.shape[1] // 2]])
+        shares = (at_frames(maps[None], images.shape[:3]).numpy() / largest + 1) / 2
+        page.show(lay_over(images, shares, colormaps[BOTH_WAYS])[0], coloured, HEAD, across, down)
+        page.show(images[0], plain, HEAD, across, down)
+        page.write(at, HEAD - 6, name, fontsize=SMALL, va="bottom")
+    rows, columns = regions.query.shape
+    found = regions.strongest(pairs)
+    for number, (*cells, _) in enumerate(found):
+        ends = [
+            (x + (column + 0.5) * across / columns, HEAD + (row + 0.5) * down / rows)
+            for x, (row, column) in zip((20 + step, gallery_at), cells, strict=True)
+        ]
+        page.join(ends, label=f"{number + 1}", color=_PAIRS[number % len(_PAIRS)])
+    _draw_scale(page, gallery_at + step + across + 15, HEAD + 20, down - 40, (-largest, largest), BOTH_WAYS)
+    about = f"similarity {regions.similarity:.3f}; colours: what it loses when a region is hidden"
+    strengths = "   ".join(f"{number}: {share:.2g}" for number, (_, _, share) in enumerate(found, start=1))
+    page.write(20, HEAD + down + 18, about, fontsize=SMALL)
+    page.write(20, HEAD + down + 34, f"pairs   {strengths or 'none is alike'}", fontsize=SMALL)
     return page.figure
 
 
@@ -111,21 +164,21 @@ def _draw_rows(clip: Tensor, rows: Mapping[str, Tensor], title: str, place: Plac
     scale = max(_WIDTH // w, 1) if w <= _WIDTH else _WIDTH / w
     gap = max(round(4 / scale), 1)
     across, down = round((t * (w + gap) - gap) * scale), round(h * scale)
-    left = 24 + 6 * max(len(line) for label in rows for line in label.splitlines())
-    page = _titled(title, left + across + 75, _HEAD + (len(rows) + 1) * (down + _BETWEEN))
+    left = 24 + 7 * max(len(line) for label in rows for line in label.splitlines())
+    page = _titled(title, left + across + 100, HEAD + (len(rows) + 1) * (down + _BETWEEN))
     for frame in range(t):
         middle = left + (frame * (w + gap) + w / 2) * scale
-        page.write(middle, _HEAD - 6, f"{frame + 1}", fontsize=8, ha="center", va="bottom")
-    for row, (label, images, values) in enumerate(_rows(frames, rows, place)):
-        y = _HEAD + row * (down + _BETWEEN)
-        page.write(left - 10, y + down / 2, label, fontsize=8, ha="right", va="center")
+        page.write(middle, HEAD - 6, f"{frame + 1}", fontsize=SMALL, ha="center", va="bottom")
+    for row, (label, images, values, largest) in enumerate(_rows(frames, rows, place)):
+        y = HEAD + row * (down + _BETWEEN)
+        page.write(left - 10, y + down / 2, label, fontsize=SMALL, ha="right", va="center")
         axes = page.show(_strip(images, gap), left, y, across, down)
         if place is not None:
             x = place[0] * (w + gap) + place[2]
             axes.plot(x, place[1], "o", markersize=9, markerfacecolor="none", color="white", markeredgewidth=2.5)
             axes.plot(x, place[1], "o", markersize=9, markerfacecolor="none", color=_RING, markeredgewidth=1.2)
         if values is not None:
-            _draw_scale(page, left + across + 10, y + down // 10, down * 4 // 5, values)
+            _draw_scale(page, left + across + 10, y + down // 10, down * 4 // 5, values, COLOURS, largest)
     return page.figure
 
 
@@ -138,29 +191,43 @@ def _titled(title: str, width: int, height: int) -> Page:
     return page
 
 
-def _draw_scale(page: Page, x: int, y: int, height: int, values: tuple[float, float]) -> None:
+def _draw_scale(
+    page: Page, x: int, y: int, height: int, values: tuple[float, float], colours: str, largest: float | None = None
+) -> None:
+    """Draws a colour bar; ``largest`` is a value beyond its end, which has the colour of the end."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = page.figure.colorbar(ScalarMappable(Normalize(*values), COLOURS), cax=page.axes(x, y, 8, height))
-    bar.set_ticks(list(values), labels=[f"{value:.2g}" for value in values])
-    bar.ax.tick_params(labelsize=7, length=2)
+    bar = page.figure.colorbar(ScalarMappable(Normalize(*values), colours), cax=page.axes(x, y, 8, height))
+    labels = [f"{value:.2g}" for value in values]
+    if largest is not None and largest > values[1]:
+        labels[1] = f"≥ {labels[1]}\nmax {largest:.2g}"
+    bar.set_ticks(list(values), labels=labels)
+    bar.ax.tick_params(labelsize=SMALL, length=2)
 
 
 def _rows(
     frames: Images, rows: Mapping[str, Tensor], place: Place | None
-) -> Iterator[tuple[str, Images, tuple[float, float] | None]]:
-    """Yields label, images and range of each row; the frames are the first row."""
+) -> Iterator[tuple[str, Images, tuple[float, float] | None, float | None]]:
+    """Yields label, images, range and largest value of each row; the frames are the first row."""
     from matplotlib import colormaps
 
-    yield "frames", frames, None
+    yield "frames", frames, None, None
     for label, maps in rows.items():
         maps = maps.float().cpu()
         known = maps[~maps.isnan()]
-        low, high = (0.0 if place is not None else float(known.min())), float(known.max())
+        largest = float(known.max())
+        low, high = (float(known.min()), largest) if place is None else (0.0, _robust_end(known))
         spread = high - low if high > low else 1.0
-        shares = (at_frames(maps, frames.shape[:3]).numpy() - low) / spread
-        yield label, lay_over(frames, shares, colormaps[COLOURS]), (low, low + spread)
+        shares = ((at_frames(maps, frames.shape[:3]).numpy() - low) / spread).clip(max=1)
+        yield label, lay_over(frames, shares, colormaps[COLOURS]), (low, low + spread), largest
+
+
+def _robust_end(weights: Tensor) -> float:
+    """The weight that 99 % do not exceed, and at least one does if there are two; the largest if that is 0."""
+    ordered = weights.flatten().sort().values
+    end = float(ordered[int(0.99 * (len(ordered) - 1))])
+    return end if end > 0 else float(ordered[-1])
 
 
 def _strip(images: Images, gap: int) -> Images:
@@ -178,22 +245,18 @@ def framed(tracklet: Tracklet | None, colour: str, max_pixels: int = MAX_PIXELS)
     inside = image[BORDER:-BORDER, BORDER:-BORDER]
     inside[...] = 0.93
     if tracklet is not None:
-        middle = len(tracklet.frames) // 2
-        inside[...] = images_of(read_clip(tracklet.frames, [middle], inside.shape[:2], max_pixels=max_pixels))[0]
+        clip = read_clip(tracklet.frames, shown_frames(tracklet, 1), inside.shape[:2], max_pixels=max_pixels)
+        inside[...] = images_of(clip)[0]
     return image
 
 
 def _draw_tracklet(
-    page: Page, row: int, column: int, tracklet: Tracklet, colour: str, text: str, max_pixels: int
+    page: Page, line: int, column: int, tracklet: Tracklet, row: int, colour: str, text: str, max_pixels: int
 ) -> None:
-    """Draws the middle frame of a tracklet within its border, and text below."""
-    y, x = _HEAD + row * _STEP[0], 6 + column * _STEP[1]
+    """Draws the middle frame of a tracklet within its border, and below it the text and what is known of it."""
+    y, x = HEAD + line * STEP[0], 6 + column * STEP[1]
     h, w = THUMB
+    (frame,) = shown_frames(tracklet, 1)
     page.show(framed(tracklet, colour, max_pixels), x, y, w, h)
-    page.write(x, y + h + 4, text, fontsize=6.5, va="top", color="#222222", linespacing=1.1)
-
-
-def _labels(tracklet: Tracklet) -> str:
-    """Identity and camera, a line each, shortened to the width of an image."""
-    names = [f"identity {tracklet.identity}", "" if tracklet.camera is None else f"camera {tracklet.camera}"]
-    return "\n".join(name if len(name) < 18 else f"{name[:16]}…" for name in names)
+    lines = [text, *(shortened(words, _LETTERS) for words in caption_of(tracklet, row, frame))]
+    page.write(x, y + h + 4, "\n".join(lines), fontsize=SMALL, va="top", color="#222222", linespacing=1.1)

@@ -1,6 +1,7 @@
 """A figure whose images and text are placed in pixels, and its PNG file."""
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from strfnet.visualization.attention import Images
@@ -9,7 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 90  # 8 points are 10 pixels
+DPI = 90
+SMALL = 9  # points, the size of the smallest text: 11 pixels
 
 
 class Page:
@@ -37,6 +39,17 @@ class Page:
         axes.imshow((63 * image).round() / 63, interpolation="auto", aspect="auto")
         axes.set_axis_off()
         return axes
+
+    def join(self, ends: Sequence[tuple[float, float]], label: str, color: str) -> None:
+        """Draws a line between two places (x, y), with a labelled disc at either end."""
+        from matplotlib.lines import Line2D
+
+        xs, ys = [x / self.width for x, _ in ends], [1 - y / self.height for _, y in ends]
+        self.figure.add_artist(
+            Line2D(xs, ys, color=color, linewidth=1.5, marker="o", markersize=14, markeredgecolor="white")
+        )
+        for x, y in ends:
+            self.write(x, y, label, fontsize=SMALL, weight="bold", ha="center", va="center", zorder=5)
 
     def write(self, x: float, y: float, text: str, **how: Any) -> None:
         """Draws text; a dollar sign does not start a formula."""

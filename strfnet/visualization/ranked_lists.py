@@ -7,7 +7,8 @@ from torch import Tensor
 
 from strfnet.data.tracklet import JUNK, DataSet
 from strfnet.evaluation.distances import StreamedDistances
-from strfnet.evaluation.evaluation import gallery_of
+from strfnet.evaluation.evaluation import gallery_of, labels_of, queries_of
+from strfnet.evaluation.labels import Labels
 from strfnet.evaluation.protocols import Protocol
 
 RIGHT, WRONG, NOT_COUNTED = "right", "wrong", "not counted"
@@ -20,7 +21,8 @@ class RankedItem:
     Attributes:
         row: row of ``data_set.test``.
         distance: distance to the query.
-        mark: "right", "wrong", or "not counted" for junk and for items of the query's identity and camera.
+        mark: "right", "wrong", or "not counted" for junk and for items of the query's identity that the protocol
+            removes, such as those of its camera.
     """
 
     row: int
@@ -43,9 +45,9 @@ def ranked_list(
         query: row of the query in ``data_set.test``.
         count: largest number of items.
 
-    Raises: ValueError if ``query`` is no query of the data set, or ``count`` is below 1.
+    Raises: ValueError if ``query`` is no query of the protocol, or ``count`` is below 1.
     """
-    if query not in data_set.query or count < 1:
+    if query not in queries_of(data_set, protocol) or count < 1:
         raise ValueError(f"got query {query} and count {count}, wanted one of its queries and at least 1")
     gallery = np.array([row for row in gallery_of(data_set, protocol) if row != query])
     distances = np.empty(len(gallery))
@@ -54,15 +56,17 @@ def ranked_list(
         distances[columns] = tile[0]
     if protocol.distance == "euclidean":
         distances = np.sqrt(distances)
-    marks = [_mark(data_set, query, int(row)) for row in gallery]
+    marks = _marks(data_set, protocol, query, gallery.tolist())
     order = np.lexsort((np.array([mark == RIGHT for mark in marks]), distances))[:count]
     return [RankedItem(int(gallery[at]), float(distances[at]), marks[at]) for at in order]
 
 
-def _mark(data_set: DataSet, query: int, row: int) -> str:
-    searched, item = data_set.test[query], data_set.test[row]
-    if item.identity == JUNK:
-        return NOT_COUNTED
-    if item.identity != searched.identity:
-        return WRONG
-    return NOT_COUNTED if item.camera is not None and item.camera == searched.camera else RIGHT
+def _marks(data_set: DataSet, protocol: Protocol, query: int, gallery: list[int]) -> list[str]:
+    labels = Labels.encode(**labels_of(data_set, protocol, [query], gallery))
+    rows, columns = labels.same_identity()
+    right = set(columns[labels.are_matches(rows, columns)].tolist())
+    own = set(columns.tolist())
+    return [
+        RIGHT if at in right else NOT_COUNTED if at in own or data_set.test[row].identity == JUNK else WRONG
+        for at, row in enumerate(gallery)
+    ]

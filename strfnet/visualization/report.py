@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from strfnet.evaluation.evaluation import COLUMNS, TEXT_COLUMNS, Evaluation, cells_of, notes_of
+from strfnet.visualization.thumbnails import SIZE, ReportItem, ReportTracklet
 
 _STYLE = Path(__file__).with_name("report.css")
 _ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no requests to other hosts
@@ -22,11 +23,12 @@ class ReportFigure:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph, and figures."""
+    """A heading, a paragraph, ranked lists (outputs of `report_list`), and figures."""
 
     title: str
     text: str
     figures: tuple[ReportFigure, ...] = ()
+    lists: tuple[Sequence[ReportItem], ...] = ()
 
 
 def report_page(
@@ -37,10 +39,11 @@ def report_page(
     evaluations: Sequence[Evaluation],
     sections: Sequence[Section],
 ) -> str:
-    """Returns the report as HTML: notes, what was evaluated, the metrics of all protocols, then the sections.
+    """Returns the report as HTML: notes, the metrics of all protocols, what was evaluated, then the sections.
 
-    Figures are embedded in the page; it has no scripts and no links. It follows the light or dark scheme of the
-    browser. All text is escaped.
+    Images are embedded in the page; it has no scripts. A tracklet of a ranked list is a link to its frames, which
+    are the last section. The page follows the light or dark scheme of the browser, and suits narrow screens and
+    paper. All text is escaped.
 
     Args:
         title: title of the page.
@@ -51,15 +54,19 @@ def report_page(
     """
     body = [f"<h1>{escape(title)}</h1>"]
     body += [f'<p class="note">{escape(note)}</p>' for note in notes]
-    body += ["<h2>What was evaluated</h2>", "<dl>"]
+    body += ["<h2>Metrics</h2>", *_table(evaluations), "<h2>What was evaluated</h2>", "<dl>"]
     body += [f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()]
-    body += ["</dl>", "<h2>Metrics</h2>", *_table(evaluations)]
+    body += ["</dl>"]
     for section in sections:
         body += [
             f"<h2>{escape(section.title)}</h2>",
             f"<p>{escape(section.text)}</p>",
+            *map(_list, section.lists),
             *map(_figure, section.figures),
         ]
+    tracklets = {item.tracklet.row: item.tracklet for one in sections for items in one.lists for item in items}
+    if tracklets:
+        body += ["<h2>Frames</h2>", *(_frames(tracklets[row]) for row in sorted(tracklets))]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
     head += f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">\n'
     head += f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text()}</style>'
@@ -85,6 +92,40 @@ def _table(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _figure(figure: ReportFigure) -> str:
-    address = f"data:image/png;base64,{b64encode(figure.png).decode()}"
     caption = escape(figure.caption)
-    return f'<figure><img src="{address}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+    return f"<figure>{_image(figure.png, figure.caption, 'png')}<figcaption>{caption}</figcaption></figure>"
+
+
+def _list(items: Sequence[ReportItem]) -> str:
+    """A query and its ranked list; each tracklet is a link to its frames."""
+    parts = []
+    for item in items:
+        tracklet = item.tracklet
+        image = _thumbnail(tracklet.frames[len(tracklet.frames) // 2], ", ".join(tracklet.caption))
+        lines = "<br>".join(map(escape, (item.text or item.mark, *tracklet.caption)))
+        link = f'<a href="#{_anchor(tracklet)}">{image}</a>'
+        parts.append(f'<li class="{item.mark.partition(" ")[0]}">{link}<p>{lines}</p></li>')
+    return f'<ol class="ranked">{"".join(parts)}</ol>'
+
+
+def _frames(tracklet: ReportTracklet) -> str:
+    """The frames of a tracklet, where the links of the ranked lists lead."""
+    *known, _ = tracklet.caption  # the last is the middle frame
+    frames = "".join(
+        f"<li>{_thumbnail(image, f'frame {name}')}<p>frame {escape(name)}</p></li>"
+        for image, name in zip(tracklet.frames, tracklet.names, strict=True)
+    )
+    heading = f"<h3>{escape(', '.join(known))}</h3><p>{escape(tracklet.source)}</p>"
+    return f'<section id="{_anchor(tracklet)}">{heading}<ol class="ranked">{frames}</ol></section>'
+
+
+def _anchor(tracklet: ReportTracklet) -> str:
+    return f"row{tracklet.row}"
+
+
+def _thumbnail(content: bytes, text: str) -> str:
+    return _image(content, text, "jpeg", f' width="{SIZE[1]}" height="{SIZE[0]}"')
+
+
+def _image(content: bytes, text: str, kind: str, size: str = "") -> str:
+    return f'<img src="data:image/{kind};base64,{b64encode(content).decode()}" alt="{escape(text)}"{size}>'

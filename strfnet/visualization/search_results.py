@@ -12,7 +12,7 @@ from strfnet.visualization.page import Page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLUMNS, _CELL, _HEAD = 5, (226, 190), 40  # cells of a row; pixels of a cell (y, x), of the title
+_COLUMNS, _CELL, _HEAD = 5, (THUMB[0] + 88, 190), 40  # cells of a row; pixels of a cell (y, x), of the title
 _LETTERS = 25  # of a line below an image
 _HIT, _SIZE = "#666666", 8.8  # points: 11 pixels
 

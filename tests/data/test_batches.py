@@ -14,20 +14,27 @@ from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation
 
 
-def clips_of(sizes):
+def clips_of(sizes, interpolation="bilinear"):
     """Clips of 16 x 8 pixels from tracklets of images of these sizes."""
     rng = np.random.default_rng(0)
     frames = [tuple(rng.integers(0, 256, (6, *size, 3), dtype=np.uint8)) for size in sizes]
     tracklets = [Tracklet(images, row) for row, images in enumerate(frames)]
     changes = Augmentation(flip=0.5, crop=0.5, erasing=0.5, per_frame=("erasing",))
-    return TrainingClips(tracklets, range(len(sizes)), seed=0, frames=4, size=(16, 8), augmentation=changes)
+    options = {"frames": 4, "size": (16, 8), "interpolation": interpolation, "augmentation": changes}
+    return TrainingClips(tracklets, range(len(sizes)), seed=0, **options)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "dtype"), [([(16, 8)] * 2, torch.uint8), ([(16, 8), (20, 10)], torch.float32)], ids=["whole", "resized"]
+    ("sizes", "interpolation", "dtype"),
+    [
+        ([(16, 8)] * 2, "bilinear", torch.uint8),
+        ([(16, 8), (20, 10)], "bilinear", torch.uint8),
+        ([(16, 8), (20, 10)], "bicubic", torch.float32),
+    ],
+    ids=["whole", "resized", "bicubic"],
 )
-def test_workers_send_bytes_unless_frames_are_resized(sizes, dtype, monkeypatch):
-    clips, seen = clips_of(sizes), []
+def test_workers_send_bytes_unless_frames_are_resized_bicubically(sizes, interpolation, dtype, monkeypatch):
+    clips, seen = clips_of(sizes, interpolation), []
     finish = TrainingClips.finish
     monkeypatch.setattr(
         TrainingClips, "finish", lambda self, pixels, changes: seen.append(pixels) or finish(self, pixels, changes)

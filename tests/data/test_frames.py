@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
-from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, read_clip, read_frame
+from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD, read_clip, read_frame, read_pixels
 
 
 @pytest.fixture
@@ -159,11 +160,50 @@ def test_clip_is_resized_bilinear_and_antialiased_as_pillow_does(frames, size):
     np.testing.assert_allclose(clip[:, 0].permute(1, 2, 0).numpy(), expected, atol=0.02)  # Pillow rounds to 8 bits
 
 
+@pytest.mark.parametrize("size", [(48, 20), (12, 8), (60, 50)])
+def test_bilinear_pixels_are_bytes_as_pillow_rounds_them(frames, size):
+    paths, pixels = frames
+    clip = read_pixels(paths, [3, 1], size)
+    assert clip.dtype == torch.uint8 and clip.is_contiguous()
+    for t, index in enumerate([3, 1]):
+        resized = np.asarray(Image.fromarray(pixels[index]).resize(size[::-1], Image.Resampling.BILINEAR))
+        np.testing.assert_allclose(clip[:, t].permute(1, 2, 0).numpy().astype(int), resized.astype(int), atol=1)
+
+
+def test_frames_of_bytes_and_of_16_bits_share_a_clip(tmp_path, frames):
+    grey = np.full((20, 10, 1), 30000, np.uint16)
+    png(tmp_path / "grey.png", grey)
+    clip = read_pixels((*frames[0], tmp_path / "grey.png"), [8, 2], (20, 10))
+    assert clip.dtype == torch.float32
+    np.testing.assert_allclose(clip[:, 0].numpy(), 30000 / 65535, atol=1e-6)
+    np.testing.assert_allclose(clip[:, 1].permute(1, 2, 0).numpy(), frames[1][2] / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_far_larger_than_the_clip_is_decoded_at_a_fraction_of_its_size(tmp_path, orientation, monkeypatch):
+    """Which changes less than JPEG itself; and never a file of less than four times the size."""
+    y, x = np.mgrid[0:640, 0:320]
+    pixels = np.stack([y * 0.4, x * 0.8, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)], axis=-1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))
+    decoded = []
+    draft = JpegImageFile.draft
+    monkeypatch.setattr(JpegImageFile, "draft", lambda self, *args: (draft(self, *args), decoded.append(self.size)))
+    for size, side in (((160, 80), 320), ((161, 80), 640), ((160, 81), 640), ((80, 40), 160), ((8, 4), 80)):
+        wanted = size if orientation == 1 else size[::-1]
+        clip = read_pixels([tmp_path / "a.jpg"], [0], wanted)
+        expected = np.asarray(Image.fromarray(shown).resize(wanted[::-1], Image.Resampling.BILINEAR))
+        apart = np.abs(clip[:, 0].permute(1, 2, 0).numpy().astype(float) - expected)
+        assert max(decoded.pop()) == side and apart.mean() < 0.5 and apart.max() <= 3, size
+
+
 def test_each_file_is_decoded_once(frames, monkeypatch):
     from strfnet.data import frames as room
 
     read = []
-    monkeypatch.setattr(room, "_read", lambda path, _: read.append(path) or torch.zeros(3, 4, 4))
+    monkeypatch.setattr(room, "_read", lambda path, *_: read.append(path) or torch.zeros(3, 4, 4))
     assert read_clip(frames[0], [1, 1, 2, 1], (4, 4)).shape == (3, 4, 4, 4)
     assert sorted(read) == [frames[0][1], frames[0][2]]
 

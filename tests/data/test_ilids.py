@@ -1,9 +1,10 @@
+import json
 import re
 import shutil
 
 import numpy as np
 import pytest
-from data_trees import write_ilids_tree
+from data_trees import write_ilids_tree, write_query_numbers
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -57,6 +58,32 @@ def test_the_split_file_may_lie_beside_the_sequences(ilids):
     (ilids / "train-test people splits").rename(ilids / "i-LIDS-VID/train-test people splits")
     assert read_ilids(ilids, split=2, complete=False) == expected
     assert read_ilids(ilids / "i-LIDS-VID", split=2, complete=False) == expected
+
+
+def test_torchreids_splits_are_read_and_have_to_agree(ilids):
+    expected = [read_ilids(ilids, split=split, complete=False) for split in range(10)]
+    named = [
+        {part: [t.identity for t in of[:: 2 if part == "train" else 1]][:2] for part, of in
+         (("train", data.train), ("test", data.test))} for data in expected
+    ]  # fmt: skip
+    (ilids / "splits.json").write_text(json.dumps(named))
+    assert read_ilids(ilids, split=7, complete=False) == expected[7]  # both files
+    (ilids / SPLITS).rename(ilids / "away")
+    assert [read_ilids(ilids, split=split, complete=False) for split in range(10)] == expected
+    refused(ilids, "split is 10, but iLIDS-VID has 10 splits", split=10)
+    (ilids / "away").rename(ilids / SPLITS)
+    named[7]["train"], named[7]["test"] = named[7]["test"], named[7]["train"]
+    (ilids / "splits.json").write_text(json.dumps(named))
+    refused(ilids, "splits.json and", "differ in split 7, wanted one of them, or equal ones", split=7)
+    (ilids / "splits.json").write_text(json.dumps([{"train": ["person001"], "test": ["person009"]}]))
+    refused(ilids, "person009 is missing, but split 0 of", "splits.json names it")
+
+
+def test_the_version_of_a_matlab_file_is_that_of_its_content(ilids):
+    table = loadmat(ilids / SPLITS)["ls_set"]
+    expected = read_ilids(ilids, split=3, complete=False)
+    write_query_numbers(ilids / SPLITS, table.T, name="ls_set")  # HDF5 has the axes in reverse
+    assert read_ilids(ilids, split=3, complete=False) == expected
 
 
 def test_counts_are_checked_against_the_published_ones(ilids):

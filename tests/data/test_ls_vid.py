@@ -2,8 +2,10 @@ import re
 import sys
 
 import h5py
+import numpy as np
 import pytest
 from data_trees import write_ls_vid_tree, write_query_numbers
+from scipy.io import savemat
 
 from strfnet.data.frames import read_clip
 from strfnet.data.readers.ls_vid import read_ls_vid
@@ -32,6 +34,17 @@ def test_a_line_is_a_tracklet_and_the_third_field_its_camera(ls_vid):
 def test_queries_are_the_first_row_of_the_table_and_the_gallery_is_everything(ls_vid):
     data = read_ls_vid(ls_vid.parent, complete=False)
     assert data.query == (0, 2, 4, 6) and data.gallery == tuple(range(8))
+
+
+@pytest.mark.parametrize("table", [[[1], [3], [5], [7]], [[1, 3, 5, 7]]])
+@pytest.mark.parametrize("version", [5, 7.3])
+def test_queries_may_be_a_row_or_a_column_in_any_version_of_matlab(ls_vid, table, version):
+    file = ls_vid / "test/data/info_test.mat"
+    if version == 5:
+        savemat(file, {"query": np.array(table)})
+    else:
+        write_query_numbers(file, table)
+    assert read_ls_vid(ls_vid, complete=False).query == (0, 2, 4, 6)
 
 
 def test_counts_are_checked_against_the_published_ones(ls_vid):

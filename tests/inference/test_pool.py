@@ -58,7 +58,7 @@ def expected(net, images, size, clips=None):
 
 
 def definition(options):
-    if not options:
+    if "frames" not in options:
         return None
     return evaluation_sampler(options.get("sampling", "restricted_first"), frames=options["frames"])
 
@@ -142,16 +142,20 @@ def test_tracks_of_any_lengths_share_a_batch(options, lengths, batches):
     net, calls = network("p3dc_resnet8"), []
     net.backbone.layer3.register_forward_hook(lambda *_: calls.append(True))
     pool = StreamPool(net, colors="rgb", size=SIZE, **options)
-    fill(pool, {track: length - 1 for track, length in lengths.items() if length > 1})
+    pushed = {track: frames(length, seed=track) for track, length in lengths.items()}
+    for track, images in pushed.items():
+        for image in images[:-1]:
+            pool.push(track, image)
     if len(pool):
         pool.embeddings()
-    for track, length in lengths.items():
-        pool.push(track, frames(length, seed=track)[-1])
+    for track, images in pushed.items():
+        pool.push(track, images[-1])
     calls.clear()
     pool.embeddings()
     assert len(calls) == batches
     pool.embeddings()
     assert len(calls) == batches  # no new frames
+    check(pool, net, pushed, clips=definition(options))
 
 
 def test_full_tracks_share_a_pass_and_the_others_still_have_an_embedding():
@@ -169,9 +173,19 @@ def test_full_tracks_share_a_pass_and_the_others_still_have_an_embedding():
         check(pool, net, pushed, clips=definition(options))
 
 
+def test_an_embedding_is_computed_again_after_a_whole_clip():
+    net, images = EXACT["p3dc_resnet8"], frames(6)
+    pool = StreamPool(net, colors="rgb", size=SIZE, **BY_ALL_CLIPS)
+    for count, image in enumerate(images, 1):
+        pool.push(1, image)
+        if count in (2, 6):
+            check(pool, net, {1: images[:count]}, clips=definition(BY_ALL_CLIPS))
+
+
 def held(value):
-    """The bytes of the tensors and frames in a pool's records; a view would hold the tensor that it is of."""
+    """The bytes of the tensors and frames in a pool's records, none of which is a view that holds more."""
     if isinstance(value, torch.Tensor):
+        assert value.untyped_storage().nbytes() == value.numel() * value.element_size()
         return value.untyped_storage().nbytes()
     if isinstance(value, np.ndarray):
         return value.nbytes if value.base is None else value.base.nbytes

@@ -63,7 +63,7 @@ def test_a_name_takes_weights_of_any_kind(tmp_path, run, kind):
     state = network.state_dict()
     assert all(torch.equal(tensor, state[key]) for key, tensor in found.network.state_dict().items())
     assert found.network.head.classifier is None and found.trained and found.weights == str(weights)
-    assert found.preprocessing.height == (48 if kind == "ours" else 256)
+    assert found.preprocessing.height == {"ours": 48, "run": 40}.get(kind, 256)
 
 
 def test_a_file_names_its_network(tmp_path):
@@ -120,6 +120,17 @@ def test_a_function_builds_a_network(tmp_path, monkeypatch):
             find_network(source)
 
 
+@pytest.mark.parametrize("name", ["c2d_resnet8", "strfnet.models:create_model"])
+def test_a_classifier_of_another_size_is_left_out_with_a_warning(run, name):
+    options = {"name": "c2d_resnet8"} if ":" in name else None
+    with pytest.warns(UserWarning, match=r"the classifier in .*run .*: it is left out, and a new one is initialised"):
+        found = find_network(name, weights=run, num_classes=3, options=options)
+    weight = found.network.head.classifier.weight
+    assert value(found) == [2.0] and weight.shape == (3, 64) and len(weight.unique()) > 3
+    same = find_network(name, weights=run, num_classes=5, options=options)
+    assert same.network.head.classifier.weight.unique().tolist() == [2.0]
+
+
 def test_what_is_no_network_is_refused(run, tmp_path):
     for source in ("strf_resnet", tmp_path / "nothing"):
         with pytest.raises(UnknownNetwork, match=r"the nearest is 'strf_i3d_resnet|nothing does not exist"):
@@ -133,7 +144,6 @@ def test_what_is_no_network_is_refused(run, tmp_path):
         ({"source": "c2d_resnet8", "best": True}, "c2d_resnet8 is not a training run"),
         ({"source": run, "weights": other}, "has weights of its own"),
         ({"source": run, "num_classes": 3}, "num_classes 3, but .* has weights of its own"),
-        ({"source": "c2d_resnet8", "weights": run, "num_classes": 3}, "head.classifier.weight is .* wanted"),
     ):
         with pytest.raises(ValueError, match=message):
             find_network(**arguments)

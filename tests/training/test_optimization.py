@@ -1,12 +1,16 @@
 """Learning rates at times that can be said by heart, and against torch's own one-cycle."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny_runs import tiny_recipe
+from tiny_runs import checkpoints, metadata_of, network_for, tiny_recipe, walkers
 from torch import nn
 
+from strfnet.losses import strf_loss
 from strfnet.training.optimization import learning_rate, make_optimizer
 from strfnet.training.recipe import Recipe
+from strfnet.training.trainer import train
 
 
 def test_steps_drop_when_a_milestone_is_done():
@@ -57,6 +61,44 @@ def test_frozen_parameters_are_left_out():
     network.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         make_optimizer(tiny_recipe(), network)
+
+
+def test_the_longest_path_gives_the_factor_of_the_learning_rate():
+    network = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 1))
+    recipe = tiny_recipe(lr_factors={"0": 0.5, "0.1": 0.25})
+    optimizer = make_optimizer(recipe, network)
+    factors = {parameter: group["factor"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert [factors[one] for one in network.parameters()] == [0.5, 0.5, 0.25, 0.25, 1, 1]
+    assert [group["factor"] for group in make_optimizer(tiny_recipe(), network).param_groups] == [1]
+    with pytest.raises(ValueError, match=r"there is no module for lr_factors, '0\.2', the nearest is '0\.1'"):
+        make_optimizer(tiny_recipe(lr_factors={"0.2": 1}), network)
+
+
+def test_a_frozen_module_keeps_weights_and_statistics_and_a_factor_scales_the_steps(tmp_path):
+    recipe = tiny_recipe(frozen=("backbone.conv1", "backbone.bn1"), lr_factors={"backbone.layer1": 0.25}, epochs=1)
+
+    def trained(recipe, network, folder):
+        train(network, strf_loss(), walkers(), recipe, tmp_path / folder, progress=False)
+        return {key: value.clone() for key, value in network.state_dict().items()}
+
+    start = network_for(recipe)
+    before = {key: value.clone() for key, value in start.state_dict().items()}
+    recipe = replace(recipe, steps_per_epoch=1, optimizer="sgd", weight_decay=0.0)
+    after = trained(recipe, start, "one")
+    same = {key for key in before if torch.equal(before[key], after[key])}
+    assert {key for key in before if key.startswith(("backbone.conv1", "backbone.bn1"))} <= same
+    assert "backbone.layer2.0.bn1.running_mean" not in same and not start.backbone.bn1.training
+    assert not start.backbone.conv1.weight.requires_grad and start.backbone.layer1.training
+    plain = trained(replace(recipe, lr_factors=None), network_for(recipe), "two")
+    for key, factor in (("backbone.layer1.0.conv1.weight", 0.25), ("backbone.layer2.0.conv1.weight", 1)):
+        torch.testing.assert_close(
+            after[key] - before[key], factor * (plain[key] - before[key]), rtol=1e-3, atol=1e-7
+        )
+    again = trained(replace(recipe, epochs=2), network_for(recipe), "one")
+    whole = trained(replace(recipe, epochs=2), network_for(recipe), "whole")
+    torch.testing.assert_close(again, whole, rtol=0, atol=0)
+    (last,) = checkpoints(tmp_path / "one" / "checkpoints")[-1:]
+    assert metadata_of(last)["learning_rate"] == pytest.approx(0.1 * recipe.lr)
 
 
 def test_gradients_of_other_strides_reach_the_fused_kernel_in_those_of_the_parameter():

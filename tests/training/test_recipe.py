@@ -58,6 +58,7 @@ def test_the_defaults_are_ap3ds_recipe():
         ("batches", "group", "there is no batches 'group', the nearest is 'groups'"),
         ("sampling", "stride", "there is no sampling 'stride', the nearest is 'strided'"),
         ("interpolation", "cubic", "there is no interpolation 'cubic', the nearest is 'bicubic'"),
+        ("lr_factors", {"head": 0}, "the factor of head in lr_factors must be above 0, got 0"),
         ("per_frame", ("flips",), "there is no per_frame 'flips', the nearest is 'flip'"),
     ],
 )
@@ -101,7 +102,8 @@ def test_the_forms_of_batches_are_those_of_the_data():
     per_frame=st.lists(st.sampled_from(["flip", "crop", "erasing"]), unique=True).map(tuple),
 )
 def test_json_and_back(lr, milestones, data, per_frame):
-    recipe = Recipe(lr=lr, milestones=milestones, data=data, per_frame=per_frame)
+    tuned = {"frozen": ("backbone.conv1",), "lr_factors": {"head": 10.0}}
+    recipe = Recipe(lr=lr, milestones=milestones, data=data, per_frame=per_frame, **tuned)
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 

@@ -15,7 +15,9 @@ from safetensors.torch import load, save
 from tiny_runs import checkpoints, metadata_of, network_for, network_with_dropout, objective_for, tiny_recipe, walkers
 
 from strfnet import create_model
+from strfnet.losses import strf_loss
 from strfnet.models import find_network
+from strfnet.system.signals import Stopped
 from strfnet.training.log import Log, read_log
 from strfnet.training.optimization import make_optimizer
 from strfnet.training.state import (
@@ -114,10 +116,9 @@ def test_weights_are_found_in_files_checkpoints_and_runs(tmp_path):
         torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
         other = create_model(recipe.model, num_classes=4, pretrained=place)
         torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
-    with pytest.raises(
-        ValueError, match=r"does not fit ReIDNetwork: .*head.classifier.weight is .*\(4, 64\), wanted"
-    ):
-        find_network(recipe.model, weights=tmp_path, num_classes=5)
+    with pytest.warns(UserWarning, match="is for 4 classes, wanted 5: it is left out"):
+        other = find_network(recipe.model, weights=tmp_path, num_classes=5).network
+    assert torch.equal(other.head.neck.weight, network.head.neck.weight)
     for wrong in (tmp_path / "best", tmp_path / "log.jsonl", tmp_path / "nothing"):
         with pytest.raises(ValueError, match=wrong.name):
             read_weights(wrong)
@@ -177,10 +178,10 @@ def test_killed_with_workers_and_started_again_a_run_ends_bit_for_bit_alike(tmp_
     assert told[0] == told[1] and [number for number, _ in told[0]] == list(range(1, len(told[0]) + 1))
 
 
-def run(folder, data=None, classes=4, **changes):
+def run(folder, data=None, classes=4, data_changed=False, **changes):
     recipe = tiny_recipe(**{"save_every": 1, "epochs": 1, **changes})
-    network = network_for(recipe, classes)
-    return network, train(network, objective_for(recipe), data or walkers(), recipe, folder, progress=False)
+    network, objective, data = network_for(recipe, classes), objective_for(recipe), data or walkers()
+    return network, train(network, objective, data, recipe, folder, progress=False, data_changed=data_changed)
 
 
 def test_another_recipe_or_other_data_is_refused_and_nothing_touched(tmp_path):
@@ -194,6 +195,32 @@ def test_another_recipe_or_other_data_is_refused_and_nothing_touched(tmp_path):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, **changes)
         assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_run_goes_on_with_other_data_if_its_owner_says_so(tmp_path):
+    objective, calls = strf_loss(), []
+
+    def stopped(output, labels):
+        calls.append(labels)
+        if len(calls) == 5:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return objective(output, labels)
+
+    recipe, fewer = tiny_recipe(milestones=()), walkers()[:-1]
+    with pytest.raises(Stopped):
+        train(network_for(recipe), stopped, walkers(), recipe, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"tracklets was .* and is .*; .* or set data_changed"):
+        run(tmp_path, fewer, epochs=2, milestones=(), save_every=None)
+    again = {"epochs": 2, "milestones": (), "save_every": None, "data_changed": True}
+    with pytest.raises(ValueError, match="identities was 4 and is 3"):
+        run(tmp_path, walkers(identities=3), classes=4, **again)
+    run(tmp_path, fewer, **again)
+    starts = [line for line in read_log(tmp_path / "log.jsonl") if line["kind"] == "start"]
+    assert starts[-1]["data_before"] == starts[0]["data"] and starts[-1]["data"]["tracklets"] == 15
+    steps = [line for line in read_log(tmp_path / "log.jsonl") if line["kind"] == "step"]
+    places = [(line["step"], line["epoch"], line["batch"]) for line in steps]
+    assert places[3:6] == [(4, 1, 1), (5, 1, 2), (6, 1, 1)]  # the epoch is repeated from its beginning
+    run(tmp_path, fewer, **again | {"data_changed": False})  # these are the data of the run now
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):

@@ -189,7 +189,9 @@ def test_a_signal_lets_the_step_finish_saves_and_leaves_with_its_code(tmp_path, 
         run(tmp_path, objective=asked)
     assert isinstance(stopped.value, Stopped) and stopped.value.code == code
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000002"]
-    assert f"stopped by {number.name} after step 2, saved in {tmp_path}" in capsys.readouterr().err
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "strfnet: stopping after this step"
+    assert f"stopped by {number.name} after step 2, saved in {tmp_path}" in last
     assert lines(tmp_path, "stop")[0]["signal"] == number.name
     assert signal.getsignal(number) == handler
     whole = run(tmp_path / "whole")
@@ -242,6 +244,35 @@ def test_a_second_sigint_ends_the_process_at_once(tmp_path):
         assert process.wait(60) == -signal.SIGINT
     finally:
         process.kill()
+
+
+NOTEBOOK = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+sys.ps1 = "In : "  # as IPython does in its kernel, which has no terminal
+import tiny_runs
+from strfnet.training.trainer import train
+
+def interrupted(output, labels):
+    os.kill(os.getpid(), signal.SIGINT)  # the handler prints
+    print("the step goes on", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGINT)
+    raise AssertionError("the second was not heard")
+
+recipe = tiny_runs.tiny_recipe()
+try:
+    train(tiny_runs.network_for(recipe), interrupted, tiny_runs.walkers(), recipe, sys.argv[2], progress=False)
+except KeyboardInterrupt:
+    print("the kernel lives", file=sys.stderr)
+assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+"""
+
+
+def test_in_a_notebook_the_first_interrupt_says_so_at_once_and_the_second_leaves_the_kernel_alive(tmp_path):
+    place = os.path.dirname(os.path.dirname(__file__))
+    done = subprocess.run([sys.executable, "-c", NOTEBOOK, place, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["strfnet: stopping after this step", "the step goes on", "the kernel lives"]
 
 
 def test_bfloat16_trains_and_leaves_float32_weights(tmp_path):

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from strfnet.data.readers.directory import check_file, frames_among, frames_in
+from strfnet.data.readers.directory import check_file, collected, frames_among, frames_in
 from strfnet.data.readers.folder import PARTS, check_parts, data_set_of
 from strfnet.data.readers.readings import check_one_tracklet, identity_of
 from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
 
-_NEEDED, _OPTIONAL = ("path", "identity"), ("subset", "camera", *DETAILS)
+_NEEDED, _OPTIONAL = ("path", "identity"), ("subset", "camera", *DETAILS, "clothes", "platform")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _lines(path: Path) -> Iterator[_Line]:
                 elif len(fields) != len(columns):
                     raise ValueError(f"{place} has {len(fields)} fields, wanted {len(columns)}: {', '.join(columns)}")
                 else:
-                    yield _line(dict(zip(columns, fields, strict=True)), place, base)
+                    yield from _line(dict(zip(columns, fields, strict=True)), place, base)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"cannot read {path} after line {reader.line_num}: {error}") from error
     if not columns:
@@ -100,7 +100,9 @@ def _is_close(column: str, known: tuple[str, ...]) -> bool:
     return lower[:3] in ("cam", "ide") or bool(difflib.get_close_matches(lower, known, n=1, cutoff=0.75))
 
 
-def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
+@collected
+def _line(fields: dict[str, str], place: str, base: Path) -> list[_Line]:
+    """The tracklet of a line."""
     identity, subset = fields["identity"].strip(), fields.get("subset", "test").strip()
     if identity and "subset" not in fields:
         raise ValueError(f"{place} has an identity, but there is no column subset: wanted one of {', '.join(PARTS)}")
@@ -118,7 +120,8 @@ def _line(fields: dict[str, str], place: str, base: Path) -> _Line:
     camera = fields.get("camera", "").strip() or None
     others = ((name, value.strip()) for name, value in fields.items() if name not in (*_NEEDED, "subset", "camera"))
     details = {name: value for name, value in others if value}
-    return _Line(place, subset, Tracklet(frames, identity_of(identity, place) if identity else None, camera, details))
+    known = identity_of(identity, place) if identity else None
+    return [_Line(place, subset, Tracklet(frames, known, camera, details))]
 
 
 def _frames(text: str, base: Path) -> tuple[Path, ...]:

@@ -1,13 +1,49 @@
 """Frames and folders in a folder, in natural order."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from strfnet.data.tracklet import natural_order
 
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _OTHER_IMAGES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff", ".webp"})
+
+_collected: ContextVar[list[ValueError] | None] = ContextVar("collected", default=None)
+Arguments = ParamSpec("Arguments")
+Item = TypeVar("Item")
+
+
+@contextmanager
+def collecting() -> Iterator[list[ValueError]]:
+    """Inside, the `collected` functions leave out what they refuse; yields their errors."""
+    errors: list[ValueError] = []
+    token = _collected.set(errors)
+    try:
+        yield errors
+    finally:
+        _collected.reset(token)
+
+
+def collected(read: Callable[Arguments, list[Item]]) -> Callable[Arguments, list[Item]]:
+    """Decorates a function that reads a folder or a line: inside `collecting` it returns [] in place of its error."""
+
+    @wraps(read)
+    def reading(*args: Arguments.args, **kwargs: Arguments.kwargs) -> list[Item]:
+        errors = _collected.get()
+        try:
+            return read(*args, **kwargs)
+        except ValueError as error:
+            if errors is None:
+                raise
+            errors.append(error)
+            return []
+
+    return reading
 
 
 def frames_in(folder: Path) -> tuple[Path, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, entries, frames_among
+from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, collected, entries, frames_among
 from strfnet.data.readers.readings import check_names, check_one_tracklet, identity_of
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 from strfnet.system.names import check_choice
@@ -60,7 +60,7 @@ def read_folder(root: str | Path, *, layout: Layout = "identity/camera/track") -
         raise ValueError(f"tracklets {one} and {other} have different depths, wanted {wanted} for all")
     if layout == "camera/track" and 2 not in depths:
         raise ValueError(f"{found[0][0]} is a tracklet, wanted {wanted} in {root}")
-    return [_tracklet(folder, frames, root, layout) for folder, frames in found]
+    return [one for folder, frames in found for one in _tracklet(folder, frames, root, layout)]
 
 
 def read_folder_data_set(root: str | Path, *, layout: Layout = "identity/camera/track") -> DataSet:
@@ -170,6 +170,7 @@ def _same_files(one: Tracklet, other: Tracklet) -> bool:
     )
 
 
+@collected
 def _folders(folder: Path, root: Path, layout: Layout) -> list[tuple[Path, tuple[Path, ...]]]:
     """The folders with images in or below ``folder``, and their images."""
     files, inner = entries(folder)
@@ -185,10 +186,12 @@ def _folders(folder: Path, root: Path, layout: Layout) -> list[tuple[Path, tuple
     return [found for child in inner for found in _folders(child, root, layout)]
 
 
-def _tracklet(folder: Path, frames: tuple[Path, ...], root: Path, layout: Layout) -> Tracklet:
+@collected
+def _tracklet(folder: Path, frames: tuple[Path, ...], root: Path, layout: Layout) -> list[Tracklet]:
+    """The tracklet of a folder."""
     place = folder.relative_to(root).parts
     if layout == "camera/track":
-        return Tracklet(frames, None, place[0], {"track": place[1]})
+        return [Tracklet(frames, None, place[0], {"track": place[1]})]
     camera = place[1] if len(place) == 3 else None
     check_one_tracklet(frames, folder, needs_camera=camera is None)
-    return Tracklet(frames, identity_of(place[0], folder), camera)
+    return [Tracklet(frames, identity_of(place[0], folder), camera)]

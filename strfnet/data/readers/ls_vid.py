@@ -4,7 +4,7 @@ from bisect import bisect_left
 from pathlib import Path
 
 from strfnet.data.readers.directory import files_by_name, frames_among
-from strfnet.data.readers.published import checked, data_root, read_hdf5, read_lines
+from strfnet.data.readers.published import checked, data_root, read_lines, read_matlab
 from strfnet.data.tracklet import DataSet, Tracklet, natural_order
 
 _PUBLISHED = {"training identities": 842, "test identities": 2730}
@@ -16,7 +16,8 @@ def read_ls_vid(root: str | Path, *, complete: bool = True) -> DataSet:
     A line of ``list_sequence/list_seq_train.txt`` or ``list_seq_test.txt`` is one tracklet: a path below the
     root, a space, the identity. Its frames are all files whose paths start with that path. Their names have four
     fields separated by underscores; the third is the camera. ``test/data/info_test.mat`` has the line numbers of the
-    queries in the test list. The gallery is the whole test list, as for MARS. The validation list is not read.
+    queries in the test list, as one row or column, or in the first column of a table. The gallery is the whole test
+    list, as for MARS. The validation list is not read.
 
     Checked: every tracklet has frames of one camera, no frame is in two tracklets, and the queries are in the list.
 
@@ -31,8 +32,9 @@ def read_ls_vid(root: str | Path, *, complete: bool = True) -> DataSet:
     base = data_root(root, holds="list_sequence", inside="LS-VID")
     train, test = _tracklets(base, "train"), _tracklets(base, "test")
     file = base / "test" / "data" / "info_test.mat"
-    table = read_hdf5(file, "query", "the numbers of the queries, which come with LS-VID")
-    query = [number - 1 for number in table[0].tolist()]
+    table = read_matlab(file, "query", "the numbers of the queries, which come with LS-VID")
+    query = (table.ravel() if 1 in table.shape else table[:, 0]).tolist()  # a row, or the first column
+    query = [number - 1 for number in query]
     wrong = next((row for row in query if not 0 <= row < len(test)), None)
     if wrong is not None or len(set(query)) < len(query):
         found = "one twice" if wrong is None else wrong + 1

@@ -1,12 +1,13 @@
-"""MARS: tracklets of 1261 pedestrians in six cameras, made by a tracker."""
+"""MARS: tracklets of 1261 pedestrians in six cameras, made by a tracker; and G2A-VReID, in the same layout."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strfnet.data.readers.directory import files_by_name
-from strfnet.data.readers.published import checked, data_root, read_lines, read_matlab
+from strfnet.data.readers.published import check_counts, checked, data_root, read_lines, read_matlab
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 
 _SOURCE = "of MARS; it is in folder info of the authors' evaluation code, which is a download of its own"
@@ -44,13 +45,38 @@ def read_mars(root: str | Path, *, complete: bool = True) -> DataSet:
     evaluation code's tables.
     """
     base = data_root(root, holds="bbox_train", inside="MARS")
+    return checked(_read(base, "MARS"), base, complete=complete, published=_PUBLISHED)
+
+
+def read_g2a_vreid(root: str | Path, *, complete: bool = True) -> DataSet:
+    """Read G2A-VReID, ground to aerial, in the layout of MARS (see `read_mars`).
+
+    Each identity has one tracklet from the ground and one from the air. The gallery is the test without the queries.
+
+    Args:
+        root: the folder with ``bbox_train``, ``bbox_test`` and ``info``, or the one above it.
+        complete: whether to require the published counts, which are those of the first version.
+
+    Raises: ValueError naming the file of what is missing or wrong; ImportError without scipy.
+    Source: Zhang et al., Cross-Platform Video Person ReID, ECCV 2024; the layout as public code reads it.
+    """
+    base = data_root(root, holds="bbox_train", inside="G2A-VReID")
+    data = _read(base, "G2A-VReID")
+    data = replace(data, gallery=tuple(row for row in data.gallery if row not in set(data.query)))
+    if complete:
+        tracklets = (*data.train, *data.test)
+        found = {"tracklets": len(tracklets), "identities": len({item.identity for item in tracklets})}
+        check_counts(data.name, base, found=found, published={"tracklets": 5576, "identities": 2788})
+    return data if complete else data.named_after(base)
+
+
+def _read(base: Path, name: str) -> DataSet:
     train, test = _tracklets(base, "train"), _tracklets(base, "test")
     stray = next((tracklet for tracklet in train if tracklet.identity in (JUNK, DISTRACTOR)), None)
     if stray is not None:
         raise ValueError(f"{stray.where} is of identity {stray.identity}, wanted none of it in the training")
     query = _queries(base / "info" / "query_IDX.mat", test)
-    data = DataSet("MARS", train, test, query, tuple(range(len(test))))
-    return checked(data, base, complete=complete, published=_PUBLISHED)
+    return DataSet(name, train, test, query, tuple(range(len(test))))
 
 
 def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:

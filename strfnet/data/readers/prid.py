@@ -2,8 +2,14 @@
 
 from pathlib import Path
 
-from strfnet.data.readers.published import check_counts, data_root, read_json
-from strfnet.data.readers.two_cameras import check_split, identity_folders, split_file, two_camera_data_set
+from strfnet.data.readers.published import check_counts, data_root
+from strfnet.data.readers.two_cameras import (
+    check_split,
+    identities_of,
+    read_named_splits,
+    split_file,
+    two_camera_data_set,
+)
 from strfnet.data.tracklet import DataSet
 
 _SPLITS = "splits_prid2011.json"
@@ -31,29 +37,14 @@ def read_prid(root: str | Path, *, split: int = 0, complete: bool = True) -> Dat
     """
     base = data_root(root, holds="multi_shot", inside="prid_2011")
     file = split_file(_SPLITS, root, base)
-    splits = read_json(file, "the 10 splits of PRID2011, a download of its own (torchreid's)")
-    shape = 'a list of {"train": [names of folders], "test": [names of folders]}'
-    if not isinstance(splits, list) or not all(_is_split(part) for part in splits):
-        raise ValueError(f"{file} has another structure, wanted {shape}")
+    splits = read_named_splits(file, "the 10 splits of PRID2011, a download of its own (torchreid's)")
     if complete:
         check_counts("PRID2011", base, found=_counts(splits), published=_PUBLISHED)
     check_split("PRID2011", len(splits), split)
-    train, test = sorted(splits[split]["train"]), sorted(splits[split]["test"])
-    if len({*train, *test}) < len(train) + len(test):
-        raise ValueError(f"split {split} of {file} names an identity twice, wanted each once")
     cameras = base / "multi_shot" / "cam_a", base / "multi_shot" / "cam_b"
-    for camera in cameras:
-        seen = identity_folders(camera)
-        missing = next((name for name in train + test if name not in seen), None)
-        if missing is not None:
-            raise ValueError(f"{camera / missing} is missing, but split {split} of {file} names it")
-    data = two_camera_data_set("PRID2011", cameras, train=train, test=test)
+    train, test = identities_of(splits, split, file, cameras)
+    data = two_camera_data_set("PRID2011", cameras, train=train, test=test, splits=len(splits))
     return data if complete else data.named_after(base)
-
-
-def _is_split(part: object) -> bool:
-    lists = [part.get(key) for key in ("train", "test")] if isinstance(part, dict) else [None]
-    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
 
 
 def _counts(splits: list[dict[str, list[str]]]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from strfnet.data.readers.directory import check_file, check_folder
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def data_root(root: str | Path, *, holds: str, inside: str) -> Path:
@@ -53,32 +55,51 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def read_matlab(path: Path, variable: str, what: str) -> NDArray[np.int64]:
-    """A table of whole numbers from a MATLAB file (before version 7.3), as int64 (rows, columns).
+    """A table of whole numbers from a MATLAB file of any version, as int64 (rows, columns).
 
-    Raises: ValueError naming the file if it is missing, damaged, or has no such table; ImportError without scipy.
+    The content decides: files of version 7.3 are HDF5, which scipy does not read.
+
+    Raises: ValueError naming the file if it is missing, damaged, or has no such table; ImportError naming the library
+    that is missing, scipy or h5py.
     """
+    check_file(path, what)
+    try:
+        content = (_load_hdf5 if _is_hdf5(path) else _load_scipy)(path, variable)
+    except ImportError as error:
+        library = str(error.name).partition(".")[0]
+        advice = f'{library}, which is not installed: pip install "strfnet[matlab]"'
+        raise ImportError(f"{path} is read with {advice}") from error
+    except Exception as error:  # parsers raise any exception on damaged files
+        raise ValueError(f"cannot read {path}, {what}: {error or type(error).__name__}") from error
+    if variable not in content:
+        raise ValueError(f"{path} holds no variable {variable!r}, wanted {what}")
+    table = np.asarray(content[variable])
+    whole = table.dtype.kind in "iuf" and table.ndim == 2 and table.size > 0
+    if not whole or not bool((table == np.round(table)).all() and (abs(table) < 2.0**53).all()):
+        raise ValueError(f"{variable} in {path} is {table.dtype} {table.shape}, wanted a table of whole numbers")
+    return table.astype(np.int64)  # because arithmetic of narrow unsigned numbers overflows
 
-    def load() -> Mapping[str, Any]:
-        from scipy.io import loadmat
 
-        return loadmat(path, appendmat=False, variable_names=[variable])
+def _is_hdf5(path: Path) -> bool:
+    """Whether the signature of HDF5 is at the start, or behind the 512 bytes that MATLAB writes before it."""
+    with path.open("rb") as file:
+        head = file.read(520)
+    return _HDF5 in (head[:8], head[512:])
 
-    return _numbers(path, variable, what, load)
+
+def _load_scipy(path: Path, variable: str) -> Mapping[str, Any]:
+    from scipy.io import loadmat
+
+    content: Mapping[str, Any] = loadmat(path, appendmat=False, variable_names=[variable])
+    return content
 
 
-def read_hdf5(path: Path, dataset: str, what: str) -> NDArray[np.int64]:
-    """A table of whole numbers from a MATLAB 7.3 file, which is HDF5, as int64, in the axis order of HDF5.
+def _load_hdf5(path: Path, variable: str) -> Mapping[str, Any]:
+    """The axes of HDF5 are those of MATLAB in reverse."""
+    import h5py
 
-    Raises: ValueError naming the file if it is missing, damaged, or has no such table; ImportError without h5py.
-    """
-
-    def load() -> Mapping[str, Any]:
-        import h5py
-
-        with h5py.File(path, mode="r") as file:
-            return {name: file[name][()] for name in file if name == dataset}
-
-    return _numbers(path, dataset, what, load)
+    with h5py.File(path, mode="r") as file:
+        return {name: np.transpose(file[name][()]) for name in file if name == variable}
 
 
 def checked(data: DataSet, root: Path, *, complete: bool, published: Mapping[str, int]) -> DataSet:
@@ -108,23 +129,3 @@ def _counts(data: DataSet) -> dict[str, int]:
     for name, identity in (("junk", JUNK), ("distractor", DISTRACTOR)):
         counts[f"{name} tracklets"] = sum(item.identity == identity for item in data.test)
     return counts
-
-
-def _numbers(path: Path, variable: str, what: str, load: Callable[[], Mapping[str, Any]]) -> NDArray[np.int64]:
-    """A loaded variable as int64, because arithmetic of narrow unsigned numbers overflows."""
-    check_file(path, what)
-    try:
-        content = load()
-    except ImportError as error:
-        library = str(error.name).partition(".")[0]
-        advice = f'{library}, which is not installed: pip install "strfnet[matlab]"'
-        raise ImportError(f"{path} is read with {advice}") from error
-    except Exception as error:  # parsers raise any exception on damaged files
-        raise ValueError(f"cannot read {path}, {what}: {error or type(error).__name__}") from error
-    if variable not in content:
-        raise ValueError(f"{path} holds no variable {variable!r}, wanted {what}")
-    table = np.asarray(content[variable])
-    whole = table.dtype.kind in "iuf" and table.ndim == 2 and table.size > 0
-    if not whole or not bool((table == np.round(table)).all() and (abs(table) < 2.0**53).all()):
-        raise ValueError(f"{variable} in {path} is {table.dtype} {table.shape}, wanted a table of whole numbers")
-    return table.astype(np.int64)
