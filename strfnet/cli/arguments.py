@@ -11,6 +11,7 @@ from types import UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from strfnet.cli.options import COMMANDS
+from strfnet.cli.words import check_words
 from strfnet.system.names import unknown
 
 try:
@@ -94,6 +95,10 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     """
     Parser.words = [re.sub(r"^--[\w-]+", lambda name: name[0].replace("_", "-"), word) for word in words]
     parser = make_parser()
+    try:
+        check_words(Parser.words)
+    except ValueError as error:
+        parser.commands.get(Parser.words[0], parser).error(str(error))
     given = parser.parse_args(Parser.words)
     if given.command is None:
         parser.error(f"a command is missing, wanted one of {', '.join(COMMANDS)}")

@@ -21,6 +21,12 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
         raise ValueError(unknown(kind, name, known))
 
 
+def check_path(name: str, value: object) -> None:
+    """Raises: ValueError if a path is an empty text, which would name the working directory."""
+    if isinstance(value, str) and not value.strip():
+        raise ValueError(f"{name} is {value!r}, wanted a path")
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raises: ValueError if argument ``name`` has a value that is not one of ``choices``."""
     choices = list(choices)

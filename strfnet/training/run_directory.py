@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from strfnet.data.fingerprint import fingerprint
 from strfnet.data.tracklet import Tracklet
 from strfnet.system.files import Lock, lock, remove_unfinished, write_atomically
 from strfnet.system.reading import read_regular
@@ -92,7 +93,11 @@ class RunDirectory:
         data_changed: bool = False,
     ) -> None:
         self.path, self._recipe, self._engine = path, recipe, engine
-        self._metadata = {"recipe": recipe.to_json(), "classes": classes, "processes": engine.world_size}
+        self._metadata: dict[str, Any] = {
+            "recipe": recipe.to_json(),
+            "classes": classes,
+            "processes": engine.world_size,
+        }
         self._metadata["data"] = _identified(tracklets)
         self._checkpoints, self._best = CheckpointStore(path / CHECKPOINTS), CheckpointStore(path / BEST)
         self._data_changed = data_changed
@@ -205,10 +210,16 @@ class RunDirectory:
         for key, name in (("classes", "identities"), ("processes", "world size")):
             if metadata[key] != self._metadata[key]:
                 differs.append(f"{name} was {metadata[key]} and is {self._metadata[key]}")
-        before, data = metadata["data"], self._metadata["data"]
+        before, now = metadata["data"], self._metadata["data"]
+        frames = before.get("frames", now["frames"])  # runs of before 0.2 do not have it
+        others = []
+        if {**before, "frames": None} != {**now, "frames": None}:
+            others.append(f"tracklets was {before} and is {now}")
+        elif frames != now["frames"]:
+            others.append("frames of the tracklets have other names, sizes or times than they had")
         advice = "use another folder for this run, or the old settings"
-        if before != data and not self._data_changed:
-            differs.append(f"tracklets was {before} and is {data}")
+        if others and not self._data_changed:
+            differs += others
             advice += ", or set data_changed to go on with these data"
         if differs:
             raise ValueError(f"{checkpoint.path} is of another run: {', '.join(differs)}; {advice}")
@@ -217,7 +228,7 @@ class RunDirectory:
             self._engine.accelerator.scaler.load_state_dict(metadata["scaler"])
         random = checkpoint.files[_random_name(self._engine.rank)]
         position = Position(**metadata["position"])
-        if before != data:
+        if others:
             self._metadata["data_before"] = before
             position = replace(position, batch=0)
         return position, random, metadata["log"]
@@ -258,6 +269,10 @@ def _random_name(rank: int) -> str:
 
 
 def _identified(tracklets: Sequence[Tracklet]) -> dict[str, Any]:
-    """The number of tracklets, and a digest of their identities, cameras and lengths, wherever the files are."""
+    """The number of tracklets, and digests of identities, cameras and lengths, and of frames, wherever they are."""
     content = [[item.identity, item.camera, len(item.frames)] for item in tracklets]
-    return {"tracklets": len(tracklets), "sha256": sha256(json.dumps(content).encode())}
+    return {
+        "tracklets": len(tracklets),
+        "sha256": sha256(json.dumps(content).encode()),
+        "frames": fingerprint(tracklets),
+    }
