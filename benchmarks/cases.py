@@ -28,6 +28,8 @@ DEPLOYED = {1: dict.fromkeys(NETWORKS, 1.2) | {"nvan_{}": 1.3, "ste_nvan_{}": 1.
 SHARE = dict.fromkeys(NETWORKS, 0.85) | {"nvan_{}": 0.76, "ste_nvan_{}": 0.80, "nvan_temporal_{}": 0.80}
 STEP = {"p3dc_{}": (1.1, 2.2), "nvan_{}": (1.1, 1.8), "ste_nvan_{}": (1.2, 2.4)}
 HALF = 2.3
+RAN = ("p3dc_{}", "nvan_{}", "ste_nvan_{}", "strf_p3dc_{}")  # by other runtimes too
+BESIDE = 0.95  # times as long, at least, as the fastest of them takes: as long, up to noise
 PRICED, PRICE = "p3dc_{}", 1.03  # timed with STRF too, at batch 1, and how many times as long that may take
 ERROR, HALF_ERROR, GRADIENT_ERROR = 1e-5, 1.5e-2, 1e-8
 
@@ -48,13 +50,13 @@ class Settings:
 
     @property
     def half(self) -> "Settings":
-        """For bfloat16: these settings, or one round of a small clip where a processor emulates it, far slower.
+        """For bfloat16: these settings, or one round of a small clip, not judged, where a processor emulates it.
 
         Maps are at least two pixels wide: oneDNN's bfloat16 convolutions are wrong on narrower ones, with AMX.
         """
         if self.device != "cpu" or has_bfloat16():
             return self
-        return replace(self, frames=4, frame=(256, 32), rounds=1)
+        return replace(self, frames=4, frame=(256, 32), rounds=1, judged=False)
 
     def judge(self, goal: float | None) -> float | None:
         """A goal of speed or memory, where one is judged."""
@@ -65,10 +67,20 @@ class Settings:
         return f"{self.depth}, clips {clip}, median of {self.rounds} rounds on {self.device}"
 
 
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve", "bf16")
+
+
+def features() -> list[str]:
+    """Those of `FEATURES` that this processor has; Linux only."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return [feature for feature in FEATURES if feature in words]
+
+
 def has_bfloat16() -> bool:
     """Whether this processor multiplies in bfloat16; Linux only, elsewhere taken to be so."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return not cpuinfo.exists() or any(word in cpuinfo.read_text() for word in ("avx512_bf16", "amx_bf16", " bf16 "))
+    found = features()
+    return not found or any(feature.endswith("bf16") for feature in found)
 
 
 QUICK = Settings(frames=4, frame=(256, 32), rounds=2, judged=False)
@@ -121,7 +133,7 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
     networks = {"published": restate(network), "eager": network}
     figures = []
     if form in DEPLOYED[batch]:
-        deployed = networks["deployed"] = optimize(network, shape)
+        deployed = networks["deployed"] = optimize(network, shape, compiled=settings.judged)
         told = f"deployed: {deployed.form}; by its own check it differs"
         figures.append(Figure(case, told, deployed.error))
     probed = probes(device=settings.device) if batch == 1 else {}
@@ -143,7 +155,7 @@ def inference(form: str, batch: int, settings: Settings) -> list[Figure]:
     if batch == 1:
         figures += _of_the_roof(case, form, network, timings, best(timings, probed), settings)
         if settings.half is settings or form in TRAINED:
-            fast = settings.half is settings
+            fast = settings.half is settings and settings.judged
             figures += _in_bfloat16(case, network, networks["published"], settings.half, compiled=fast)
     return figures + [Figure.spread(case, name, timings.of(name), "s") for name in timings.seconds]
 
@@ -163,6 +175,40 @@ def _price(case: str, form: str, networks: dict[str, Any], settings: Settings) -
     for way in ("eager", "deployed"):
         ratio = timings.ratio(f"{way} with STRF", way)
         figures.append(Figure.spread(case, f"{way}: with STRF takes", ratio, "x", goal=PRICE, at_most=True))
+    return figures
+
+
+def runtimes(form: str, batch: int, settings: Settings) -> list[Figure]:
+    """A network deployed with ``backend="auto"``, beside OpenVINO and ONNX Runtime with the same network."""
+    from strfnet.deployment.fusion import fuse
+    from strfnet.deployment.optimizer import optimize
+    from strfnet.deployment.runtimes import DTYPES, RUNTIMES, OnnxNetwork
+
+    case, shape = f"{form.format(settings.depth)}, batch {batch}, runtimes", settings.clip_shape(batch)
+    network, clip = awake(form.format(settings.depth), settings), normal(settings, *shape)
+    exported, figures = OnnxNetwork(fuse(network, shape), clip), []
+    with torch.inference_mode():
+        expected = network(clip).embedding
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        if dtype == torch.bfloat16 and not has_bfloat16():
+            continue
+        deployed = optimize(network, shape, dtype=dtype, backend="auto")
+        calls = {kind: exported.open(kind, dtype) for kind in RUNTIMES if dtype in DTYPES[kind]}
+        with torch.inference_mode():
+            apart = difference(deployed(clip).embedding, expected)
+            timings = in_turn(
+                {"deployed": partial(deployed, clip)} | {kind: partial(call, clip) for kind, call in calls.items()},
+                rounds=settings.rounds,
+                shortest=0,
+            )
+        fastest = min(calls, key=lambda kind: timings.of(kind).median)
+        ratio, goal = timings.ratio(fastest, "deployed"), settings.judge(BESIDE)
+        bound = ERROR if dtype == torch.float32 else HALF_ERROR
+        figures += [
+            Figure(case, f"{name}: {deployed.form}; output differs", apart, goal=bound, at_most=True),
+            Figure.spread(case, f"{name}: the fastest runtime takes", ratio, "x", goal=goal),
+            *(Figure.spread(case, f"{name}, {kind}", timings.of(kind), "s") for kind in timings.seconds),
+        ]
     return figures
 
 
@@ -219,7 +265,7 @@ def training(form: str, settings: Settings) -> list[Figure]:
         "bfloat16 autocast": partial(step, network, small, half=True),
     }
     half_timings = in_turn(halves, rounds=small.rounds, device=settings.device, shortest=0)
-    eager, half = (settings.judge(goal) for goal in STEP[form])
+    eager, half = settings.judge(STEP[form][0]), small.judge(STEP[form][1])
     ratio = half_timings.ratio("published", "bfloat16 autocast")
     return [
         Figure(case, "gradients in float64 differ", apart, goal=GRADIENT_ERROR, at_most=True),

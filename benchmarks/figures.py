@@ -2,11 +2,27 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from interleaved import Spread
 
+# The rows that are printed: of figures with such a case and quantity, the one that is worst by its goal.
+ROWS = {
+    "output and gradient errors": ("*", "*differ*"),
+    "published / eager": ("*_*, batch ?", "eager: published takes"),
+    "published / deployed": ("*_*, batch ?", "deployed: published takes"),
+    "fastest runtime / deployed": ("*", "*: the fastest runtime takes"),
+    "deployed's share of the roof": ("*", "deployed: share of the roof"),
+    "published / bfloat16": ("*", "bfloat16: published takes"),
+    "published / training step": ("*, training", "*published takes"),
+    "with STRF / without": ("*", "*with STRF takes"),
+    "published / block": ("block*", "eager: published takes"),
+    "memory": ("memory", "*"),
+    "others": ("*", "*"),
+}
 BEGIN, END = "<!-- speed.py writes from here -->", "<!-- to here -->"
 
 
@@ -79,6 +95,39 @@ def table(figures: list[Figure]) -> str:
             f"{figure.case:28}{figure.quantity:44}{shown:>17}{span:>20}{_goal(figure):>12}  {figure.verdict}".rstrip()
         )
     return "\n".join([*lines, "", counted(figures)])
+
+
+def summary(figures: list[Figure]) -> str:
+    """A line for each of `ROWS`, and how many goals are reached.
+
+    A line shows the figure that is worst by its goal, the spread over its rounds, and its case. Where no figure of a
+    row has a goal, it shows the median and the spread over the cases.
+    """
+    lines = [f"{'row':30}{'reached':>10}{'worst':>15}{'least .. most':>18}{'goal':>12}  case"]
+    rest = [figure for figure in figures if figure.unit not in ("s", "GFLOP/s")]
+    for row, (case, quantity) in ROWS.items():
+        found = [each for each in rest if fnmatchcase(each.case, case) and fnmatchcase(each.quantity, quantity)]
+        rest = [each for each in rest if each not in found]
+        judged = sorted((each for each in found if each.goal is not None), key=_margin)
+        if judged:
+            worst, reached = judged[0], sum(bool(each.reached) for each in judged)
+            span = "" if worst.least is None else f"{_number(worst.least)} .. {_number(worst.most)}"
+            shown, of = f"{_number(worst.value)} {worst.unit}", f"{reached} of {len(judged)}"
+            verdict = "" if worst.reached else f", {worst.verdict}"
+            lines.append(f"{row:30}{of:>10}{shown:>15}{span:>18}{_goal(worst):>12}  {worst.case}{verdict}")
+        elif found and row not in ("memory", "others"):
+            values = [each.value for each in found]
+            span = f"{_number(min(values))} .. {_number(max(values))}"
+            shown = f"{_number(median(values))} {found[0].unit}"
+            lines.append(f"{row:30}{'':10}{shown:>15}{span:>18}{'':12}  not judged, {len(found)} cases")
+    return "\n".join([*lines, "", counted(figures)])
+
+
+def _margin(figure: Figure) -> float:
+    """How far a figure is beyond its goal; 1 if it just reaches it. NaN is the worst."""
+    goal = figure.goal or 1e-300
+    margin = goal / max(figure.value, 1e-300) if figure.at_most else figure.value / goal
+    return margin if margin == margin else -1.0
 
 
 def counted(figures: list[Figure]) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py                                 # 16 minutes on two cores
     python benchmarks/speed.py --json speed.json --plot speed.png
-    python benchmarks/speed.py --quick                         # two minutes: outputs are checked, speed is not
+    python benchmarks/speed.py --quick                         # 90 seconds: outputs are checked, speed is not
     python benchmarks/speed.py --only "batch 4" --jobs 1       # cases whose name contains this
     python benchmarks/speed.py --peers ../STE-NVAN             # also the published code, with the same weights
     python benchmarks/speed.py --from docs/data/speed.json --page docs/performance.md
@@ -11,8 +11,10 @@ Every case runs in its own process on one thread; cases bound by memory run one 
 variants take turns: the published computation as restated in restatements.py, our eager network, the deployed one
 (`strfnet.optimize`; at batch 4 where it has a goal), and the probes of the roof. Outputs are compared
 before anything is timed. Times are process CPU time, or on a GPU (`--device cuda`) the time between device events.
-With `--json` each case is kept as soon as it is done, and `--only` measures some of a stored run again. Exits 1 if a
-goal is missed.
+Other runtimes (OpenVINO, ONNX Runtime) take turns with `optimize(backend="auto")`. Speed in bfloat16 is not judged
+where the processor emulates it. One row is printed for each kind of figure, the worst of them by its goal; `--full`
+prints all. With `--json` all are stored, each case as soon as it is done, and `--only` measures some of a stored run
+again. Exits 1 if a goal is missed.
 """
 
 import argparse
@@ -32,14 +34,26 @@ from typing import Any
 import memory
 import torch
 from blocks import FORMS, GROWTH, block, growth
-from cases import FOUR, NETWORKS, QUICK, TRAINED, Settings, inference, training
-from figures import Figure, dumped, figures_of, markdown, minutes, put, table
+from cases import (
+    FOUR,
+    NETWORKS,
+    QUICK,
+    RAN,
+    TRAINED,
+    Settings,
+    features,
+    has_bfloat16,
+    inference,
+    runtimes,
+    training,
+)
+from figures import Figure, dumped, figures_of, markdown, minutes, put, summary, table
 
 Case = Callable[[], list[Figure]]
 # The times of the block and of what STRF adds hang on the way to memory, which neighbours share: one at a time.
 ALONE = (*FORMS, "p3dc_resnet50, batch 1")
-LATEST = 360  # seconds after which a quick run begins no further case
-LONGEST = ("memory", "training", "batch 4")
+LATEST = 75  # seconds after which a quick run begins no further case
+LONGEST = ("memory", "training", "batch 4", "runtimes")
 
 
 def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
@@ -50,6 +64,8 @@ def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
         named[f"{form.format(settings.depth)}, batch 1"] = partial(inference, form, 1, settings)
     for form in (form for form in NETWORKS if form in FOUR and settings.judged):
         named[f"{form.format(settings.depth)}, batch 4"] = partial(inference, form, 4, settings)
+    for form in RAN if settings.judged and settings.device == "cpu" else ():
+        named[f"{form.format(settings.depth)}, batch 1, runtimes"] = partial(runtimes, form, 1, settings)
     for name in FORMS:
         named[name] = partial(block, name, settings)
     for form in TRAINED:
@@ -117,7 +133,7 @@ def machine(device: str) -> dict[str, Any]:
     else:
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         name = f"{models[0].partition(':')[2].strip()}, {torch.backends.cpu.get_cpu_capability()}"
-    return {"name": name, "torch": torch.__version__, "threads": 1, "cores": os.cpu_count()}
+    return {"name": name, "features": features(), "torch": torch.__version__, "threads": 1, "cores": os.cpu_count()}
 
 
 def main() -> int:
@@ -125,6 +141,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small clips, two rounds; speed is shown, not judged")
     parser.add_argument("--only", action="append", metavar="PART", help="cases with this in their name")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="cases at a time")
+    parser.add_argument("--full", action="store_true", help="print every figure, not the worst of each kind")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peers", type=Path, metavar="DIR", help="a checkout of STE-NVAN or AP3D, timed too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures")
@@ -147,6 +164,9 @@ def main() -> int:
             parser.error(f"--only {' '.join(given.only)} is in none of: {'; '.join(named)}")
         latest = time.monotonic() + LATEST if given.quick else math.inf
         apart = partial(run_apart, settings=settings, peers=given.peers, latest=latest)
+        emulated = given.device == "cpu" and not has_bfloat16()
+        judged = "no bfloat16: emulated, so its speed is not judged" if emulated else "bfloat16"
+        print(f"processor: {' '.join(features()) or 'unknown'}; {judged}", flush=True)
         record = begun(given.json, {"machine": machine(given.device), "settings": str(settings), "jobs": given.jobs})
         together, alone = ([name for name in chosen if (name in ALONE) == by_itself] for by_itself in (False, True))
         together.sort(key=lambda name: not name.endswith(LONGEST))  # the longest first, or a core waits for them
@@ -168,7 +188,7 @@ def main() -> int:
     print(f"{record['jobs']} case(s) at a time, {minutes(record):.1f} minutes of all cases together")
     if given.quick:
         print("quick: smaller clips and fewer rounds and networks; answers are judged, speed and memory are not")
-    print(table(figures))
+    print(table(figures) if given.full or given.only else summary(figures))
     return 0 if all(figure.reached is not False for figure in figures) else 1
 
 

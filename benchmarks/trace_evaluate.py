@@ -23,12 +23,12 @@ from strfnet.cli import main as command
 from strfnet.data.synthetic import draw_set, write_mars
 
 ROOT = Path(strfnet.__file__).parent
-FIRST, GOAL = ("data/frames.py", "read_clip"), 20
+FIRST, GOAL = ("data/frames.py", "read_pixels"), 20
 WORDS = ["evaluate", "--model", "strf_c2d_resnet8", "--weights", "walkers", "--protocol", "ap3d", "--workers", "0"]
 
 
 class Trace:
-    """Counts moves between files once `read_clip` has been called."""
+    """Counts moves between files once `read_pixels` has been called."""
 
     def __init__(self) -> None:
         self.moves: Counter[tuple[str, str]] = Counter()

@@ -1,11 +1,9 @@
 """Deployed networks compute what their originals do; passes that fail, differ or slow down are dropped."""
 
 import copy
+import functools
 import pickle
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -319,29 +317,20 @@ def test_winograd_is_computed_in_another_type_than_the_network_s_and_compiled(ti
     assert kept(deployed) == ["use_winograd", "compile"] and deployed.error < 1e-5
 
 
-def pickled(made):
-    return pickle.loads(pickle.dumps(made))
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["copy", "pickle"]
+)
+def test_a_copy_is_not_compiled_until_compile_for_and_warns(copied, monkeypatch):
+    compiler = torch.compile
 
+    def capturing(*arguments, **named):
+        """As Lightning replaces ``torch.compile`` when it is imported."""
+        made = compiler(*arguments, **named)
+        if isinstance(arguments[0], nn.Module):
+            made._compile_kwargs = dict(named)
+        return made
 
-PICKLES = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import test_deployment
-test_deployment.check_copies(test_deployment.pickled)
-"""
-
-
-def test_a_deep_copy_is_not_compiled_until_compile_for_and_warns():
-    check_copies(copy.deepcopy)
-
-
-def test_a_pickle_is_not_compiled_until_compile_for_and_warns():
-    """In a fresh process: after other tests that compile, pickling failed on a local function; why is not known."""
-    done = subprocess.run([sys.executable, "-c", PICKLES, str(Path(__file__).parent)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def check_copies(copied):
+    monkeypatch.setattr(torch, "compile", functools.wraps(compiler)(capturing))
     made = one_convolution()
     deployed = Deployed(made, SMALL, torch.float32)
     assert not copied(deployed).training

@@ -195,6 +195,8 @@ def test_a_protocol_that_leaves_nothing_is_refused():
     data = DataSet("MARS", (), data.test, data.query, (0, *data.query))
     with pytest.raises(ValueError, match="protocol torchreid leaves no gallery of MARS"):
         evaluate(torch.randn(10, 4), data, PROTOCOLS["torchreid"])
+    with pytest.raises(ValueError, match=r"data is 'MARS', wanted a tuple of names, such as \('MARS',\)"):
+        Protocol("mine", "of mine", data="MARS")
     with pytest.raises(ValueError, match="gallery must be one of all, listed, without_queries, got 'some'"):
         Protocol("mine", "of mine", gallery="some")
 

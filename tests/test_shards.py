@@ -199,7 +199,9 @@ def test_a_killed_command_goes_on_and_ends_in_the_same_bytes(walkers, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["e.safetensors"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
+)
 def test_a_signal_leaves_at_once_with_the_code_of_training(walkers, tmp_path, unbroken, number, code):
     call = words(walkers, tmp_path / "e.safetensors")
     process, output = forked("slow", 600, call, tmp_path / "errors")

@@ -300,7 +300,8 @@ class Show(_OnTracklets):
         protocol: Evaluation protocol; all shows every protocol that applies to the data set, and ranked lists of the
             first.
         row: Test row of the tracklet or query to show. Default: the first query; the hardest queries for lists.
-        other: Test row of the tracklet that is compared with the query. Default: the first of its ranked list.
+        other: Test row of the tracklet that is compared with the query. Default: the first that counts in its ranked
+            list.
         clips: Clip sampler and frames of the clip for masks, attention and match; the first clip is shown.
         place: Pixel whose attention is shown, as [frame, row, column]. Default: the middle of the upper body.
         ranks_shown: Tracklets of a ranked list.

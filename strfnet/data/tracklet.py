@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Frame = Path | NDArray[np.uint8]  # an image file, or RGB (h, w, 3) in memory
 
+_SPLIT = re.compile(r"(\d+)").split
 DETAILS = ("track", "first_frame", "last_frame", "first_time", "last_time")  # of a tracklet from a video
 JUNK, DISTRACTOR = -1, 0  # identities of MARS: junk is ignored by rankings, distractors are no query
 
@@ -127,6 +128,12 @@ def check_labelled(tracklets: Sequence[Tracklet], needed_by: str) -> None:
 
 def natural_order(path: Path) -> tuple[list[str | int], str]:
     """A key for natural sorting: ``frame2.jpg`` comes before ``frame10.jpg``, with or without leading zeros."""
+    return natural_key(path.name)
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """The key of `natural_order` for a name."""
     # Splitting at a group alternates text and digits, so numbers are only compared with numbers.
-    parts = re.split(r"(\d+)", path.name)
-    return [int(part) if at % 2 else part for at, part in enumerate(parts)], path.name
+    parts: list[str | int] = [*_SPLIT(name)]
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strfnet.data.fingerprint import fingerprint
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference.embedding_file import describe, header_of, write_rows
 from strfnet.inference.embedding_formats import check_format
@@ -29,8 +30,8 @@ class Shards:
 
     Shard i holds the i-th `SIZE` tracklets, whichever process computes it, so the final file is the same however
     often the work was stopped and however many processes shared it. A shard is a checkpoint of a `CheckpointStore`
-    with metadata of what it was computed from. The processes of ``torchrun`` share the missing shards; several
-    machines must share the folder.
+    with metadata of what it was computed from. One whose frames have changed since is computed again. The processes
+    of ``torchrun`` share the missing shards; several machines must share the folder.
 
     Args:
         path: of the final file, in a folder that exists.
@@ -64,6 +65,7 @@ class Shards:
         made_by = {"tracklets": listed, **made_by, "part": SIZE}
         self._made_by: dict[str, Any] = json.loads(json.dumps(made_by))  # as it is read from disk
         self.count = -(-len(tracklets) // SIZE)
+        self._frames = [fingerprint(self.tracklets(number)) for number in range(self.count)]
         self._rank = torch.distributed.get_rank() if world_size() > 1 else 0
         self._lock: Lock | None = None
         check_writable(path)
@@ -82,7 +84,10 @@ class Shards:
 
     def save(self, number: int, embeddings: Tensor) -> None:
         """Save a shard atomically."""
-        self._store.save(number, {VECTORS: pack({"embeddings": embeddings})}, {"made_by": self._made_by})
+        self._store.save(number, {VECTORS: pack({"embeddings": embeddings})}, self._metadata_of(number))
+
+    def _metadata_of(self, number: int) -> dict[str, Any]:
+        return {"made_by": self._made_by, "frames": self._frames[number]}
 
     def done(self) -> int:
         """The number of tracklets in finished shards."""
@@ -134,10 +139,13 @@ class Shards:
         return sorted(set(range(self.count)) - set(self._store.numbers()))
 
     def _check_shards(self) -> None:
-        """Remove the shards that are damaged."""
+        """Remove the shards that are damaged, and those whose frames have changed."""
         for number in self._store.numbers():
             try:
                 self._load(number)
+                if self._store.metadata(number).get("frames") != self._frames[number]:
+                    path = self._store.path(number)
+                    raise ValueError(f"shard {path} is of frames with other names, sizes or times than they have now")
             except ValueError as error:
                 self._store.remove(number)
                 inform(f"{error}; it is computed again")

@@ -13,7 +13,7 @@ from strfnet.models.checkpoints import load, load_official
 from strfnet.models.network import ReIDNetwork
 from strfnet.models.registry import check_options, create_model, list_models
 from strfnet.models.resnet import DEPTHS, cached_weights
-from strfnet.system.names import check_choice, unknown
+from strfnet.system.names import check_choice, check_path, unknown
 from strfnet.system.references import call, is_reference
 from strfnet.weights.file import SHIPPED, WALKERS, Weights, check_fit, find_file, listed, misfits, read_weights
 from strfnet.weights.published import fill
@@ -121,6 +121,8 @@ def find_network(
     Raises: `UnknownNetwork` if ``source`` is nothing of these. ValueError naming the source and the reason if it
     cannot be loaded, or if ``weights``, ``best`` or ``num_classes`` do not apply to it.
     """
+    check_path("source", source)
+    check_path("weights", weights)
     text, path = str(source), Path(source)
     named = not isinstance(source, Path)
     if best and not path.is_dir():

@@ -239,12 +239,13 @@ def compile_separately(network: nn.Module, backend: Callable[..., Any]) -> Calla
     does so in 2.11 and older.
     """
     compiler: Any = torch.compile  # its overloads lack the last argument
-    if "isolate_recompiles" in inspect.signature(compiler).parameters:
-        return compiler(network, backend=backend, dynamic=False, isolate_recompiles=True).__call__
 
+    # Not the network itself: Lightning, once imported, stores the arguments of torch.compile in it, for its pickle.
     def call(clip: Tensor) -> Any:
         return network(clip)
 
+    if "isolate_recompiles" in inspect.signature(compiler).parameters:
+        return compiler(call, backend=backend, dynamic=False, isolate_recompiles=True)
     call.__code__ = call.__code__.replace()
     return compiler(call, backend=backend, dynamic=False)
 

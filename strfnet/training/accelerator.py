@@ -19,6 +19,7 @@ from strfnet.system.compat import compile_separately, lookup_inductor, renew_thr
 from strfnet.system.modes import modes_kept
 from strfnet.system.progress import inform
 from strfnet.training.distributed import synchronize_batchnorm
+from strfnet.training.environment import environment_of_torchrun
 from strfnet.training.optimization import freeze, make_optimizer
 from strfnet.training.recipe import Recipe
 from strfnet.training.sharing import warn_without_gpu
@@ -35,7 +36,10 @@ class Engine:
         accelerator: devices, precision and processes.
         network: the trained network on its device, for saving and evaluation.
         wrapped_network: ``network`` under autocast and, with several processes, DistributedDataParallel, for
-        training. optimizer: torch's. scaled_optimizer: ``optimizer`` behind the gradient scaler of fp16.
+            training.
+        optimizer: torch's.
+        scaled_optimizer: ``optimizer`` behind the gradient scaler of fp16.
+        ignored: settings in the environment that are not used.
     """
 
     accelerator: Accelerator
@@ -43,6 +47,7 @@ class Engine:
     wrapped_network: nn.Module
     optimizer: torch.optim.Optimizer
     scaled_optimizer: Any
+    ignored: list[str]
 
     @property
     def device(self) -> torch.device:
@@ -102,12 +107,14 @@ def make_engine(network: nn.Module, recipe: Recipe) -> Engine:
     of an earlier run in this process, which Accelerate cannot change.
     """
     recipe.check_device()
+    selected = {}
     if recipe.device is not None and ":" in recipe.device:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError(f"device {recipe.device!r} is one GPU for several processes, wanted cuda for one each")
-        os.environ["ACCELERATE_TORCH_DEVICE"] = recipe.device  # Accelerate's only way to select one of several
+        selected["ACCELERATE_TORCH_DEVICE"] = recipe.device  # Accelerate's only way to select one of several
     precision = "no" if recipe.precision == "fp32" else recipe.precision
-    accelerator = Accelerator(mixed_precision=precision, cpu=recipe.device == "cpu")
+    with environment_of_torchrun(**selected) as ignored:
+        accelerator = Accelerator(mixed_precision=precision, cpu=recipe.device == "cpu")
     if recipe.device is not None and accelerator.device.type != recipe.device.split(":")[0]:
         raise ValueError(
             f"device must be {accelerator.device.type}, as in the earlier run of this process, got {recipe.device!r}"
@@ -122,7 +129,7 @@ def make_engine(network: nn.Module, recipe: Recipe) -> Engine:
     choose_attention(network, dtype=computed, training=True, deterministic=recipe.deterministic)
     optimizer = make_optimizer(recipe, network)
     wrapped = accelerator.prepare_model(_Wrapper(network, compiled=recipe.compile))
-    return Engine(accelerator, network, wrapped, optimizer, accelerator.prepare_optimizer(optimizer))
+    return Engine(accelerator, network, wrapped, optimizer, accelerator.prepare_optimizer(optimizer), ignored)
 
 
 @contextmanager

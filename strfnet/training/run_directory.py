@@ -10,13 +10,13 @@ RUN/tensorboard/              by option
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from strfnet.data.fingerprint import fingerprint
 from strfnet.data.tracklet import Tracklet
 from strfnet.system.files import Lock, lock, remove_unfinished, write_atomically
 from strfnet.system.reading import read_regular
@@ -92,8 +92,12 @@ class RunDirectory:
         data_changed: bool = False,
     ) -> None:
         self.path, self._recipe, self._engine = path, recipe, engine
-        self._metadata = {"recipe": recipe.to_json(), "classes": classes, "processes": engine.world_size}
-        self._metadata["data"] = _identified(tracklets)
+        self._metadata: dict[str, Any] = {
+            "recipe": recipe.to_json(),
+            "classes": classes,
+            "processes": engine.world_size,
+            "data": _identified(tracklets),
+        }
         self._checkpoints, self._best = CheckpointStore(path / CHECKPOINTS), CheckpointStore(path / BEST)
         self._data_changed = data_changed
         self._lock: Lock | None = None
@@ -161,8 +165,11 @@ class RunDirectory:
         self._checkpoints.save(self.position.step, files, metadata)
         kept = self._checkpoints.numbers()[-self._recipe.keep :]
         self._checkpoints.keep_only(kept)
-        with suppress(ValueError):  # one is damaged, and the best that it names is not known
-            self._best.keep_only([self._checkpoints.metadata(number)["position"]["best_step"] for number in kept])
+        try:
+            steps = [self._checkpoints.metadata(number)["position"]["best_step"] for number in kept]
+        except ValueError:  # one is damaged, and the best that it names is not known
+            return
+        self._best.keep_only(steps)
 
     def save_best(self, metrics: Mapping[str, float]) -> None:
         """Save the weights of this position; the next `save` removes those of the previous best."""
@@ -186,9 +193,13 @@ class RunDirectory:
         path = self.path / "result.json"
         if self.position.epoch < self._recipe.epochs or not path.exists():
             return None
-        result = json.loads(_content(path))
-        result |= {"metrics": result.pop("figures"), "folder": self.path}
-        return Outcome(**result) if result["step"] == self.position.step else None
+        content = _content(path)
+        try:
+            result = json.loads(content)
+            result |= {"metrics": result.pop("figures"), "folder": self.path}
+            return Outcome(**result) if result["step"] == self.position.step else None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} is cut or foreign: remove it, and the same command writes it again") from error
 
     @property
     def _writes(self) -> bool:
@@ -205,10 +216,16 @@ class RunDirectory:
         for key, name in (("classes", "identities"), ("processes", "world size")):
             if metadata[key] != self._metadata[key]:
                 differs.append(f"{name} was {metadata[key]} and is {self._metadata[key]}")
-        before, data = metadata["data"], self._metadata["data"]
+        before, now = metadata["data"], self._metadata["data"]
+        frames = before.get("frames", now["frames"])  # runs of before 0.2 do not have it
+        others = []
+        if {**before, "frames": None} != {**now, "frames": None}:
+            others.append(f"tracklets was {before} and is {now}")
+        elif frames != now["frames"]:
+            others.append("frames of the tracklets have other names, sizes or times than they had")
         advice = "use another folder for this run, or the old settings"
-        if before != data and not self._data_changed:
-            differs.append(f"tracklets was {before} and is {data}")
+        if others and not self._data_changed:
+            differs += others
             advice += ", or set data_changed to go on with these data"
         if differs:
             raise ValueError(f"{checkpoint.path} is of another run: {', '.join(differs)}; {advice}")
@@ -217,7 +234,7 @@ class RunDirectory:
             self._engine.accelerator.scaler.load_state_dict(metadata["scaler"])
         random = checkpoint.files[_random_name(self._engine.rank)]
         position = Position(**metadata["position"])
-        if before != data:
+        if others:
             self._metadata["data_before"] = before
             position = replace(position, batch=0)
         return position, random, metadata["log"]
@@ -258,6 +275,10 @@ def _random_name(rank: int) -> str:
 
 
 def _identified(tracklets: Sequence[Tracklet]) -> dict[str, Any]:
-    """The number of tracklets, and a digest of their identities, cameras and lengths, wherever the files are."""
+    """The number of tracklets, and digests of identities, cameras and lengths, and of frames, wherever they are."""
     content = [[item.identity, item.camera, len(item.frames)] for item in tracklets]
-    return {"tracklets": len(tracklets), "sha256": sha256(json.dumps(content).encode())}
+    return {
+        "tracklets": len(tracklets),
+        "sha256": sha256(json.dumps(content).encode()),
+        "frames": fingerprint(tracklets),
+    }

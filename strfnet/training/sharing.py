@@ -8,6 +8,7 @@ from torch import Tensor
 
 from strfnet.system.progress import inform
 from strfnet.training.distributed import gather_rows, process_rank, world_size
+from strfnet.training.environment import environment_of_torchrun
 
 Item = TypeVar("Item")
 
@@ -23,7 +24,8 @@ def join_processes(device: str | None = None) -> torch.device:
     """
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu")
+    with environment_of_torchrun():
+        state = PartialState(cpu=device == "cpu")
     if device is None:
         warn_without_gpu(state.device)
     if device is None or device == "cpu" or state.num_processes > 1:

@@ -19,6 +19,7 @@ from strfnet.data.loader import ClipBatch, TrainingClips, draws, load, part_of
 from strfnet.data.tracklet import Tracklet, check_labelled
 from strfnet.data.transforms import Augmentation
 from strfnet.layers.head import ReIDOutput
+from strfnet.system.names import check_path
 from strfnet.system.progress import ProgressLine, inform
 from strfnet.system.references import call, is_reference
 from strfnet.system.signals import Stopped, StopRequest, stop_requests
@@ -83,6 +84,7 @@ def train(
     """
     if isinstance(objective, nn.Module) and any(weight.requires_grad for weight in objective.parameters()):
         raise ValueError("the objective has weights, and the optimizer trains those of the network; wanted none")
+    check_path("folder", folder)
     _check_apart(Path(folder), recipe.data)
     labels = identity_labels(tracklets)
     if not CheckpointStore(Path(folder) / CHECKPOINTS).numbers():
@@ -158,7 +160,8 @@ class _Run:
 
     def train(self, evaluate: Evaluate | None, progress: bool, flushed: bool) -> Outcome:
         self.halted = torch.zeros((), device=self.engine.device)
-        self.directory.begin({"denormals_flushed": flushed})
+        ignored = {"ignored_environment": self.engine.ignored} if self.engine.ignored else {}
+        self.directory.begin({"denormals_flushed": flushed, **ignored})
         if not self.directory.restore_random_states():
             _seed(self.recipe.seed + self.engine.rank)
         metrics: dict[str, float] = {}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from strfnet.system.files import write_atomically
+from strfnet.system.names import check_path
 from strfnet.system.reading import read_regular
 from strfnet.weights.store import DESCRIPTION, CheckpointStore, pack, read_checkpoint, sha256, verify
 
@@ -28,6 +29,8 @@ CHECKPOINTS, BEST = "checkpoints", "best"  # the stores in the folder of a train
 WEIGHTS = "weights.safetensors"  # the file of a checkpoint that holds the state dict
 LARGEST_EXPANSION = 16  # times the bytes of a file, where tensors share numbers or repeat them
 SHOWN = 8  # misfits in a message; the others are counted
+_NUMBERS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+_NUMBERS |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 _UNPICKLING = threading.Lock()  # PyTorch keeps one list of safe globals, for all threads
 
 
@@ -51,6 +54,7 @@ def find_file(pretrained: str | Path, name: str) -> Path:
 
     Raises: ValueError if no file is shipped for the network ``name``, with the names that have one.
     """
+    check_path("pretrained", pretrained)
     if str(pretrained) != WALKERS:
         return Path(pretrained)
     file = SHIPPED / f"{name}_{WALKERS}.safetensors"
@@ -91,6 +95,7 @@ def read_weights(path: str | Path, *, best: bool = False) -> Weights:
 
     Raises: ValueError naming the path and the reason, whatever is there.
     """
+    check_path("path", path)
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, BEST if best else CHECKPOINTS)
@@ -109,7 +114,7 @@ def check_fit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: s
 
 
 def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, dtypes: bool = False) -> list[str]:
-    """Phrases for each tensor that is missing, left over, or of another shape or kind of number.
+    """Phrases for each tensor that is missing, left over, of another shape or kind of number, or too large for it.
 
     With ``dtypes``, float16 and float32 are different kinds too.
     """
@@ -122,6 +127,8 @@ def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, dtypes
         same = one.dtype == other.dtype if dtypes else one.is_floating_point() == other.is_floating_point()
         if one.shape != other.shape or not same:
             wrong.append(f"{name} is {_kind(one)}, wanted {_kind(other)}")
+        elif not bool((one.to(other.dtype).isfinite() == one.isfinite()).all()):
+            wrong.append(f"{name} has values up to {one.abs().max():.1e}, too large for {_dtype(other)}")
     return wrong
 
 
@@ -172,6 +179,7 @@ def _read_safetensors(content: bytes) -> Weights:
     tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(content).items()}
     if not tensors:
         raise ValueError("it holds no weights")
+    _check_numbers(tensors)
     return Weights(tensors, ours)
 
 
@@ -231,8 +239,16 @@ def _unpickled(content: bytes) -> Weights:
     ]
     if odd:
         raise ValueError(f"it holds more than weights: {listed(odd)}; wanted a state dict, bare or as 'state_dict'")
+    _check_numbers(found)
     _check_sizes(content, found)
-    return Weights({name: tensor.detach() for name, tensor in found.items()}, beside=beside)
+    # Clones, as tied weights would move together in a network that has them apart, and expanded ones cannot move.
+    return Weights({name: tensor.detach().clone() for name, tensor in found.items()}, beside=beside)
+
+
+def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Raises: ValueError for weights in a type, such as float8, in which a network does not compute."""
+    if odd := [f"{name} is {_kind(tensor)}" for name, tensor in tensors.items() if tensor.dtype not in _NUMBERS]:
+        raise ValueError(f"its weights are of another type: {listed(odd)}; wanted float32, float16 or bfloat16")
 
 
 def _is_plain(name: Any, value: Any) -> bool:
@@ -259,7 +275,11 @@ def _number(dtype: _Dtype, content: bytes) -> np.generic:
 
 
 def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    return f"{_dtype(tensor)} {tuple(tensor.shape)}"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _in_a_line(error: Exception) -> str:

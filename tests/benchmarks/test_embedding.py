@@ -38,7 +38,32 @@ def test_shares_are_of_wall_time(benchmark, tmp_path):
         assert row["share_of_network"] == pytest.approx(alone / row["wall_s"])
 
 
-@pytest.mark.parametrize("missed", [None, "slow", "large", "other", "spared"])
+def test_embed_is_timed_beside_its_parts(benchmark, tmp_path):
+    row = benchmark.pipeline(tmp_path / "frames", "resnet8", 4, 1, size=(32, 16))
+    assert row["frames"] == 32 and row["ratio"] == row["embed"] / max(row["network"], row["decoding"]) > 0
+
+
+def test_processes_are_compared_on_the_tracklets_beyond_the_fewer(benchmark, tmp_path, monkeypatch):
+    def run(words):
+        processes, data, out = (
+            1 + ("torch.distributed.run" in words),
+            words[words.index("--data") + 1],
+            tmp_path / "o",
+        )
+        count = int(data.rpartition("shared")[2])
+        Path(words[words.index("--out") + 1]).write_text(str(count))
+        assert words[-2:] == ["--workers", "0"] and ("--nproc-per-node" in words) == (processes == 2)
+        return False, 5.0 * processes + count / processes, 0.0, out
+
+    monkeypatch.setattr(benchmark, "run", run)
+    assert benchmark.sharing(tmp_path, (4, 24), 1) == {"1 process": 20.0, "2 processes": 10.0, "same": True}
+    monkeypatch.setattr(
+        benchmark, "run", lambda words: (Path(words[words.index("--out") + 1]).write_text(str(words)), 1)[:2]
+    )
+    assert not benchmark.sharing(tmp_path / "other", (4, 24), 1)["same"]
+
+
+@pytest.mark.parametrize("missed", [None, "slow", "large", "other", "spared", "unshared", "pipeline"])
 def test_a_missed_goal_is_marked_and_fails_the_run(benchmark, run, tmp_path, monkeypatch, missed):
     names = {"0 workers": 1.0, "2 workers": 1.2 if missed == "slow" else 0.9, "network alone": 0.5}
     speed = {
@@ -52,6 +77,12 @@ def test_a_missed_goal_is_marked_and_fails_the_run(benchmark, run, tmp_path, mon
     monkeypatch.setattr(benchmark, "memory", lambda *_: found)
     killed = {"kills": 0 if missed == "spared" else 3, "runs": 2, "same": 1 if missed == "other" else 2}
     monkeypatch.setattr(benchmark, "kills", lambda *_: killed)
-    status, shown = run("embedding", "--quick", "--json", tmp_path / "figures.json")
+    shared = {"1 process": 4.0, "2 processes": 2.5 if missed == "unshared" else 2.1, "same": True}
+    monkeypatch.setattr(benchmark, "sharing", lambda *_: shared)
+    ratio = 1.2 if missed == "pipeline" else 1.05
+    piped = {"frames": 8.0, "embed": ratio, "network": 1.0, "decoding": 0.5, "ratio": ratio}
+    monkeypatch.setattr(benchmark, "pipeline", lambda *_: piped)
+    monkeypatch.setattr(benchmark, "DEPTHS", {"resnet8": 64})
+    status, shown = run("embedding", "--json", tmp_path / "figures.json")
     assert status == shown.count("<- missed") == (0 if missed is None else 1)
     assert json.loads((tmp_path / "figures.json").read_text())["reached"] == (missed is None)

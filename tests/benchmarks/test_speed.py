@@ -27,7 +27,7 @@ def rooms(monkeypatch):
             answer = self.network(clip)
             return answer._replace(embedding=answer.embedding.to(self.dtype))
 
-    def optimize(network, clip_shape, *, dtype=torch.float32, compiled=True):
+    def optimize(network, clip_shape, *, dtype=torch.float32, compiled=True, backend="inductor"):
         rounded = Rounded()
         rounded.network, rounded.dtype = network, dtype
         return rounded
@@ -120,7 +120,7 @@ def test_bfloat16_is_tried_on_a_small_clip_where_it_is_emulated(rooms, monkeypat
     settings = rooms.cases.Settings()
     monkeypatch.setattr(rooms.cases, "has_bfloat16", lambda: False)
     assert settings.half.clip_shape(1) == (1, 3, 4, 256, 32) and settings.half.rounds == 1
-    assert settings.half.judge(2.3) == 2.3
+    assert settings.half.judge(2.3) is None, "the speed of an emulation says nothing"
     monkeypatch.setattr(rooms.cases, "has_bfloat16", lambda: True)
     assert settings.half == settings
 
@@ -235,6 +235,58 @@ def test_tables_say_goal_figure_and_by_how_much_it_is_missed(rooms, record, tmp_
         rooms.speed.main()
 
 
+def test_a_row_shows_the_figure_that_is_worst_by_its_goal(rooms):
+    figure = rooms.figures.Figure
+    figures = [
+        figure("a_net, batch 1", "eager: published takes", 1.5, "x", 1.4, 1.6, goal=1.4),
+        figure("b_net, batch 1", "eager: published takes", 1.2, "x", 1.1, 1.3, goal=1.0),
+        figure("b_net, batch 4", "eager: published takes", 1.2, "x", 1.0, 1.3, goal=1.3),
+        figure("a_net, batch 1", "eager: output differs", 1e-6, goal=1e-5, at_most=True),
+        figure("a_net, batch 1", "deployed: output differs", float("nan"), goal=1e-5, at_most=True),
+        figure("a_net, training", "eager: published takes", 3.0, "x", 2.9, 3.1),
+        figure("b_net, training", "eager: published takes", 2.0, "x", 1.9, 2.1),
+        figure("a_net, formats", "kernels", 1.0, "x", goal=2.0),
+        figure("a_net, batch 1", "eager", 9.0, "s"),
+    ]
+    lines = rooms.figures.summary(figures).splitlines()
+    rows = {line[:30].strip(): line[30:].split() for line in lines[1:-2]}
+    assert list(rows) == [
+        "output and gradient errors", "published / eager", "published / training step", "others"
+    ]  # fmt: skip
+    assert rows["output and gradient errors"][:4] == ["1", "of", "2", "nan"]
+    assert " ".join(rows["published / eager"]) == "2 of 3 1.20 x 1.00 .. 1.30 ≥ 1.30 b_net, batch 4, MISSED by 7.7%"
+    assert " ".join(rows["published / training step"]) == "2.50 x 2.00 .. 3.00 not judged, 2 cases"
+    assert rows["others"][:3] == ["0", "of", "1"] and lines[-1] == "3 of 6 goals reached"
+
+
+def test_a_deployed_network_is_held_against_the_fastest_runtime(rooms, monkeypatch):
+    runtimes = importlib.import_module("strfnet.deployment.runtimes")
+
+    class Exported:
+        def __init__(self, network, clip):
+            self.network = network
+
+        def open(self, runtime, dtype):
+            return self.network
+
+    def in_turn(calls, *, rounds, shortest):
+        taken = {"deployed": 4.0, "openvino": 3.0, "onnxruntime": 5.0}
+        return rooms.interleaved.Timings({name: [taken[name]] for name in calls})
+
+    monkeypatch.setattr(runtimes, "OnnxNetwork", Exported)
+    monkeypatch.setattr(rooms.cases, "in_turn", in_turn)
+    monkeypatch.setattr(rooms.cases, "has_bfloat16", lambda: True)
+    rows = by_quantity(rooms.cases.runtimes("c2d_{}", 1, rooms.settings))
+    for name in ("float32", "bfloat16"):
+        row = rows[f"{name}: the fastest runtime takes"]
+        assert row.value == 3 / 4 and row.goal == 0.95 and row.reached is False
+        assert rows[f"{name}: rounded; output differs"].reached
+    assert "float32, onnxruntime" in rows and "bfloat16, onnxruntime" not in rows
+    monkeypatch.setattr(rooms.cases, "has_bfloat16", lambda: False)
+    assert not any("bfloat16" in name for name in by_quantity(rooms.cases.runtimes("c2d_{}", 1, rooms.settings)))
+    assert len([name for name in rooms.speed.cases(rooms.settings) if name.endswith("runtimes")]) == 4
+
+
 def test_a_figure_that_is_no_number_reaches_no_goal(rooms):
     for at_most in (True, False):
         assert rooms.figures.Figure("a", "b", float("nan"), goal=1.0, at_most=at_most).reached is False
@@ -260,7 +312,9 @@ def test_cases_run_apart_and_meet_in_one_record(rooms, tmp_path, monkeypatch, ca
     assert record["machine"]["name"] and record["machine"]["torch"] == torch.__version__
     rows = [row for case in record["cases"].values() for row in case["figures"]]
     assert rows and all(row["goal"] is None for row in rows if row["unit"] == "x")
-    assert "answers are judged, speed and memory are not" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "answers are judged, speed and memory are not" in shown
+    assert shown.startswith("processor: ") and record["machine"]["features"] == rooms.cases.features()
 
     monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--jobs", "2", *chosen[:2], "--json", str(stored)])
     assert rooms.speed.main() == 0

@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_tracklets(tmp_path, wrong
     assert all(tensor.isfinite().all() for tensor in read_weights(last).tensors.values())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_lets_the_step_finish_saves_and_leaves_with_its_code(tmp_path, capsys, number, code):
     calls, objective, handler = 0, strf_loss(), signal.getsignal(number)
 

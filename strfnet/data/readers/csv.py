@@ -11,6 +11,7 @@ from pathlib import Path
 from strfnet.data.readers.directory import check_file, collected, frames_among, frames_in
 from strfnet.data.readers.folder import PARTS, check_parts, data_set_of
 from strfnet.data.readers.readings import check_one_tracklet, identity_of
+from strfnet.data.readers.repeats import Placed, check_apart
 from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
 
@@ -42,8 +43,9 @@ def read_listing(path: str | Path) -> DataSet:
     Identities and cameras are strings. Blank lines are ignored. No image is decoded.
 
     Raises: ValueError naming the file and the line for a column whose name is close to a known one, an unknown
-    subset, too many or too few fields, an empty field, a path without frames, a tracklet that is listed twice, an
-    identity ``-1``, ``00-1`` or ``0000``, or frames that published data sets count to several tracklets.
+    subset, too many or too few fields, an empty field, a path without frames, a tracklet that is listed twice, a file
+    in two tracklets, whatever paths lead to it, two spellings of one identity or camera that look alike, an identity
+    ``-1``, ``00-1`` or ``0000``, or frames that published data sets count to several tracklets.
     """
     path = Path(path)
     check_file(path, "a CSV listing of tracklets")
@@ -51,6 +53,7 @@ def read_listing(path: str | Path) -> DataSet:
     if not lines:
         raise ValueError(f"{path} lists no tracklets, wanted a line for each after the first")
     _check_repeats(lines)
+    check_apart(Placed(line.subset, line.place, line.tracklet) for line in lines)
     parts: dict[str, list[Tracklet]] = {}
     for name in PARTS:
         if tracklets := [line.tracklet for line in lines if line.subset == name]:

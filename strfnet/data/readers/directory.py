@@ -1,6 +1,7 @@
 """Frames and folders in a folder, in natural order."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -8,10 +9,18 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from strfnet.data.tracklet import natural_order
+from strfnet.data.tracklet import natural_key
 
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-_OTHER_IMAGES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff", ".webp"})
+_OTHER_IMAGES = frozenset(
+    {".apng", ".avif", ".bmp", ".cr2", ".dds", ".dib", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".hif"}
+    | {".j2k", ".jfi", ".jfif", ".jif", ".jp2", ".jpe", ".jpf", ".jpx", ".jxl", ".nef", ".pam", ".pbm", ".pcx"}
+    | {".pfm", ".pgm", ".pnm", ".ppm", ".psd", ".qoi", ".svg", ".tga", ".tif", ".tiff", ".webp"}
+)
+_OF_SYSTEMS = frozenset(  # folders that file servers, archives and file systems add
+    {"@eaDir", "#recycle", "#snapshot", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+)
+_MASK = re.compile(r".*[_-](mask|masks|seg|segmentation|depth|alpha|parsing|pose|flow)", re.IGNORECASE)
 
 _collected: ContextVar[list[ValueError] | None] = ContextVar("collected", default=None)
 Arguments = ParamSpec("Arguments")
@@ -74,32 +83,57 @@ def folders_in(folder: Path) -> tuple[Path, ...]:
 
 
 def entries(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """The files and the folders in a folder, each in natural order, without hidden ones. Links are followed.
+    """The files and the folders in a folder, each in natural order. Links are followed.
+
+    Hidden ones are left out, and the folders that systems add, such as "@eaDir", "__MACOSX" and "lost+found".
 
     Raises: ValueError naming the path if the folder is missing or no folder, or has an entry that is neither file nor
     folder, such as a broken link.
     """
     files, folders = _scan(folder)
-    return tuple(sorted(files.values(), key=natural_order)), tuple(sorted(folders, key=natural_order))
+    return _paths(folder, files), _paths(folder, folders)
 
 
 def files_by_name(folder: Path) -> dict[str, Path]:
     """The files of a folder by name, without hidden ones; one scan is faster than a million look-ups."""
-    return _scan(folder)[0]
+    return {name: folder / name for name in _scan(folder)[0]}
 
 
 def frames_among(files: Iterable[Path]) -> tuple[Path, ...]:
     """The files that are frames, in the given order.
 
-    Raises: ValueError for an image of another format or an incomplete one (``.jpg.part``).
+    Raises: ValueError for an image of another format or an incomplete one (``.jpg.part``), for a mask beside the
+    frames, by its name or as a second image of one name, and for names whose order is ambiguous: numbers below zero,
+    and fractions of unequal length, of which 0.25 follows 0.5 in natural order.
     """
     frames = []
     for file in files:
-        if file.suffix.lower() in FRAME_SUFFIXES:
+        name, dot, suffix = file.name.rpartition(".")
+        if name and f"{dot}{suffix}".lower() in FRAME_SUFFIXES:
             frames.append(file)
         elif {suffix.lower() for suffix in file.suffixes} & (FRAME_SUFFIXES | _OTHER_IMAGES):
             raise ValueError(f"{file} looks like a frame, but is none of {', '.join(sorted(FRAME_SUFFIXES))}")
+    _check_names(frames)
     return tuple(frames)
+
+
+def _check_names(frames: list[Path]) -> None:
+    names: dict[tuple[Path, str], Path] = {}
+    fractions: dict[Path, Path] = {}
+    for frame in frames:
+        stem, twin = frame.stem, names.setdefault((frame.parent, frame.stem.lower()), frame)
+        if twin is not frame:
+            raise ValueError(f"{twin} and {frame.name} are two images of one frame, wanted the frames alone")
+        if _MASK.fullmatch(stem):
+            raise ValueError(
+                f"{frame} is named as what belongs to a frame, such as its mask; wanted the frames alone"
+            )
+        if len(frames) > 1 and re.fullmatch(r"-[0-9.]+", stem):
+            raise ValueError(f"the place of {frame} among the frames is ambiguous, wanted numbers from 0")
+        if re.fullmatch(r"[0-9]+\.[0-9]+", stem):
+            other = fractions.setdefault(frame.parent, frame)
+            if len(other.suffixes[0]) != len(frame.suffixes[0]):
+                raise ValueError(f"the order of {other} and {frame.name} is ambiguous, wanted as many digits in each")
 
 
 def check_folder(path: Path, wanted: str) -> None:
@@ -114,17 +148,25 @@ def check_file(path: Path, wanted: str) -> None:
         raise ValueError(f"{path} is {'no file' if path.exists() else 'missing'}, wanted {wanted}")
 
 
-def _scan(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+def _scan(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the files and of the folders in a folder; paths for all would take longer than the scan."""
     check_folder(folder, "a folder")
-    files, folders = {}, []
+    files: list[str] = []
+    folders: list[str] = []
     with os.scandir(folder) as found:  # it distinguishes files from folders without a call for each
         for entry in found:
             if entry.name.startswith("."):
                 continue
+            if entry.is_dir() and entry.name in _OF_SYSTEMS:
+                continue
             if entry.is_dir():
-                folders.append(folder / entry.name)
+                folders.append(entry.name)
             elif entry.is_file():
-                files[entry.name] = folder / entry.name
+                files.append(entry.name)
             else:
                 raise ValueError(f"{entry.path} is neither a file nor a folder, perhaps a broken link")
     return files, folders
+
+
+def _paths(folder: Path, names: list[str]) -> tuple[Path, ...]:
+    return tuple([folder / name for name in sorted(names, key=natural_key)])

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, collected, entries, frames_among
 from strfnet.data.readers.readings import check_names, check_one_tracklet, identity_of
+from strfnet.data.readers.repeats import Placed, check_apart
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 from strfnet.system.names import check_choice
 
@@ -80,7 +81,8 @@ def read_folder_data_set(root: str | Path, *, layout: Layout = "identity/camera/
         layout: of each part, as for ``read_folder``.
 
     Raises: ValueError naming the path of other folders beside these, for a query without a gallery or the reverse,
-    for ``test`` beside them, and as ``read_folder`` does.
+    for ``test`` beside them, for a file in two tracklets, whatever links lead to it, for two spellings of one
+    identity or camera that look alike, and as ``read_folder`` does.
     """
     root = Path(root)
     parts = {folder.name: folder for folder in (entries(root)[1] if root.is_dir() else ())}
@@ -91,6 +93,7 @@ def read_folder_data_set(root: str | Path, *, layout: Layout = "identity/camera/
         raise ValueError(f"{stray} is beside {', '.join(name for name in PARTS if name in parts)}, {_WANTED}")
     check_parts(parts, root)
     tracklets = {name: read_folder(path, layout=layout) for name, path in parts.items()}
+    check_apart(Placed(name, str(Path(one.where).parent), one) for name in tracklets for one in tracklets[name])
     return data_set_of(f"folder {root.name}", tracklets, same=_same_files)
 
 
