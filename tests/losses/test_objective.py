@@ -120,3 +120,7 @@ def test_the_centre_loss_pulls_features_to_the_centre_of_their_identity():
     torch.testing.assert_close(loss.centers.grad[2], (2 * loss.centers[2] - features[1] - features[2]) / 4)
     with pytest.raises(ValueError, match=r"features must be \(n, 2\), got \(4, 3\)"):
         loss(torch.zeros(4, 3).double(), labels)
+
+
+def test_the_losses_of_the_papers_do_not_smooth_by_default():
+    assert [loss().smoothing for loss in (strf_loss, nvan_loss)] == [0, 0]
