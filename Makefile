@@ -10,7 +10,7 @@ OLD_PYTHON ?= $(PYTHON)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help demo test test-slow test-versions types lint format bench-quick docs clean
+.PHONY: help demo test test-slow test-versions types lint format bench-quick fuzz mutation docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ format: $(VENV)/installed  ## format all files and fix what the linter can fix
 bench-quick: $(VENV)/installed  ## count the published networks' costs and time a short list of layers and networks
 	$(BIN)/python benchmarks/flops.py
 	$(BIN)/python benchmarks/speed.py --quick
+
+fuzz: $(VENV)/installed  ## read 10,000 damaged and forged inputs of each kind, 10 minutes a kind at most
+	$(BIN)/python benchmarks/fuzz.py
+
+mutation: $(VENV)/installed  ## change the code in small steps and count the changes that the tests find; PART=losses is one part
+	$(BIN)/python benchmarks/mutation.py $(if $(PART),--part $(PART))
 
 docs: $(VENV)/installed  ## build the documentation in build/docs
 	$(BIN)/sphinx-build -W --keep-going --quiet -b html docs build/docs

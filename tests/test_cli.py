@@ -177,6 +177,7 @@ def test_a_closed_pipe_leaves_no_traceback(command, unbuffered):
 def test_ctrl_c_leaves_no_traceback_and_no_file(tmp_path, walkers):
     call = embed_call(walkers, tmp_path / "out", model="nvan_resnet50")
     process = start("-m", "strfnet.cli", *call, stdout=subprocess.PIPE)
+    assert "4 tracklets, 12 frames" in process.stderr.readline()
     assert "has random weights" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)

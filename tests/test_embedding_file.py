@@ -1,6 +1,7 @@
 """Files of embeddings: what they hold, and which may be mixed."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,14 +123,13 @@ def test_the_test_set_of_a_file_is_that_of_its_data(tmp_path, embedder):
     test = tracklets()
     for data in (
         DataSet("own", (), test, (0, 1, 2, 3), (0, 1, 2, 3)),  # the queries of the rule
-        DataSet("part (MARS layout)", (), test, (1,), (2, 3), "MARS"),
+        DataSet("part (MARS layout)", (), test, (1,), (2, 3), "MARS", splits=10),
     ):
         embedder.embed_into(tmp_path / "e", test, CLIPS, data_set=data)
         loaded = load_embeddings(tmp_path / "e")
         found = loaded.test_set()
-        assert (found.name, found.layout, found.query, found.gallery) == (
-            data.name, data.layout, data.query, data.gallery,
-        )  # fmt: skip
+        for name in ("name", "layout", "query", "gallery", "splits"):
+            assert getattr(found, name) == getattr(data, name)
         labels = [(t.identity, t.camera, t.details, len(t.frames)) for t in test]
         assert [(t.identity, t.camera, t.details, len(t.frames)) for t in found.test] == labels
     assert ("query" in loaded.facts) and found.test[0].where == "track 0 of camera 0"
@@ -139,6 +139,7 @@ def test_the_test_set_of_a_file_is_that_of_its_data(tmp_path, embedder):
 
 
 def test_files_that_are_no_embeddings_are_named(tmp_path, embedder):
+    good = {"identity": "a", "camera": None, "frames": 2, "path": "1.jpg"}
     with pytest.raises(ValueError, match="no file of embeddings, wanted at least one"):
         load_embeddings()
     with pytest.raises(ValueError, match="none is missing, wanted a file of embeddings"):
@@ -155,9 +156,65 @@ def test_files_that_are_no_embeddings_are_named(tmp_path, embedder):
     save_file({"weight": torch.ones(2, 2)}, tmp_path / "weights")
     with pytest.raises(ValueError, match="weights holds weight, wanted embeddings of tracklets"):
         load_embeddings(tmp_path / "weights")
-    save_file({"embeddings": torch.ones(2, 2)}, tmp_path / "short", {"tracklets": json.dumps([{}])})
+    save_file({"embeddings": torch.ones(2, 2)}, tmp_path / "short", {"tracklets": json.dumps([good])})
     with pytest.raises(ValueError, match=r"short holds embeddings \(2, 2\) and 1 tracklets"):
         load_embeddings(tmp_path / "short")
-    save_file({"embeddings": torch.ones(2, 2)}, tmp_path / "bad", {"tracklets": "[1, 2]"})
-    with pytest.raises(ValueError, match=r"the list of tracklets in .*bad is damaged"):
-        load_embeddings(Path(tmp_path / "bad"))
+    for change in ({"frames": 0}, {"frames": "2"}, {"path": 3}, {"identity": ["a"]}, {"details": {"track": 1}}):
+        for listed in ([good, good | change], [1, 2], 3):
+            save_file({"embeddings": torch.ones(2, 2)}, tmp_path / "bad", {"tracklets": json.dumps(listed)})
+            with pytest.raises(ValueError, match=r"the list of tracklets in .*bad is damaged"):
+                load_embeddings(Path(tmp_path / "bad"))
+
+
+def test_other_tools_read_the_same_rows(tmp_path, embedder, monkeypatch):
+    import csv
+
+    import pyarrow.parquet
+
+    test = (*tracklets(), Tracklet(tracklets(5)[4].frames, None, None, {"time": 'a "b",ü\n'}))
+    embedder.embed_into(tmp_path / "e", test, CLIPS)
+    vectors, _, facts = load_embeddings(tmp_path / "e")
+    monkeypatch.setattr("strfnet.inference.shards.SIZE", 2)
+    for suffix in ("npz", "csv", "CSV", "parquet"):
+        embedder.embed_into(tmp_path / f"e.{suffix}", test, CLIPS)
+        save_embeddings(tmp_path / f"again.{suffix}", embedder.embed(test, CLIPS), test, embedder.facts(CLIPS))
+        if suffix != "parquet":  # its groups of rows are the shards
+            assert (tmp_path / f"e.{suffix}").read_bytes() == (tmp_path / f"again.{suffix}").read_bytes()
+    expected = {
+        "path": [item.where for item in test],
+        "identity": ["a", "b", "a", "b", None],
+        "camera": ["0", "0", "1", "1", None],
+        "frames": [2] * 5,
+        "track": ["0", "1", "2", "3", None],
+        "time": [None] * 4 + ['a "b",ü\n'],
+    }
+    table = pyarrow.parquet.read_table(tmp_path / "e.parquet")
+    found = table.to_pydict()
+    assert torch.equal(torch.tensor(found.pop("embedding")), vectors) and found == expected
+    assert json.loads(table.schema.metadata[b"facts"]) == facts
+    blank = {name: ["" if value is None else value for value in values] for name, values in expected.items()}
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as file:
+        arrays = {name: file[name].tolist() for name in file}
+    assert torch.equal(torch.tensor(arrays.pop("embeddings")), vectors)
+    assert json.loads(arrays.pop("facts")) == facts and arrays == blank
+    assert (tmp_path / "e.CSV").read_bytes() == (tmp_path / "e.csv").read_bytes()
+    with (tmp_path / "e.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    numbers = [[float(row[f"embedding_{at}"]) for at in range(3)] for row in rows]
+    assert torch.equal(torch.tensor(numbers), vectors) and {json.dumps(facts)} == {row["facts"] for row in rows}
+    assert {name: [row[name] for row in rows] for name in blank} == blank | {"frames": ["2"] * 5}
+
+
+def test_files_for_other_tools_that_cannot_be_written_are_refused_before_embedding(tmp_path, embedder, monkeypatch):
+    monkeypatch.setattr("strfnet.inference.embedder.embed_each", None)
+    with pytest.raises(ValueError, match=r"e\.npy ends in \.npy, wanted \.safetensors, \.parquet, \.npz, \.csv"):
+        embedder.embed_into(tmp_path / "e.npy", tracklets(), CLIPS)
+    with pytest.raises(ValueError, match=r"e\.PT ends in \.PT"):
+        save_embeddings(tmp_path / "e.PT", torch.ones(4, 3), tracklets())
+    clash = [Tracklet(tracklets()[0].frames, "a", None, {"frames": "7"})]
+    with pytest.raises(ValueError, match="details of the tracklets hold 'frames', which is a column"):
+        embedder.embed_into(tmp_path / "e.csv", clash, CLIPS)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r'pip install "strfnet\[parquet\]"'):
+        embedder.embed_into(tmp_path / "e.parquet", tracklets(), CLIPS)
+    assert list(tmp_path.iterdir()) == []

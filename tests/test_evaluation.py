@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from strfnet.data.sampling import EVALUATION_SAMPLERS
 from strfnet.data.tracklet import DataSet, Tracklet
-from strfnet.evaluation import Evaluation, evaluate, evaluate_protocols, gallery_of, mean_over_splits, table
+from strfnet.evaluation import (
+    Evaluation,
+    evaluate,
+    evaluate_protocols,
+    gallery_of,
+    mean_over_splits,
+    table,
+    unit_length,
+)
 from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
 from strfnet.evaluation.ranking import rank
 from strfnet.evaluation.reranking import rerank
@@ -33,6 +41,23 @@ GALLERY = {
     "cfaan": [0, 1, 4, 6, 9],
     "duke": range(10),
 }
+
+
+def test_cosine_metrics_do_not_depend_on_the_length_of_embeddings():
+    generator = torch.Generator().manual_seed(0)
+    test = tuple(seen(f"{row % 20}", row // 20 % 3) for row in range(200))
+    data = DataSet("drawn", (), test, tuple(range(200)), tuple(range(200)))
+    embeddings = 3 + 1e-4 * torch.randn(200, 64, generator=generator)  # nearly parallel, so that rounding decides
+    expected = evaluate(embeddings, data, PROTOCOLS["folder"]).to_json()
+    assert evaluate(unit_length(embeddings), data, PROTOCOLS["folder"]).to_json() == expected
+
+
+def test_a_tracklet_without_identity_is_named():
+    data = DataSet("drawn", (), (seen("a", 1), seen("a", 2), seen(None, 3)), (0,), (0, 1, 2))
+    with pytest.raises(
+        ValueError, match=r"1 of 3 tracklets have no identity, the first is frame\.jpg: an evaluation"
+    ):
+        evaluate(torch.eye(3), data, PROTOCOLS["folder"])
 
 
 @pytest.mark.parametrize("name", GALLERY)
@@ -107,6 +132,8 @@ def test_the_mean_over_splits():
     parts = [evaluate(embeddings.roll(by, dims=0), small_mars(), PROTOCOLS["ap3d"]) for by in range(3)]
     mean = mean_over_splits(parts)
     assert mean.mean_average_precision == pytest.approx(sum(part.mean_average_precision for part in parts) / 3)
+    penalties = [part.mean_inverse_negative_penalty for part in parts]
+    assert mean.mean_inverse_negative_penalty == pytest.approx(sum(penalties) / 3) and len(set(penalties)) > 1
     np.testing.assert_allclose(mean.cmc, sum(part.cmc for part in parts) / 3)
     assert len({part.mean_average_precision for part in parts}) > 1
     assert table([mean]).splitlines()[1].split()[-3:] == ["3", "unknown", "*"]
@@ -129,6 +156,8 @@ def test_a_table_keeps_the_two_rules_apart_and_says_what_was_counted():
         row, rule = rows[result.protocol.name], result.protocol.average_precision
         other = {"rectangle": "trapezoid", "trapezoid": "rectangle"}[rule]
         assert row[f"mAP {rule}"] == f"{100 * result.mean_average_precision:.2f}" and row[f"mAP {other}"] == "-"
+        assert row["mINP"] == f"{100 * result.rankings[0].mean_inverse_negative_penalty:.2f}"
+        assert result.to_json()["mean_inverse_negative_penalty"] == result.mean_inverse_negative_penalty
         assert row["R1"] == f"{100 * result.cmc[0]:.2f}"
         assert row["queries"] == str(result.rankings[0].matched)
         assert row["unmatched"] == str(result.rankings[0].unmatched)
@@ -166,6 +195,8 @@ def test_a_protocol_that_leaves_nothing_is_refused():
     data = DataSet("MARS", (), data.test, data.query, (0, *data.query))
     with pytest.raises(ValueError, match="protocol torchreid leaves no gallery of MARS"):
         evaluate(torch.randn(10, 4), data, PROTOCOLS["torchreid"])
+    with pytest.raises(ValueError, match=r"data is 'MARS', wanted a tuple of names, such as \('MARS',\)"):
+        Protocol("mine", "of mine", data="MARS")
     with pytest.raises(ValueError, match="gallery must be one of all, listed, without_queries, got 'some'"):
         Protocol("mine", "of mine", gallery="some")
 

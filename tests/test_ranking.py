@@ -65,7 +65,7 @@ def test_published_figures_come_out_of_embeddings(average_precision, dtype, byte
 
 def by_hand(distances, people, *, average_precision, junk, cut, ranks):
     """Query by query and item by item; of items at one distance those to be found come last."""
-    precisions, first, reached = [], [], [0] * ranks
+    precisions, penalties, first, reached = [], [], [], [0] * ranks
     own = people["self_match"]
     for q, row in enumerate(distances.tolist()):
         who, where = people["query_identities"][q], people["query_cameras"][q]
@@ -84,6 +84,7 @@ def by_hand(distances, people, *, average_precision, junk, cut, ranks):
         wanted = kinds.count("good")
         if not wanted:
             precisions.append(math.nan)
+            penalties.append(math.nan)
             first.append(0)
             continue
         order = sorted(range(len(row)), key=lambda g: (row[g], kinds[g] == "good"))
@@ -94,16 +95,18 @@ def by_hand(distances, people, *, average_precision, junk, cut, ranks):
             place += 1
             if kinds[g] == "good":
                 hits += 1
+                place_of_last = place
                 first_hit = first_hit or place
                 before = (hits - 1) / (place - 1) if place > 1 else 1.0
                 now = hits / place
                 total += now if average_precision == "rectangle" else (now + before) / 2
         precisions.append(total / wanted)
+        penalties.append(wanted / place_of_last if hits == wanted else 0.0)
         first.append(first_hit)
         if 0 < first_hit <= ranks:
             reached[first_hit - 1] += 1
     count = sum(not math.isnan(precision) for precision in precisions)
-    return precisions, first, [sum(reached[: k + 1]) / max(count, 1) for k in range(ranks)], count
+    return precisions, penalties, first, [sum(reached[: k + 1]) / max(count, 1) for k in range(ranks)], count
 
 
 @st.composite
@@ -144,7 +147,7 @@ def test_figures_agree_with_loops_for_any_order_and_block_size(
     distances, people = problem
     kept = distances.copy()
     settings = {"average_precision": average_precision, "junk": junk, "cut": cut, "ranks": 5}
-    precisions, first, cmc, count = by_hand(distances, people, **settings)
+    precisions, penalties, first, cmc, count = by_hand(distances, people, **settings)
     if not count:
         with pytest.raises(ValueError, match=r"none of \d queries has a match"):
             rank(distances, **people, **settings)
@@ -152,6 +155,8 @@ def test_figures_agree_with_loops_for_any_order_and_block_size(
     result = rank(distances, **people, **settings, byte_budget=byte_budget)
     np.testing.assert_array_equal(distances, kept)
     np.testing.assert_allclose(result.average_precisions, precisions, rtol=1e-12)
+    np.testing.assert_allclose(result.inverse_negative_penalties, penalties, rtol=1e-12)
+    assert result.mean_inverse_negative_penalty == pytest.approx(np.nanmean(penalties), rel=1e-12)
     np.testing.assert_array_equal(result.first_hits, first)
     np.testing.assert_allclose(result.cmc, cmc, rtol=1e-12)
     assert (result.matched, result.unmatched) == (count, len(distances) - count)
@@ -263,7 +268,9 @@ def test_text_is_no_number():
 
 def test_a_ranking_says_what_it_is():
     text = str(rank(np.array([[1.0, 2, 3], [3.0, 1, 2]]), ["p", "nobody"], ["r", "p", -1], ranks=5))
-    assert text == ("mAP 50.00 (rectangle)  R1 0.00  R5 100.00  1 queries (1 more without a match), 2 gallery items")
+    assert text == (
+        "mAP 50.00 (rectangle)  mINP 50.00  R1 0.00  R5 100.00  1 queries (1 more without a match), 2 gallery items"
+    )
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 1), (2, 3)])

@@ -15,7 +15,7 @@ from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.visualization.page import Page, png
 from strfnet.visualization.ranked_lists import RankedItem
 from strfnet.visualization.report import ReportFigure, Section, report_page
-from strfnet.visualization.thumbnails import report_list
+from strfnet.visualization.thumbnails import report_lists
 
 EVIL = """<script src="https://evil.example/x.js">alert('1')</script>&"'$"""
 VOID = {"meta", "link", "img", "br"}
@@ -98,9 +98,9 @@ def test_an_item_of_a_ranked_list_leads_to_its_frames(evaluations, picture):
     evil = Tracklet(data.test[1].frames[:2], EVIL, EVIL, {"track": EVIL, "first_time": "1.5", "last_time": EVIL})
     data = replace(data, test=(data.test[0], evil, *data.test[2:]))
     found = [RankedItem(1, 0.25, "not counted"), RankedItem(2, 0.5, "wrong")]
-    lists = [report_list(data, query, found, note="AP 12.5") for query in (4, 5)]
+    lists = report_lists(data, {4: found, 5: found}, notes={4: "AP 12.5"})
     page = report_page("title", notes=[], facts={}, evaluations=evaluations,
-                       sections=[Section("hardest", "text", lists=tuple(lists))])  # fmt: skip
+                       sections=[Section("hardest", "text", lists=lists)])  # fmt: skip
     reader = Reader(page)
     links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
     assert links == ["#row4", "#row1", "#row2", "#row5", "#row1", "#row2"]

@@ -71,6 +71,22 @@ def test_several_pictures_go_into_a_folder_and_one_into_a_file(walkers, tmp_path
     assert (tmp_path / "one.png").read_bytes() == (out / "ranks.png").read_bytes()
 
 
+def test_tracklets_without_identity_are_shown_but_not_ranked(walkers, tmp_path, capsys):
+    data = [
+        "--data",
+        str(walkers / "walker1"),
+        "--layout",
+        "camera/track",
+        *NETWORK,
+        "--out",
+        str(tmp_path / "a.png"),
+    ]
+    assert main(["show", "--masks", "--row", "1", *data]) == 0
+    assert "2 tracklets without identity" in capsys.readouterr().err and (tmp_path / "a.png").exists()
+    assert main(["show", "--ranks", *data]) == 1
+    assert "2 of 2 tracklets have no identity" in capsys.readouterr().err
+
+
 def test_a_wrong_clip_sampler_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["show", "--masks", "--clips", "middle", *NETWORK, "--out", "shown"]) == 2
@@ -122,7 +138,7 @@ def test_other_rows_and_places_give_other_figures(figures):
 
 def test_a_query_is_compared_with_another_tracklet(figures):
     shown = figures(row=5, match=True)
-    first = shown._ranked(5, count=1)[0].row
+    first = next(item.row for item in shown._ranked(5, count=9) if item.mark != "not counted")
     other = next(row for row in range(10) if row not in (5, first))
     assert (
         shown.draw("match") == figures(row=5, other=first).draw("match") != figures(row=5, other=other).draw("match")

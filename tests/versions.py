@@ -46,7 +46,7 @@ SINCE = {
 INSTALLED = """import json, platform, torch, torchvision, numpy
 print(json.dumps({"Python": platform.python_version(), "PyTorch": torch.__version__,
     "torchvision": torchvision.__version__, "NumPy": numpy.__version__}))"""
-EXTRAS = "test,train,matlab,viz,video,timm,hub"
+EXTRAS = "test,train,matlab,viz,video,parquet,timm,hub"
 
 
 def environment(name: str, python: str) -> str:

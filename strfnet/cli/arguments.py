@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 from strfnet.cli.options import COMMANDS
 from strfnet.cli.words import check_words
 from strfnet.system.names import unknown
+from strfnet.system.reading import read_regular
 
 try:
     from docstring_parser import parse as parse_docstring
@@ -22,6 +23,7 @@ except ImportError as error:
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+LARGEST_CONFIG = 2**20  # bytes
 PRINT_CONFIG = "--print-config"
 
 
@@ -80,9 +82,7 @@ class Parser(ArgumentParser):
                 return unknown(wrong[1], wrong[2], action.choices_of_name)
             return f"{wrong[1]} is {wrong[2]!r}, wanted {action.wanted}"
         if line.startswith(("Problems parsing config", "Unexpected config", 'Parser key "config"')):
-            words = [part for word in self.words for part in word.split("=", 1)]
-            files = [file for word, file in pairwise(words) if word == "--config"]
-            return f"cannot read {' and '.join(files)}, wanted YAML such as `batch: 8`: {line}"
+            return f"cannot read {' and '.join(_config_files(self.words))}, wanted YAML such as `batch: 8`: {line}"
         return line
 
 
@@ -96,9 +96,12 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     Parser.words = [re.sub(r"^--[\w-]+", lambda name: name[0].replace("_", "-"), word) for word in words]
     parser = make_parser()
     try:
+        for file in _config_files(Parser.words):
+            _check_text(file)
         check_words(Parser.words)
     except ValueError as error:
-        parser.commands.get(Parser.words[0], parser).error(str(error))
+        command = next((word for word in Parser.words if word in parser.commands), None)
+        parser.commands.get(str(command), parser).error(str(error))
     given = parser.parse_args(Parser.words)
     if given.command is None:
         parser.error(f"a command is missing, wanted one of {', '.join(COMMANDS)}")
@@ -199,6 +202,20 @@ def _derived(record: Any) -> list[str]:
         elif "derived" in one.metadata:
             names.append(one.name)
     return names
+
+
+def _config_files(words: Sequence[str]) -> list[str]:
+    parts = [part for word in words for part in word.split("=", 1)]
+    return [file for word, file in pairwise(parts) if word == "--config"]
+
+
+def _check_text(file: str) -> None:
+    """Raises: ValueError for a configuration that is not text in UTF-8, a pipe, or large."""
+    try:
+        read_regular(file, most=LARGEST_CONFIG).decode()
+    except (OSError, ValueError) as error:
+        reason = "it is not in UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
+        raise ValueError(f"cannot read {file}: {reason}, wanted YAML such as `batch: 8`") from error
 
 
 def _shown(value: Any) -> str:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from strfnet.cli import options
-from strfnet.data import DataSet, join_training, read_data_set, read_folder
+from strfnet.data import DataSet, join_training, read_data_set
+from strfnet.data.readers.folder import Layout
+from strfnet.data.tracklet import check_labelled
 from strfnet.evaluation import (
     PROTOCOLS,
+    Evaluation,
     Protocol,
     check_matches,
     evaluate_protocols,
@@ -21,6 +24,7 @@ from strfnet.evaluation import (
     protocols_of,
     table,
 )
+from strfnet.evaluation import evaluate as evaluate_embeddings
 from strfnet.models import LoadedNetwork, Preprocessing, create_model, find_network, list_models
 from strfnet.system.files import check_writable, write_atomically
 from strfnet.system.progress import inform
@@ -100,6 +104,7 @@ def train(call: options.Train) -> None:
         data_set = join_training(
             data_set, [read_data_set(format, path, complete=call.recipe.complete) for format, path in others]
         )
+    check_labelled(data_set.train or data_set.test, "training")
     recipe, found, lines = start(call, data_set)
     make_loss = {"strf": strf_loss, "nvan": nvan_loss}[recipe.loss]
     mined = {} if recipe.mined_on is None else {"mined_on": recipe.mined_on}
@@ -139,6 +144,16 @@ def evaluate(call: options.Evaluate) -> None:
     clips = options.clip_sampler(call.clips) if call.clips else None
     if call.out is not None:
         check_writable(call.out)
+    results = _evaluate_files(call, call.embeddings) if call.embeddings else _evaluate_network(call, clips)
+    if process_rank():  # another process prints
+        return
+    print(table(results))
+    if call.out is not None:
+        write_atomically(call.out, json.dumps([result.to_json() for result in results], indent=1).encode())
+        print(f"\nmetrics written to {call.out}")
+
+
+def _evaluate_network(call: options.Evaluate, clips: tuple[str, int] | None) -> list[Evaluation]:
     splits = _read_splits(call.data_set)
     protocols = _protocols(call.protocol, next(iter(splits.values())))
     one_each = "{split}" in str(call.network.trained)  # a network for each split
@@ -149,21 +164,48 @@ def evaluate(call: options.Evaluate) -> None:
         parts.append(
             evaluate_protocols(embedder.embed, list(group.values()), protocols, clips=clips, rerank=call.rerank)
         )
-    results = [mean_over_splits(of_protocol) for of_protocol in zip(*parts, strict=True)]
-    if process_rank():  # another process prints
-        return
-    print(table(results))
-    if call.out is not None:
-        write_atomically(call.out, json.dumps([result.to_json() for result in results], indent=1).encode())
-        print(f"\nmetrics written to {call.out}")
+    return [mean_over_splits(of_protocol) for of_protocol in zip(*parts, strict=True)]
+
+
+def _evaluate_files(call: options.Evaluate, files: list[Path]) -> list[Evaluation]:
+    """The metrics of files of embeddings, under the protocols whose distance their vectors keep."""
+    from strfnet.inference import load_embeddings
+    from strfnet.training.sharing import join_processes
+
+    join_processes("cpu")
+    loaded = load_embeddings(*files)
+    if call.data_set.data is None:
+        data_set = loaded.test_set()
+        _note(data_set.summary)
+        check_labelled(data_set.test, "an evaluation")
+        splits = [(data_set, loaded.vectors)]
+    else:
+        data_sets = _read_splits(call.data_set).values()
+        splits = [(data_set, loaded.vectors[loaded.rows_of(data_set.test)]) for data_set in data_sets]
+    sampling = loaded.facts["clips"].replace(":", " ") if "clips" in loaded.facts else None
+    results = []
+    for protocol in _protocols(call.protocol, splits[0][0]):
+        if loaded.facts.get("metric") == "cosine" != protocol.distance:
+            unfit = f"protocol {protocol.name} compares Euclidean distances, but {files[0]} holds vectors of length 1"
+            if call.protocol != "all":
+                raise ValueError(f"{unfit}: embed with --metric euclidean")
+            _note(f"{unfit} (embed with --metric euclidean): it is skipped")
+            continue
+        parts = [
+            evaluate_embeddings(vectors, data_set, protocol, sampling=sampling, reranked=call.rerank)
+            for data_set, vectors in splits
+        ]
+        results.append(mean_over_splits(parts))
+    return results
 
 
 def embed(call: options.Embed) -> None:
     check_writable(call.out)
-    tracklets = _tracklets(call)
+    data_set = _tracklets(call)
     embedder, _ = _load(call.network, call.inference)
-    width = embedder.embed_into(call.out, tracklets, options.clip_sampler(call.clips))
-    _print(f"{len(tracklets)} embeddings of {width} numbers are in {call.out}")
+    clips = options.clip_sampler(call.clips)
+    width = embedder.embed_into(call.out, data_set.test, clips, metric=call.metric, data_set=data_set)
+    _print(f"{len(data_set.test)} embeddings of {width} numbers are in {call.out}")
 
 
 def show(call: options.Show) -> None:
@@ -181,6 +223,7 @@ def show(call: options.Show) -> None:
         raise ValueError(f"{data_set.name} has no test tracklets to show")
     embedder, found = _load(call.network, call.inference)
     if RANKED & {*call.figures} or ("match" in call.figures and call.other is None):
+        check_labelled(data_set.test, "a ranking")
         protocols = _protocols(call.protocol, data_set)
     else:
         protocols = [PROTOCOLS[call.protocol]] if call.protocol != "all" else list(protocols_of(data_set))
@@ -220,22 +263,33 @@ def _boxes(files: list[Path], settings: options.Boxes) -> "list[Box]":
     return boxes
 
 
-def _tracklets(call: options.Embed) -> "Sequence[Tracklet]":
-    """The tracklets of a video or of a data set."""
-    from strfnet.data import evaluation_sampler, read_video
+def _tracklets(call: options.Embed) -> DataSet:
+    """The tracklets to embed, as the test set of a data set."""
+    from strfnet.data import evaluation_sampler, read_folder, read_video
+    from strfnet.data.readers.folder import test_set
 
-    if call.video is None or call.tracks is None:
-        data = call.data_set
-        return read_folder(Path(str(data.data))) if data.format == "folder" else _read(data).test
-    sampler, frames = options.clip_sampler(call.clips)
-    return read_video(
-        call.video,
-        _boxes(call.tracks, call.boxes),
-        camera=call.camera,
-        cropping=call.cropping,
-        clips=evaluation_sampler(sampler, frames=frames),
-        progress=True,
-    )
+    data = call.data_set
+    if call.video is not None and call.tracks is not None:
+        sampler, frames = options.clip_sampler(call.clips)
+        name = f"video {call.video.name}"
+        tracklets: Sequence[Tracklet] = read_video(
+            call.video,
+            _boxes(call.tracks, call.boxes),
+            camera=call.camera,
+            cropping=call.cropping,
+            clips=evaluation_sampler(sampler, frames=frames),
+            progress=True,
+        )
+    elif data.format == "folder" and call.subset is None:
+        name, tracklets = f"folder {Path(str(data.data)).name}", read_folder(str(data.data), layout=data.layout)
+    else:
+        data_set = _read(data)
+        if call.subset != "train":
+            return data_set
+        name, tracklets = f"training of {data_set.name}", data_set.train
+    found = test_set(name, tracklets)
+    _note(found.summary)
+    return found
 
 
 def _load(call: options.Network, inference: options.Inference) -> tuple["Embedder", LoadedNetwork]:
@@ -263,16 +317,22 @@ def _read(call: "options.Data | Recipe", split: int | None = None) -> DataSet:
         from strfnet.data.synthetic import draw_set
 
         inform("no data given: drawing synthetic walkers")
-        return draw_set()
-    chosen = call.split if split is None else split
-    return read_data_set(call.format, call.data, split=0 if chosen == "all" else chosen, complete=call.complete)
+        data_set = draw_set()
+    else:
+        chosen = call.split if split is None else split
+        number = 0 if chosen == "all" else chosen
+        layout: Layout = call.layout if isinstance(call, options.Data) else "identity/camera/track"
+        data_set = read_data_set(call.format, call.data, split=number, complete=call.complete, layout=layout)
+    _note(data_set.summary)
+    return data_set
 
 
 def _read_splits(data: options.Data) -> dict[int, DataSet]:
     """The data set of the split, or those of all splits."""
+    first = _read(data)
+    check_labelled(first.test, "an evaluation")
     if data.split != "all":
-        return {data.split: _read(data)}
-    first = _read(data, 0)
+        return {data.split: first}
     return {0: first} | {split: _read(data, split) for split in range(1, first.splits)}
 
 

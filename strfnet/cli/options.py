@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from strfnet.data.choices import Kind
+from strfnet.data.readers.folder import Layout
 from strfnet.data.readers.formats import FORMATS, Format
 from strfnet.data.sampling import EVALUATION_SAMPLERS
 from strfnet.data.tracks import Units
@@ -32,6 +33,7 @@ class Data:
     Args:
         data: Folder of the data set, or its CSV file. Default: synthetic walkers, drawn in memory.
         format: Layout of the data set on disk.
+        layout: Layout of the folders of the format folder; camera/track for tracklets without identities.
         split: Split to read, from 0; ilids and prid have 10 splits, other data sets one. all, of evaluate, averages
             the metrics of all splits.
         complete: Require the published numbers of tracklets. Use false for a part of a published data set, or for
@@ -40,6 +42,7 @@ class Data:
 
     data: Path | None = field(default=None, metadata={"metavar": "PATH"})
     format: Format = "folder"
+    layout: Layout = "identity/camera/track"
     split: int | Literal["all"] = field(default=0, metadata={"metavar": "N|all"})
     complete: bool = True
 
@@ -72,7 +75,7 @@ class Network:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.trained is None) == (self.model is None):
+        if self.trained is not None and self.model is not None:
             raise ValueError(f"trained is {self.trained} and model is {self.model}, wanted one of the two")
         if self.trained is not None and self.weights is not None:
             raise ValueError(f"weights are {self.weights}, but a training run has its own; wanted model with them")
@@ -81,6 +84,16 @@ class Network:
         if self.trained is None and self.best:
             raise ValueError("best is true, but only a training run has best weights; wanted trained with it")
         _check_positive(height=self.height, width=self.width)
+
+    @property
+    def missing(self) -> bool:
+        """Whether the call names no network."""
+        return self.trained is None and self.model is None
+
+    def check_given(self) -> None:
+        """Raises: ValueError if the call names no network."""
+        if self.missing:
+            raise ValueError("trained is None and model is None, wanted one of the two")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,10 +246,14 @@ class _OnTracklets:
     clips: str | None
 
     def __post_init__(self) -> None:
+        self._check_network()
         if self.clips is not None:
             clip_sampler(self.clips)
         if self.data_set.split == "all" and not isinstance(self, Evaluate):
             raise ValueError("split is all, but only evaluate averages over splits; wanted the number of one")
+
+    def _check_network(self) -> None:
+        self.network.check_given()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,13 +264,23 @@ class Evaluate(_OnTracklets):
         protocol: Evaluation protocol; all prints every protocol that applies to the data set.
         clips: Clip sampler and frames of a clip, such as restricted_first:8. Default: those of the protocol.
         rerank: Re-rank the distances by k-reciprocal neighbours.
+        embeddings: Files of embeddings to evaluate in place of a network. Labels are those of the data set if one is
+            named, else those of the files.
         out: JSON file to write the metrics to.
     """
 
     protocol: ProtocolName | Literal["all"] = "all"
     clips: str | None = field(default=None, metadata={"metavar": "SAMPLER:N"})
     rerank: bool = False
+    embeddings: list[Path] | None = field(default=None, metadata={"metavar": "FILE"})
     out: Path | None = field(default=None, metadata={"metavar": "FILE"})
+
+    def _check_network(self) -> None:
+        if self.embeddings is None:
+            self.network.check_given()
+        elif not self.network.missing or self.clips is not None:
+            given = "clips" if self.network.missing else "a network"
+            raise ValueError(f"got embeddings and {given}, wanted one of the two: the files have theirs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +299,8 @@ class Show(_OnTracklets):
         protocol: Evaluation protocol; all shows every protocol that applies to the data set, and ranked lists of the
             first.
         row: Test row of the tracklet or query to show. Default: the first query; the hardest queries for lists.
-        other: Test row of the tracklet that is compared with the query. Default: the first of its ranked list.
+        other: Test row of the tracklet that is compared with the query. Default: the first that counts in its ranked
+            list.
         clips: Clip sampler and frames of the clip for masks, attention and match; the first clip is shown.
         place: Pixel whose attention is shown, as [frame, row, column]. Default: the middle of the upper body.
         ranks_shown: Tracklets of a ranked list.
@@ -358,8 +386,12 @@ class Embed(_OnTracklets):
     """Write the embeddings of tracklets to a file.
 
     Args:
-        out: safetensors file to write. Its finished shards are in OUT.parts, from where the same command resumes.
+        out: File to write: safetensors, or .parquet, .npz or .csv for other tools. Its finished shards are in
+            OUT.parts, from where the same command resumes.
         clips: Clip sampler and frames of a clip.
+        metric: Distance by which embeddings are compared: cosine scales them to length 1, euclidean does not.
+        subset: Subset of a data set to embed: train, or test with query and gallery. Default: test; for the format
+            folder all tracklets of a folder that is no data set.
         video: Video file whose tracks are embedded instead of data; no frame is written.
         tracks: Files of tracks of the video, as for `strfnet crop`.
         camera: Name of the video's camera.
@@ -367,7 +399,8 @@ class Embed(_OnTracklets):
 
     out: Path = field(metadata={"metavar": "FILE"})
     clips: str = field(default="restricted_first:8", metadata={"metavar": "SAMPLER:N"})
-
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    subset: Literal["train", "test"] | None = None
     video: Path | None = field(default=None, metadata={"metavar": "FILE"})
     tracks: list[Path] | None = field(default=None, metadata={"metavar": "FILE"})
     camera: str | None = None
@@ -378,6 +411,8 @@ class Embed(_OnTracklets):
         super().__post_init__()
         if self.data_set.data is None and self.video is None:
             raise ValueError("data is missing, wanted the folder of the tracklets, or a video")
+        if self.video is not None and self.subset is not None:
+            raise ValueError(f"subset is {self.subset}, but a video has none; wanted a data set with it")
         if self.data_set.data is not None and self.video is not None:
             raise ValueError(f"data is {self.data_set.data} and video is {self.video}, wanted one of the two")
         if (self.video is None) != (self.tracks is None) or (self.video is None and self.camera is not None):
@@ -404,6 +439,7 @@ class Export:
     network: Network
 
     def __post_init__(self) -> None:
+        self.network.check_given()
         clip_sampler(self.clips)
 
 

@@ -78,17 +78,17 @@ class Figures:
         )
 
     def match(self, query: int | None = None, other: int | None = None) -> "Figure":
-        """Why two tracklets match; by default those of the call, or the first of the query's ranked list."""
+        """Why two tracklets match; by default those of the call, or the first that counts of the ranked list."""
         query = self._row() if query is None else query
         other = self.call.other if other is None else other
         if other is None:
-            other = self._ranked(query, count=1)[0].row
+            items = self._ranked(query, count=len(self.data_set.test))
+            other = next((item for item in items if item.mark != "not counted"), items[0]).row
         clips = self._clip(query)[0], self._clip(other)[0]
         regions = vis.match_regions(
             self.embedder.network, *clips, distance=self.protocols[0].distance, batch=self.embedder.batch
         )
-        first, second = (self._title("", row).splitlines()[1] for row in (query, other))
-        title = f"{self.embedder.name}: regions that match\n{first}, and {second.partition(', ')[2]}"
+        title = f"{self._title('regions that match', query)}, and {self._about(other)}"
         return vis.draw_match(*clips, regions, title=title)
 
     def _ranked(self, query: int, *, count: int | None = None) -> list[vis.RankedItem]:
@@ -113,13 +113,12 @@ class Figures:
             "Right items have a green border and a tick, wrong ones a red border and a cross. Grey items are not "
             "counted: junk, and what the protocol removes. An image leads to the frames of its tracklet."
         )
-        notes = self._precision_notes()
-        lists = [
-            vis.report_list(self.data_set, query, self._ranked(query), note=notes[query])
-            for query in self.hardest[:shown]
-        ]
+        ranked_lists = {query: self._ranked(query) for query in self.hardest[:shown]}
+        lists = vis.report_lists(
+            self.data_set, ranked_lists, notes=self._precision_notes(), max_pixels=self.embedder.max_pixels
+        )
         sections = [
-            vis.Section("Hardest queries", ranked, lists=tuple(lists)),
+            vis.Section("Hardest queries", ranked, lists=lists),
             self._matches(self.hardest[0]),
             _section("CMC", "The fraction of queries whose first match has that rank or less.", self.cmc(), "CMC"),
         ]
@@ -215,9 +214,12 @@ class Figures:
         network = self.embedder.name + ("" if self.found.trained else " (untrained)")
         if row is None:
             return f"{network}, {self.data_set.name}: {what}"
+        return f"{network}: {what}\n{self.data_set.name}, {self._about(row)}"
+
+    def _about(self, row: int) -> str:
         item = self.data_set.test[row]
         camera = "" if item.camera is None else f", camera {item.camera}"
-        return f"{network}: {what}\n{self.data_set.name}, identity {item.identity}{camera}, test row {row}"
+        return f"identity {item.identity}{camera}, test row {row}"
 
     def _clip(self, row: int | None) -> tuple[Tensor, int]:
         """The first clip (3, t, h, w) of a tracklet, and its test row; for None, that of the call or of a query."""

@@ -36,6 +36,9 @@ def start(call: Train, data_set: DataSet) -> tuple[Recipe, LoadedNetwork, list[s
         found = _network(recipe, recipe.model, classes)  # its weights are in the checkpoint
         return replace(recipe, options=_options(found)), found, []
     weights, model = recipe.start_from, recipe.model
+    if weights is not None and str(weights) != WALKERS and not weights.exists():
+        wanted = f"a weights file, the folder of a run, {WALKERS}, or torchvision's such as IMAGENET1K_V1"
+        raise ValueError(f"weights are {str(weights)!r}, wanted {wanted}")
     if weights is not None and "model" in call.unsaid:
         named = find_network(WALKERS if str(weights) == WALKERS else weights)
         model, recipe = named.name, replace(recipe, options=recipe.options or _options(named))
@@ -66,14 +69,11 @@ def _options(found: LoadedNetwork) -> dict[str, Any] | None:
 def _with_weights_apart(recipe: Recipe) -> Recipe:
     """The recipe with weights of a whole network as ``start_from``, and ``weights`` only those of torchvision.
 
-    Raises: ValueError for weights that are neither.
+    Raises: ValueError for both.
     """
     weights = recipe.weights
     if weights is None or re.fullmatch(r"(\w+_Weights\.)?[A-Z0-9_]+", weights):
         return recipe
-    if weights != WALKERS and not Path(weights).exists():
-        wanted = f"a weights file, the folder of a run, {WALKERS}, or torchvision's such as IMAGENET1K_V1"
-        raise ValueError(f"weights are {weights!r}, wanted {wanted}")
     if recipe.start_from is not None:
         raise ValueError(f"weights are {weights!r} and start_from is {recipe.start_from}, wanted one of the two")
     return replace(recipe, weights=None, start_from=Path(weights))

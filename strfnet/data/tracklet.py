@@ -1,7 +1,8 @@
 """Tracklets, the images of one person in one camera over a while, and data sets of them."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 Frame = Path | NDArray[np.uint8]  # an image file, or RGB (h, w, 3) in memory
 
+_SPLIT = re.compile(r"(\d+)").split
 DETAILS = ("track", "first_frame", "last_frame", "first_time", "last_time")  # of a tracklet from a video
 JUNK, DISTRACTOR = -1, 0  # identities of MARS: junk is ignored by rankings, distractors are no query
 
@@ -76,13 +78,62 @@ class DataSet:
                 wanted = f"rows of {len(self.test)} test tracklets, counted from 0"
                 raise ValueError(f"{name} of {self.name} holds {wrong}, wanted {wanted}")
 
+    @property
+    def summary(self) -> str:
+        """What the data set holds, in one line."""
+        parts = {"train": self.train, "test": self.test}
+        counts = [f"{name}: {counts_of(part)}" for name, part in parts.items() if part]
+        queries = f"{len(self.query)} queries, {self._matched()} with a match"
+        return f"{self.name}: {'; '.join([*counts, queries])}"
+
+    def _matched(self) -> int:
+        """The number of queries that have a match, by the rule of `strfnet.evaluation.rank`."""
+        cameras: dict[object, Counter[object]] = defaultdict(Counter)
+        for row in self.gallery:
+            cameras[self.test[row].identity][self.test[row].camera] += 1
+        gallery, count = set(self.gallery), 0
+        for row in self.query:
+            identity, camera = self.test[row].identity, self.test[row].camera
+            removed = row in gallery if camera is None else cameras[identity][camera]
+            count += identity not in (None, JUNK) and cameras[identity].total() > removed
+        return count
+
     def named_after(self, folder: Path) -> "DataSet":
         """A copy named after its folder, for data that only have the layout of this set."""
         return replace(self, name=f"{folder.name} ({self.name} layout)", layout=self.name)
 
 
+def counts_of(tracklets: Sequence[Tracklet]) -> str:
+    """The numbers of identities, cameras, tracklets and frames, in words."""
+    identities = [item.identity for item in tracklets]
+    cameras = {item.camera for item in tracklets} - {None}
+    words = [
+        f"{len(set(identities) - {None, JUNK, DISTRACTOR})} identities",
+        f"{len(cameras) or 'no'} cameras",
+        f"{len(tracklets)} tracklets",
+        f"{sum(len(item.frames) for item in tracklets)} frames",
+    ]
+    others = {None: "without identity", JUNK: "of junk", DISTRACTOR: "of distractors"}
+    words += [f"{identities.count(one)} tracklets {what}" for one, what in others.items() if one in identities]
+    return ", ".join(words)
+
+
+def check_labelled(tracklets: Sequence[Tracklet], needed_by: str) -> None:
+    """Raises: ValueError if a tracklet has no identity, naming the first."""
+    unknown = [item for item in tracklets if item.identity is None]
+    if unknown:
+        found = f"{len(unknown)} of {len(tracklets)} tracklets have no identity, the first is {unknown[0].where}"
+        raise ValueError(f"{found}: {needed_by} needs all; tracklets without one can be embedded and searched")
+
+
 def natural_order(path: Path) -> tuple[list[str | int], str]:
     """A key for natural sorting: ``frame2.jpg`` comes before ``frame10.jpg``, with or without leading zeros."""
+    return natural_key(path.name)
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """The key of `natural_order` for a name."""
     # Splitting at a group alternates text and digits, so numbers are only compared with numbers.
-    parts = re.split(r"(\d+)", path.name)
-    return [int(part) if at % 2 else part for at, part in enumerate(parts)], path.name
+    parts: list[str | int] = [*_SPLIT(name)]
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name

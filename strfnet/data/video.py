@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LISTING = "tracklets.csv"
 _SKIPPED: NDArray[np.uint8] = np.zeros((0, 0, 3), np.uint8)  # a frame that the clips of a tracklet do not use
-_FACTS = ".crop.json"
+CROPPED = ".crop.json"  # in the folder of a camera: what its crops depend on
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def crop_video(
 
     The files are ``out/<camera>/<track>/<number of the frame>.jpg``. ``out/tracklets.csv`` has a line for each
     tracklet, with camera, track, and the numbers and times in seconds of its first and last frame; the lines of
-    other cameras are kept. `read_listing` reads it.
+    other cameras are kept, and so are identities and further columns. `read_listing` reads it.
 
     If the call is interrupted, the same call goes on with the crops that are missing.
 
@@ -315,7 +315,7 @@ def _claim(folder: Path, video: Video, boxes: Iterable[Box], cropping: Cropping,
         "cropping": repr(cropping),
         "quality": quality,
     }
-    file = folder / _FACTS
+    file = folder / CROPPED
     if not file.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds other files, wanted a new folder or one that this command began")
     if file.exists():
@@ -328,18 +328,28 @@ def _claim(folder: Path, video: Video, boxes: Iterable[Box], cropping: Cropping,
 
 
 def _list(out: Path, camera: str, rows: dict[str, dict[str, str]]) -> None:
-    """Write the lines of a camera into the listing."""
-    names = ("path", "identity", "camera", "subset", *DETAILS)
+    """Write the lines of a camera into the listing, which keeps what its owner has filled in."""
+    names = dict.fromkeys(("path", "identity", "camera", "subset", *DETAILS))
     file = out / LISTING
-    others: list[dict[str, str]] = []
+    before: list[dict[str, str]] = []
     if file.exists():
-        with file.open(newline="", encoding="utf-8") as opened:
-            others = [row for row in csv.DictReader(opened) if row.get("camera") != camera]
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened)
+            before, names = list(reader), names | dict.fromkeys(reader.fieldnames or ())
+    known = {row.get("path"): row for row in before}  # with the identities and columns that were filled in since
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(others)
+    writer.writerows(row for row in before if row.get("camera") != camera)
     for track, times in rows.items():
-        row = {"path": f"{camera}/{track}", "identity": "", "camera": camera, "subset": "test", "track": track}
+        path = f"{camera}/{track}"
+        row = {
+            "identity": "",
+            "subset": "test",
+            **known.get(path, {}),
+            "path": path,
+            "camera": camera,
+            "track": track,
+        }
         writer.writerow({**row, **times})
     write_atomically(file, text.getvalue().encode())

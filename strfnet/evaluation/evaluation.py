@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
-from strfnet.evaluation.distances import StreamedDistances
+from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet, check_labelled
+from strfnet.evaluation.distances import StreamedDistances, unit_length
 from strfnet.evaluation.protocols import Protocol
 from strfnet.evaluation.ranking import Ranking, rank
 from strfnet.evaluation.reranking import rerank
@@ -44,6 +44,10 @@ class Evaluation:
         return statistics.fmean(ranking.mean_average_precision for ranking in self.rankings)
 
     @property
+    def mean_inverse_negative_penalty(self) -> float:
+        return statistics.fmean(ranking.mean_inverse_negative_penalty for ranking in self.rankings)
+
+    @property
     def cmc(self) -> NDArray[np.float64]:
         """The CMC: rank k is ``cmc[k - 1]``."""
         mean: NDArray[np.float64] = np.mean([ranking.cmc for ranking in self.rankings], axis=0)
@@ -71,6 +75,7 @@ class Evaluation:
             "sampling": self.sampling,
             "reranked": self.reranked,
             "mean_average_precision": self.mean_average_precision,
+            "mean_inverse_negative_penalty": self.mean_inverse_negative_penalty,
             "cmc": self.cmc.tolist(),
             "splits": splits,
         }
@@ -87,6 +92,8 @@ def evaluate(
 ) -> Evaluation:
     """Ranks the gallery of a data set for each query and computes the metrics of a protocol.
 
+    For cosine distances, embeddings are scaled to length 1 first, as in files of embeddings.
+
     Args:
         embeddings: (n, d), one for each tracklet of ``data_set.test``.
         data_set: the data set.
@@ -96,12 +103,15 @@ def evaluate(
             No published protocol does so; the table marks it.
         ranks: length of the CMC.
 
-    Raises: ValueError if there is not one embedding for each test tracklet, if the protocol leaves no gallery, and
-    as `rank_embeddings` does.
+    Raises: ValueError if there is not one embedding for each test tracklet, if a tracklet has no identity, if the
+    protocol leaves no gallery, and as `rank_embeddings` does.
     """
     if embeddings.ndim != 2 or len(embeddings) != len(data_set.test):
         wanted = f"({len(data_set.test)}, d), one row for each test tracklet of {data_set.name}"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
+    check_labelled(data_set.test, "an evaluation")
+    if protocol.distance == "cosine":
+        embeddings = unit_length(embeddings)
     queries, rows = queries_of(data_set, protocol), gallery_of(data_set, protocol)
     query = embeddings[list(queries)]
     # The whole tensor where it is the gallery: a copy of a large one would double the memory.
@@ -261,7 +271,7 @@ def mean_over_splits(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 COLUMNS = (
-    *("protocol", "data", "mAP rectangle", "mAP trapezoid", "R1", "R5", "R10", "R20"),
+    *("protocol", "data", "mAP rectangle", "mAP trapezoid", "mINP", "R1", "R5", "R10", "R20"),
     *("queries", "unmatched", "gallery", "distance", "splits", "frames"),
 )
 TEXT_COLUMNS = ("protocol", "data", "distance", "frames")  # aligned left; numbers are aligned right
@@ -298,6 +308,7 @@ def cells_of(evaluation: Evaluation) -> tuple[str, ...]:
     protocol, cmc = evaluation.protocol, evaluation.cmc
     percent = f"{100 * evaluation.mean_average_precision:.2f}"
     precisions = [percent if protocol.average_precision == rule else "-" for rule in ("rectangle", "trapezoid")]
+    penalty = f"{100 * evaluation.mean_inverse_negative_penalty:.2f}"
     ranks = [f"{100 * cmc[k - 1]:.2f}" if k <= len(cmc) else "-" for k in (1, 5, 10, 20)]
     counts = [
         _range([getattr(ranking, name) for ranking in evaluation.rankings])
@@ -307,7 +318,7 @@ def cells_of(evaluation: Evaluation) -> tuple[str, ...]:
     distance = protocol.distance + (" re-ranked" if evaluation.reranked else "")
     splits = len(evaluation.rankings)
     last = distance, f"{splits} of {evaluation.splits}" if splits < evaluation.splits else str(splits), frames
-    return (protocol.name, evaluation.data, *precisions, *ranks, *counts, *last)
+    return (protocol.name, evaluation.data, *precisions, penalty, *ranks, *counts, *last)
 
 
 def _range(counts: list[int]) -> str:

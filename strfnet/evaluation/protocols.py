@@ -41,7 +41,7 @@ class Protocol:
         frames: frames of a clip.
         cut: length at which a ranking ends; None for no end.
 
-    Raises: ValueError for an unknown gallery. Other names are checked where they are used.
+    Raises: ValueError for an unknown gallery, or data that are no tuple. Other names are checked where they are used.
     """
 
     name: str
@@ -61,6 +61,8 @@ class Protocol:
 
     def __post_init__(self) -> None:
         check_choice("gallery", self.gallery, get_args(Gallery))
+        if isinstance(self.data, str):
+            raise ValueError(f"data is {self.data!r}, wanted a tuple of names, such as ({self.data!r},)")
 
     @property
     def sampling(self) -> str:

@@ -29,6 +29,8 @@ class Ranking:
         cmc: for rank k = 1, 2, ... (in ``cmc[k - 1]``) the fraction of those queries whose first match has rank k
             or less.
         average_precisions: of every query; NaN for a query without a match.
+        inverse_negative_penalties: of every query, its number of matches divided by the rank of the last one; NaN for
+            a query without a match, 0 if the last one is behind ``cut``.
         first_hits: rank of the first match of every query, from 1; 0 if there is none.
         matched: number of queries with a match in the gallery.
         unmatched: number of queries without one, which are left out of all metrics.
@@ -39,16 +41,23 @@ class Ranking:
     mean_average_precision: float
     cmc: NDArray[np.float64]
     average_precisions: NDArray[np.float64]
+    inverse_negative_penalties: NDArray[np.float64]
     first_hits: NDArray[np.int64]
     matched: int
     unmatched: int
     gallery: int
     average_precision: str
 
+    @property
+    def mean_inverse_negative_penalty(self) -> float:
+        """mINP: the mean over the queries that have a match. Source: Ye et al., TPAMI 2021, arXiv:2001.04193."""
+        return float(np.nanmean(self.inverse_negative_penalties))
+
     def __str__(self) -> str:
         ranks = "  ".join(f"R{k} {100 * self.cmc[k - 1]:.2f}" for k in (1, 5, 10, 20) if k <= len(self.cmc))
         counts = f"{self.matched} queries ({self.unmatched} more without a match), {self.gallery} gallery items"
-        return f"mAP {100 * self.mean_average_precision:.2f} ({self.average_precision})  {ranks}  {counts}"
+        means = f"mAP {100 * self.mean_average_precision:.2f} ({self.average_precision})"
+        return f"{means}  mINP {100 * self.mean_inverse_negative_penalty:.2f}  {ranks}  {counts}"
 
 
 def rank(
@@ -253,6 +262,9 @@ def _metrics(
     sums = np.bincount(counts.rows, weights=precision, minlength=queries)
     average_precisions = np.full(queries, np.nan)
     average_precisions[matched] = sums[matched] / matches[matched]
+    penalties = np.full(queries, np.nan)
+    last = place[starts[matched] + matches[matched] - 1]  # 0 behind the cut
+    penalties[matched] = np.where(last > 0, matches[matched] / np.maximum(last, 1), 0.0)
     first_hits = np.zeros(queries, np.int64)
     first_hits[matched] = place[starts[matched]]
     reached = np.bincount(first_hits[(first_hits > 0) & (first_hits <= ranks)], minlength=ranks + 1)[1:]
@@ -261,6 +273,7 @@ def _metrics(
         mean_average_precision=math.fsum(average_precisions[matched]) / count,
         cmc=np.cumsum(reached) / count,
         average_precisions=average_precisions,
+        inverse_negative_penalties=penalties,
         first_hits=first_hits,
         matched=count,
         unmatched=queries - count,

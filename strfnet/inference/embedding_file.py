@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -12,9 +14,10 @@ import torch
 from torch import Tensor
 
 from strfnet.data.readers.directory import check_file
-from strfnet.data.readers.folder import first_queries
+from strfnet.data.readers.folder import first_queries, test_set
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.evaluation.distances import unit_length
+from strfnet.inference.embedding_formats import WRITERS, check_format, columns_of
 from strfnet.system.files import write_atomically
 
 # Facts in which files that are mixed agree.
@@ -40,22 +43,43 @@ class Embeddings(NamedTuple):
 
         If it lists none, ``first_queries`` selects them. The tracklets' frames are placeholders.
         """
-        test = tuple(
+        test = [
             Tracklet((Path(row["path"]),) * row["frames"], row["identity"], row["camera"], row["details"])
             for row in self.tracklets
-        )
-        query = tuple(self.facts["query"]) if "query" in self.facts else first_queries(test)
-        gallery = tuple(self.facts.get("gallery", range(len(test))))
-        return DataSet(self.facts.get("data", "embeddings"), (), test, query, gallery, self.facts.get("layout"))
+        ]
+        found, facts = test_set(self.facts.get("data", "embeddings"), test), self.facts
+        query, gallery = (tuple(facts.get(name, getattr(found, name))) for name in ("query", "gallery"))
+        layout, splits = facts.get("layout"), facts.get("splits", 1)
+        return replace(found, query=query, gallery=gallery, layout=layout, splits=splits)
+
+    def rows_of(self, tracklets: Sequence[Tracklet]) -> list[int]:
+        """Returns the row of each tracklet, found by the path of its first frame.
+
+        Raises: ValueError naming a tracklet that has no row.
+        """
+        rows = {os.path.abspath(row["path"]): number for number, row in enumerate(self.tracklets)}
+        found = [rows.get(os.path.abspath(tracklet.where)) for tracklet in tracklets]
+        if None in found:
+            missing, count = tracklets[found.index(None)].where, found.count(None)
+            raise ValueError(
+                f"{count} of {len(found)} tracklets have no embedding, the first is {missing}: wanted a file of this "
+                "data set; paths are compared from the working directory"
+            )
+        return [row for row in found if row is not None]
 
 
 def save_embeddings(
     path: str | Path, embeddings: Tensor, tracklets: Sequence[Tracklet], facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes embeddings and the labels of their tracklets into one safetensors file, atomically.
+    """Writes embeddings as float32 and the labels of their tracklets into one file, atomically.
 
-    The tensor is called ``embeddings``. The entry ``tracklets`` of the metadata is a JSON list with the identity, the
-    camera, the number of frames and the path of the first frame of each tracklet, and its ``details`` if it has some.
+    The file is of safetensors, and the tensor is called ``embeddings``. The entry ``tracklets`` of the metadata is a
+    JSON list with the identity, the camera, the number of frames and the path of the first frame of each tracklet,
+    and its ``details`` if it has some.
+
+    A path that ends in ``.parquet``, ``.npz`` or ``.csv`` is written for other tools instead, with a column for each
+    label and detail: ``embedding`` and the metadata ``facts`` (Parquet), arrays ``embeddings`` and ``facts`` (NumPy,
+    without pickle), or columns ``facts``, ``embedding_0``, ... (CSV).
 
     Args:
         path: of the file.
@@ -64,14 +88,18 @@ def save_embeddings(
         facts: how the embeddings were computed, such as `Embedder.facts`; JSON types, the entry ``facts`` of the
             metadata. If their ``metric`` is "cosine", rows are scaled to length 1.
 
-    Raises: ValueError if ``embeddings`` is not one row per tracklet; OSError if the file cannot be written.
+    Raises: ValueError if ``embeddings`` is not one row per tracklet, or for the suffix of another format; OSError if
+    the file cannot be written; ImportError without pyarrow.
     """
+    path = Path(path)
+    check_format(path, tracklets)
     if embeddings.ndim != 2 or len(embeddings) != len(tracklets):
         wanted = f"one row for each of {len(tracklets)} tracklets"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")
     content = io.BytesIO()
-    write_rows(content, [embeddings.detach().cpu().float()], describe(tracklets), len(tracklets), facts or {})
-    write_atomically(Path(path), content.getvalue())
+    vectors = embeddings.detach().cpu().float()
+    write_rows(content, path.suffix.lower(), [vectors], describe(tracklets), len(tracklets), facts or {})
+    write_atomically(path, content.getvalue())
 
 
 def load_embeddings(*paths: str | Path) -> Embeddings:
@@ -106,10 +134,12 @@ def load_embeddings(*paths: str | Path) -> Embeddings:
 
 
 def facts_of(data_set: DataSet) -> dict[str, Any]:
-    """Returns the facts of a data set in a file of embeddings: its name, its layout, and queries that it lists."""
+    """Returns what a file of embeddings keeps of a data set: name, layout, number of splits, and listed queries."""
     facts: dict[str, Any] = {"data": data_set.name}
     if data_set.layout is not None:
         facts["layout"] = data_set.layout
+    if data_set.splits > 1:
+        facts["splits"] = data_set.splits
     query, gallery = data_set.query, data_set.gallery
     if query != first_queries(data_set.test) or gallery != tuple(range(len(data_set.test))):
         facts |= {"query": list(query), "gallery": list(gallery)}
@@ -135,20 +165,24 @@ def header_of(described: str, rows: int, width: int, facts: Mapping[str, Any]) -
     return struct.pack("<Q", len(text)) + text
 
 
-def write_rows(file: BinaryIO, parts: Iterable[Tensor], described: str, rows: int, facts: Mapping[str, Any]) -> int:
-    """Writes a file of embeddings from parts of its rows, float32 on the CPU. Returns the width of a row."""
-    width, parts = _peeked(parts)
-    file.write(header_of(described, rows, width, facts))
-    for part in parts:
-        scaled = unit_length(part) if facts.get("metric") == "cosine" else part
-        file.write(scaled.contiguous().numpy().astype("<f4", copy=False).tobytes())
-    return width
+def write_rows(
+    file: BinaryIO, suffix: str, parts: Iterable[Tensor], described: str, rows: int, facts: Mapping[str, Any]
+) -> int:
+    """Writes a file of embeddings from parts of its rows, float32 on the CPU; `save_embeddings` has the formats.
 
-
-def _peeked(parts: Iterable[Tensor]) -> tuple[int, Iterator[Tensor]]:
+    Returns: the width of a row.
+    """
     iterator = iter(parts)
     first = next(iterator)
-    return first.shape[1], chain([first], iterator)
+    width, unit = first.shape[1], facts.get("metric") == "cosine"
+    arrays = ((unit_length(part) if unit else part).contiguous().numpy() for part in chain([first], iterator))
+    if suffix in WRITERS:
+        WRITERS[suffix](file, width, arrays, columns_of(json.loads(described)), json.dumps(facts))
+        return width
+    file.write(header_of(described, rows, width, facts))
+    for array in arrays:
+        file.write(array.astype("<f4", copy=False).tobytes())
+    return width
 
 
 def _load(file: Path) -> Embeddings:
@@ -166,12 +200,27 @@ def _load(file: Path) -> Embeddings:
     try:
         tracklets, facts = json.loads(metadata["tracklets"]), json.loads(metadata.get("facts", "{}"))
         tracklets = [{"details": {}, **row} for row in tracklets]
+        wrong = [number for number, row in enumerate(tracklets) if not _is_tracklet(row)]
+        if wrong or not isinstance(facts, dict):
+            raise ValueError(f"row {wrong[0]} is {tracklets[wrong[0]]}" if wrong else f"facts are {facts}")
     except (ValueError, TypeError) as error:
         raise ValueError(f"the list of tracklets in {file} is damaged: {error}") from error
     if vectors.ndim != 2 or len(vectors) != len(tracklets):
         found = f"embeddings {tuple(vectors.shape)} and {len(tracklets)} tracklets"
         raise ValueError(f"{file} holds {found}, wanted a row for each")
     return Embeddings(vectors.float(), tracklets, facts)
+
+
+def _is_tracklet(row: Mapping[str, Any]) -> bool:
+    labels, details = [row.get("identity"), row.get("camera")], row["details"]
+    return (
+        isinstance(row.get("path"), str)
+        and isinstance(row.get("frames"), int)
+        and row["frames"] > 0
+        and all(label is None or isinstance(label, (str, int)) for label in labels)
+        and isinstance(details, dict)
+        and all(isinstance(value, str) for value in details.values())
+    )
 
 
 def _check_alike(file: Path, facts: Mapping[str, Any], first: Path, wanted: Mapping[str, Any]) -> None:

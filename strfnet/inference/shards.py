@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from strfnet.data.fingerprint import fingerprint
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference.embedding_file import describe, header_of, write_rows
+from strfnet.inference.embedding_formats import check_format
 from strfnet.system.files import Lock, check_writable, lock, replacing
 from strfnet.system.progress import inform
 from strfnet.training.distributed import gather_bytes, world_size
@@ -55,6 +56,7 @@ class Shards:
         device: torch.device,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
+        check_format(path, tracklets)
         self.path, self.folder = path, path.with_name(f"{path.name}.parts")
         self._store = CheckpointStore(self.folder)
         self._tracklets, self._described = tracklets, describe(tracklets)
@@ -107,7 +109,8 @@ class Shards:
             time.sleep(0.1)
         with replacing(self.path) as file:
             parts = (self._joined(number) for number in range(self.count))
-            width = write_rows(file, parts, self._described, len(self._tracklets), self._facts)
+            rows = len(self._tracklets)
+            width = write_rows(file, self.path.suffix.lower(), parts, self._described, rows, self._facts)
         self._store.keep_only([])
         return width
 

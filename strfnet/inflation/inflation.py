@@ -95,7 +95,7 @@ def inflate(
     convolution or block, for a network other than a ResNet without ``places``, for one that returns neither vectors
     nor maps, and for one that is inflated already, compiled, scripted, quantised or wrapped for parallel training.
     """
-    built = network if isinstance(network, nn.Module) else network()
+    built = network() if callable(network) and not isinstance(network, nn.Module) else network
     if not isinstance(built, nn.Module):
         raise TypeError(f"network must be a module or build one, got {type(built).__name__}")
     _check_inflatable(built)

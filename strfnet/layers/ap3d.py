@@ -16,6 +16,7 @@ from strfnet.layers.attention import Attending
 from strfnet.layers.clip import check_clip
 from strfnet.layers.lengths import check_lengths, zero_past_end
 from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, TemporalConv, check_time
+from strfnet.system.names import check_count, check_flags, check_number
 
 
 class AppearancePreserving(Attending):
@@ -52,9 +53,11 @@ class AppearancePreserving(Attending):
     ) -> None:
         super().__init__()
         check_time(time_kernel=time_kernel, time_dilation=time_dilation)
+        check_count("channels", channels)
         inner = max(channels // 16, 1) if inner_channels is None else inner_channels
-        if channels < 1 or inner < 1:
-            raise ValueError(f"channels and inner_channels must be at least 1, got {channels} and {inner}")
+        check_count("inner_channels", inner)
+        check_number("temperature", temperature, least=0)
+        check_flags(gate=gate, detach_gate=detach_gate)
         self.channels, self.temperature, self.detach_gate = channels, temperature, detach_gate
         self.time_kernel, self.time_dilation = time_kernel, time_dilation
         self.semantic = nn.Linear(channels, inner, bias=False)

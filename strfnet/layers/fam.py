@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip
 from strfnet.layers.lengths import check_lengths, hold_last, mean_over_time, zero_past_end
-from strfnet.system.names import check_choice
+from strfnet.system.names import check_choice, check_count
 
 Mask = Literal["product", "time", "space", "joint"]
 TimePadding = Literal["replicate", "zeros"]
@@ -36,8 +36,7 @@ class FAM(nn.Module):
 
     def __init__(self, channels: int, *, mask: Mask = "product", time_padding: TimePadding = "replicate") -> None:
         super().__init__()
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}")
+        check_count("channels", channels)
         check_choice("mask", mask, get_args(Mask))
         check_choice("time_padding", time_padding, get_args(TimePadding))
         self.channels, self.kind, self.time_padding = channels, mask, time_padding

@@ -1,5 +1,6 @@
 """FFM: one factor of a feature, static or dynamic over time, coarse or fine over space."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 from strfnet.layers.fam import FAM, Mask, TimePadding, pad_time
 from strfnet.layers.lengths import check_lengths, existing, hold_last, mean_over_time, zero_past_end
-from strfnet.system.names import check_choice
+from strfnet.system.names import check_choice, check_count, check_flags
 
 Unit = Literal["static", "dynamic", "coarse", "fine"]
 Dynamic = Literal["difference", "remainder"]
@@ -59,17 +60,19 @@ class FFM(nn.Module):
         time_padding: TimePadding = "replicate",
     ) -> None:
         super().__init__()
-        cell = (grid, grid) if isinstance(grid, int) else tuple(grid)
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}")
+        cell = (grid, grid) if isinstance(grid, int) else grid
+        check_count("channels", channels)
         check_choice("unit", unit, get_args(Unit))
-        if window is not None and (window < 1 or window % 2 == 0):
+        check_count("window", window, none="the whole clip")
+        if window is not None and window % 2 == 0:
             raise ValueError(f"window must be an odd number of frames, or None for the whole clip, got {window}")
-        if len(cell) != 2 or min(cell) < 1:
-            raise ValueError(f"grid must be one or two numbers of pixels of at least 1, got {grid}")
+        right = isinstance(cell, Sequence) and len(cell) == 2 and all(type(one) is int and one > 0 for one in cell)
+        if not right:
+            raise ValueError(f"grid must be one or two numbers of pixels of at least 1, got {grid!r}")
+        check_flags(split=split)
         check_choice("dynamic", dynamic, get_args(Dynamic))
         check_choice("time_padding", time_padding, get_args(TimePadding))
-        self.channels, self.unit, self.window, self.cell = channels, unit, window, cell
+        self.channels, self.unit, self.window, self.cell = channels, unit, window, tuple(cell)
         self.dynamic, self.split, self.time_padding = dynamic, split, time_padding
         self.in_time = unit in ("static", "dynamic")
         if self.in_time:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.clip import bands_of, check_clip
 from strfnet.layers.pooling import Pooler, Pooling, make_pooler
-from strfnet.system.names import check_choice
+from strfnet.system.names import check_choice, check_count, check_flags
 
 
 class ReIDOutput(NamedTuple):
@@ -62,10 +62,10 @@ class Head(nn.Module):
         super().__init__()
         if isinstance(pooling, str) or not callable(pooling):
             check_choice("pooling", pooling, get_args(Pooling))
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, or None for no classifier, got {num_classes}")
-        if stripes is not None and stripes < 1:
-            raise ValueError(f"stripes must be at least 1, or None for the whole maps, got {stripes}")
+        check_count("channels", channels)
+        check_count("num_classes", num_classes, none="no classifier")
+        check_count("stripes", stripes, none="the whole maps")
+        check_flags(neck_bias=neck_bias, classifier_bias=classifier_bias)
         self.channels, self.stripes = channels, stripes
         self.pooling = pooling if isinstance(pooling, str) else getattr(pooling, "__name__", type(pooling).__name__)
         self.pooler = make_pooler(pooling, channels) if isinstance(pooling, str) else pooling
@@ -81,6 +81,8 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> ReIDOutput:
         check_clip(x, self.channels)
+        if self.neck.training and isinstance(self.neck, nn.BatchNorm1d) and x.shape[0] == 1:
+            raise ValueError("x is one clip, and the BN neck in training needs the spread of at least 2")
         feature = self.pool(x, lengths)
         embedding = self.neck(feature)
         logits = self.classifier(embedding) if self.training and self.classifier is not None else None

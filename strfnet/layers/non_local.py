@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from strfnet.layers.attention import Attending, AttentionForm
 from strfnet.layers.clip import bands_of, check_clip, flatten_time, unflatten_time
 from strfnet.layers.lengths import check_lengths, norm_of_existing, zero_past_end
-from strfnet.system.names import check_choice
+from strfnet.system.names import check_choice, check_count, check_flags
 
 Pairing = Literal["softmax", "dot"]
 Pool = Literal["mean", "max", "both"]
@@ -65,15 +65,15 @@ class NonLocalBlock(Attending):
         attention: AttentionForm = "fused",
     ) -> None:
         super().__init__()
+        check_count("channels", channels)
         inner = max(channels // 2, 1) if inner_channels is None else inner_channels
-        if channels < 1 or inner < 1:
-            raise ValueError(f"channels and inner_channels must be at least 1, got {channels} and {inner}")
+        check_count("inner_channels", inner)
         check_choice("pairing", pairing, get_args(Pairing))
         check_choice("pool", pool, POOLS)
         check_choice("attention", attention, get_args(AttentionForm))
-        for name, number in (("stripes", stripes), ("window", window)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be at least 1, or None, got {number}")
+        check_count("stripes", stripes, none="all pixels")
+        check_count("window", window, none="all frames")
+        check_flags(subsample=subsample, norm=norm)
         if stripes is not None and subsample:
             raise ValueError("subsample pools pixels and stripes has none left: choose one of the two")
         self.channels, self.pairing, self.stripes, self.pool = channels, pairing, stripes, pool

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 from strfnet.layers.lengths import check_lengths, existing, mean_over_time, zero_past_end
+from strfnet.system.names import check_count, check_flags, check_number
 
 Pooling = Literal["mean", "max", "max_mean", "gem", "attention"]
 Pooler = Callable[..., Tensor]
@@ -34,8 +35,10 @@ class GeM(nn.Module):
 
     def __init__(self, p: float = 3.0, *, trained: bool = True, eps: float = 1e-6) -> None:
         super().__init__()
-        if not p > 0 or not eps > 0:
-            raise ValueError(f"p and eps must be above 0, got {p} and {eps}")
+        if not (isinstance(p, float) and p == math.inf):  # the maximum
+            check_number("p", p, least=0, above=True)
+        check_number("eps", eps, least=0, above=True)
+        check_flags(trained=trained)
         self.eps = eps
         self.p = nn.Parameter(torch.tensor(float(p)), requires_grad=trained)
 
@@ -64,6 +67,7 @@ class FrameAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        check_count("channels", channels)
         self.channels = channels
         self.score = nn.Linear(channels, 1, bias=False)
         nn.init.zeros_(self.score.weight)

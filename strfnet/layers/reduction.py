@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip
 from strfnet.layers.lengths import check_lengths, existing, zero_past_end
+from strfnet.system.names import check_count
 
 
 class TemporalReduction(nn.Module):
@@ -22,8 +23,7 @@ class TemporalReduction(nn.Module):
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()
-        if factor < 1:
-            raise ValueError(f"factor must be at least 1 frame, got {factor}")
+        check_count("factor", factor)
         self.factor = factor
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """STRF: the static, dynamic, coarse and fine factors of a feature, added to it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
 from typing import cast, get_args
 
@@ -11,6 +11,7 @@ from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 from strfnet.layers.fam import Mask, TimePadding
 from strfnet.layers.ffm import FFM, Dynamic, Unit
 from strfnet.layers.lengths import check_lengths, norm_of_existing, zero_past_end
+from strfnet.system.names import check_count, check_flags
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
 DEFAULT_REDUCTION, FEWEST = 16, 2
@@ -53,9 +54,11 @@ class STRF(nn.Module):
     ) -> None:
         super().__init__()
         divisor = DEFAULT_REDUCTION if reduction is None else reduction
-        if channels < 1 or divisor < 1:
-            raise ValueError(f"channels and reduction must be at least 1, got {channels} and {divisor}")
-        if isinstance(units, str) or not units or len(set(units)) != len(units):
+        check_count("channels", channels)
+        check_count("reduction", divisor)
+        check_flags(residual=residual)
+        known = isinstance(units, Collection) and not isinstance(units, str) and all(one in UNITS for one in units)
+        if not known or not units or len(set(units)) != len(units):
             raise ValueError(f"units must be some of {UNITS}, each once, got {units!r}")
         inner = max(channels // divisor, min(FEWEST, channels) if reduction is None else 1)
         self.channels, self.residual = channels, residual

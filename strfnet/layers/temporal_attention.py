@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from strfnet.layers.clip import check_clip
 from strfnet.layers.lengths import check_lengths, existing, zero_past_end
+from strfnet.system.names import check_count, check_flags
 
 WIDEST_HEAD = 64
 
@@ -36,9 +37,11 @@ class TemporalAttention(nn.Module):
         self, channels: int, *, inner_channels: int | None = None, heads: int | None = None, positions: bool = True
     ) -> None:
         super().__init__()
+        check_count("channels", channels)
         inner = max(channels // 2, 1) if inner_channels is None else inner_channels
-        if channels < 1 or inner < 1:
-            raise ValueError(f"channels and inner_channels must be at least 1, got {channels} and {inner}")
+        check_count("inner_channels", inner)
+        check_count("heads", heads, none="the fewest that are narrow")
+        check_flags(positions=positions)
         if heads is None:
             heads = next(n for n in range(1, inner + 1) if inner % n == 0 and inner // n <= WIDEST_HEAD)
         if heads < 1 or inner % heads:

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from strfnet.losses.triplet import check_labels
+from strfnet.system.names import check_count
+
 
 class CenterLoss(nn.Module):
     """Half the mean squared distance of features to the centre of their identity; the centres are trained.
@@ -19,13 +22,14 @@ class CenterLoss(nn.Module):
 
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
-        if num_classes < 1 or channels < 1:
-            raise ValueError(f"num_classes and channels must be at least 1, got {num_classes} and {channels}")
+        check_count("num_classes", num_classes)
+        check_count("channels", channels)
         self.centers = nn.Parameter(torch.randn(num_classes, channels))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         if features.ndim != 2 or features.shape[1] != self.centers.shape[1]:
             raise ValueError(f"features must be (n, {self.centers.shape[1]}), got {tuple(features.shape)}")
+        check_labels(labels, features.shape[0])
         return (features - self.centers[labels]).square().sum(dim=1).mean() / 2
 
     def extra_repr(self) -> str:

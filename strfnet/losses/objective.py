@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.losses.triplet import BatchHardTriplet
+from strfnet.losses.triplet import BatchHardTriplet, check_labels
+from strfnet.system.names import check_number
 
 
 class Objective(NamedTuple):
@@ -63,10 +64,12 @@ class ReIDLoss(nn.Module):
         super().__init__()
         if mined_on not in ("feature", "embedding"):
             raise ValueError(f'mined_on must be "feature" or "embedding", got {mined_on!r}')
-        if not 0 <= smoothing < 1:
+        check_number("smoothing", smoothing, least=0)
+        if smoothing >= 1:
             raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
-        if not weight >= 0:
-            raise ValueError(f"weight must be at least 0, got {weight}")
+        check_number("weight", weight, least=0)
+        if not callable(triplet):
+            raise ValueError(f"triplet must be a loss of features and labels, got {triplet!r}")
         self.triplet, self.mined_on, self.smoothing, self.weight = triplet, mined_on, smoothing, weight
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         if weights is not None and (weights.ndim != 1 or not bool((weights >= 0).all())):
@@ -82,6 +85,9 @@ class ReIDLoss(nn.Module):
         return Objective(identity + self.weight * triplet, identity, triplet)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        check_labels(labels, logits.shape[0])
+        if logits.shape[0] == 0:
+            raise ValueError("logits and labels are of 0 clips, wanted at least 1")
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
             raise ValueError(f"class_weights are of {len(weights)} identities, and the logits of {logits.shape[1]}")

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from strfnet.system.names import check_number
+
 DISTANCES = ("euclidean", "cosine")
 
 
@@ -34,8 +36,7 @@ class BatchHardTriplet(nn.Module):
         super().__init__()
         if distance not in DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
-        if margin is not None and not margin >= 0:
-            raise ValueError(f"margin must be at least 0, or None for the soft margin, got {margin}")
+        check_number("margin", margin, least=0, none="the soft margin")
         self.distance, self.margin = distance, margin
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -111,10 +112,21 @@ def _gram(vectors: Tensor, size: int = 32) -> Tensor:
 
 
 def _check(features: Tensor, labels: Tensor) -> None:
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"features must be (n, d) of floats, got {features.dtype} {tuple(features.shape)}")
-    if labels.shape != features.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
-        wanted = f"({len(features)},) of whole numbers, one a feature"
-        raise ValueError(f"labels must be {wanted}, got {labels.dtype} {tuple(labels.shape)}")
+    if not isinstance(features, Tensor):
+        raise ValueError(f"features must be a tensor (n, d), got {type(features).__name__}")
+    if features.ndim != 2 or not features.is_floating_point() or features.layout != torch.strided:
+        layout = "" if features.layout == torch.strided else f" in the layout {features.layout}"
+        raise ValueError(f"features must be (n, d) of floats, got {features.dtype} {tuple(features.shape)}{layout}")
+    check_labels(labels, features.shape[0])
     if labels.device != features.device:
         raise ValueError(f"labels are on {labels.device} and features on {features.device}, wanted one device")
+
+
+def check_labels(labels: Tensor, count: int) -> None:
+    """Raises: ValueError unless labels are a tensor of ``count`` whole numbers."""
+    if not isinstance(labels, Tensor):
+        wanted = f"a tensor ({count},) of whole numbers, one a feature"
+        raise ValueError(f"labels must be {wanted}, got {type(labels).__name__}: torch.tensor(labels)")
+    if labels.ndim != 1 or labels.shape[0] != count or labels.is_floating_point() or labels.dtype == torch.bool:
+        wanted = f"({count},) of whole numbers, one a feature"
+        raise ValueError(f"labels must be {wanted}, got {labels.dtype} {tuple(labels.shape)}")

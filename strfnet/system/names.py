@@ -1,7 +1,9 @@
-"""Checks of names, with errors that suggest the nearest one."""
+"""Checks of arguments: names, with errors that suggest the nearest one, choices, counts and numbers."""
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
@@ -32,3 +34,31 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_count(name: str, value: object, *, least: int = 1, none: str | None = None) -> None:
+    """Raises: ValueError if an argument is no whole number of at least ``least``. ``none`` is what None means."""
+    if value is None and none is not None:
+        return
+    otherwise = "" if none is None else f", or None for {none}"
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number of at least {least}{otherwise}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}{otherwise}, got {value}")
+
+
+def check_number(name: str, value: object, *, least: float, above: bool = False, none: str | None = None) -> None:
+    """Raises: ValueError if an argument is no finite number of at least ``least``, or with ``above`` greater."""
+    if value is None and none is not None:
+        return
+    right = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not right or not (value > least if above else value >= least):  # type: ignore[operator]
+        wanted = f"{'above' if above else 'at least'} {least:g}{'' if none is None else f', or None for {none}'}"
+        raise ValueError(f"{name} must be {'' if right else 'a number '}{wanted}, got {value!r}")
+
+
+def check_flags(**values: object) -> None:
+    """Raises: ValueError naming an argument that is neither True nor False."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, got {value!r}")

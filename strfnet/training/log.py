@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from strfnet.system.files import target_of
+from strfnet.system.reading import read_regular
 
 
 class Log:
@@ -69,5 +71,27 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The lines of a log, in UTF-8 in any locale. Lines that are cut or foreign are left out, with a warning.
+
+    Raises: ValueError naming the file if it cannot be read, or if none of its lines is one of a log.
+    """
+    try:
+        content = read_regular(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the log {path}: {getattr(error, 'strerror', error)}") from error
+    lines = [line for line in content.split(b"\n") if line.strip()]
+    sound = [found for line in lines if (found := _parsed(line)) is not None]
+    if lines and not sound:
+        raise ValueError(f"{path} is not the log of a run: none of its {len(lines)} lines has a kind and a step")
+    if left := len(lines) - len(sound):
+        warnings.warn(f"{path}: {left} of {len(lines)} lines are cut or foreign, and left out", stacklevel=2)
+    return sound
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    sound = isinstance(found, dict) and isinstance(found.get("kind"), str) and isinstance(found.get("step"), int)
+    return found if sound else None

@@ -191,9 +191,13 @@ class RunDirectory:
         path = self.path / "result.json"
         if self.position.epoch < self._recipe.epochs or not path.exists():
             return None
-        result = json.loads(_content(path))
-        result |= {"metrics": result.pop("figures"), "folder": self.path}
-        return Outcome(**result) if result["step"] == self.position.step else None
+        content = _content(path)
+        try:
+            result = json.loads(content)
+            result |= {"metrics": result.pop("figures"), "folder": self.path}
+            return Outcome(**result) if result["step"] == self.position.step else None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} is cut or foreign: remove it, and the same command writes it again") from error
 
     @property
     def _writes(self) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from strfnet.data.identities import identity_batches
 from strfnet.data.loader import ClipBatch, TrainingClips, draws, load, part_of
-from strfnet.data.tracklet import Tracklet
+from strfnet.data.tracklet import Tracklet, check_labelled
 from strfnet.data.transforms import Augmentation
 from strfnet.layers.head import ReIDOutput
 from strfnet.system.names import check_path
@@ -117,10 +117,11 @@ def train(
 def identity_labels(tracklets: Sequence[Tracklet]) -> list[int]:
     """The class of each tracklet: the index of its identity among all of them in sorted order, numbers first.
 
-    Raises: ValueError if there are no tracklets.
+    Raises: ValueError if there are no tracklets, or one has no identity.
     """
     if not tracklets:
         raise ValueError("there are no tracklets to train on, wanted at least two identities")
+    check_labelled(tracklets, "training")
     identities = {item.identity for item in tracklets}
     order = sorted(identities, key=lambda identity: (isinstance(identity, str), identity))
     label = {identity: index for index, identity in enumerate(order)}

@@ -27,7 +27,7 @@ HEAD, STEP = 70, (290, 128)  # pixels: title, step between tracklets (y, x)
 _RING = "#d4006a"
 _BETWEEN = 10  # pixels between rows
 _WIDTH = 72  # largest width of a frame in pixels
-_LETTERS = 18  # that fit below a tracklet
+_LETTERS = 17  # that fit below a tracklet
 _PAIRS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442")  # Okabe and Ito, as in curves
 
 

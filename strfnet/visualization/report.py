@@ -23,7 +23,7 @@ class ReportFigure:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph, ranked lists (outputs of `report_list`), and figures."""
+    """A heading, a paragraph, ranked lists (output of `report_lists`), and figures."""
 
     title: str
     text: str
@@ -102,7 +102,7 @@ def _list(items: Sequence[ReportItem]) -> str:
     for item in items:
         tracklet = item.tracklet
         image = _thumbnail(tracklet.frames[len(tracklet.frames) // 2], ", ".join(tracklet.caption))
-        lines = "<br>".join(map(escape, (item.text or item.mark, *tracklet.caption)))
+        lines = "<br>".join(map(escape, (item.text, *tracklet.caption)))
         link = f'<a href="#{_anchor(tracklet)}">{image}</a>'
         parts.append(f'<li class="{item.mark.partition(" ")[0]}">{link}<p>{lines}</p></li>')
     return f'<ol class="ranked">{"".join(parts)}</ol>'

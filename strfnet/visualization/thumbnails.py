@@ -1,13 +1,13 @@
 """Tracklets of a report as JPEG files, with their captions."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strfnet.data.frames import read_clip
+from strfnet.data.frames import MAX_PIXELS, read_clip
 from strfnet.data.tracklet import DataSet
 from strfnet.visualization.captions import caption_of, frame_name, shown_frames
 from strfnet.visualization.figures import MARKS, images_of
@@ -45,28 +45,40 @@ class ReportItem:
     text: str
 
 
-def report_list(data_set: DataSet, query: int, found: Sequence[RankedItem], *, note: str = "") -> list[ReportItem]:
-    """Returns a query and its ranked list for `strfnet.visualization.report_page`.
+def report_lists(
+    data_set: DataSet,
+    lists: Mapping[int, Sequence[RankedItem]],
+    *,
+    notes: Mapping[int, str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[list[ReportItem], ...]:
+    """Returns queries and their ranked lists for a section of `report_page`; a tracklet of several is read once.
 
     Args:
         data_set: the data set.
-        query: row of the query in ``data_set.test``.
-        found: output of `ranked_list`.
-        note: a line about the query, such as its AP.
+        lists: the output of `ranked_list` by query, a row of ``data_set.test``.
+        notes: a line about a query, such as its AP.
+        max_pixels: of an image file; a larger image is not decoded.
 
     Raises: ValueError if a frame cannot be read.
     """
-    items = [ReportItem(_tracklet(data_set, query), "query", note)]
-    for item in found:
-        text = f"{MARKS[item.mark][1]} {item.distance:.3f}"
-        items.append(ReportItem(_tracklet(data_set, item.row), item.mark, text))
-    return items
+    rows = {row for query, found in lists.items() for row in (query, *(item.row for item in found))}
+    tracklets = {row: _tracklet(data_set, row, max_pixels) for row in sorted(rows)}
+
+    def listed(query: int, found: Sequence[RankedItem]) -> list[ReportItem]:
+        first = ReportItem(tracklets[query], "query", (notes or {}).get(query, "query"))
+        others = (
+            ReportItem(tracklets[item.row], item.mark, f"{MARKS[item.mark][1]} {item.distance:.3f}") for item in found
+        )
+        return [first, *others]
+
+    return tuple(listed(query, found) for query, found in lists.items())
 
 
-def _tracklet(data_set: DataSet, row: int) -> ReportTracklet:
+def _tracklet(data_set: DataSet, row: int, max_pixels: int) -> ReportTracklet:
     tracklet = data_set.test[row]
     frames = shown_frames(tracklet, _FRAMES)
-    images = images_of(read_clip(tracklet.frames, frames, SIZE))
+    images = images_of(read_clip(tracklet.frames, frames, SIZE, max_pixels=max_pixels))
     source = f"{len(tracklet.frames)} frames, the first is {tracklet.where}"
     return ReportTracklet(
         row,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from strfnet.system.files import remove_folder, remove_unfinished, sync_folder, unfinished_name, write_synced
@@ -36,8 +37,13 @@ class Checkpoint:
     files: dict[str, bytes]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors in a file that `pack` wrote."""
-        return safetensors.torch.load(self.files[name])
+        """The tensors in a file that `pack` wrote. Raises: ValueError if it is missing or another kind."""
+        try:
+            return safetensors.torch.load(self.files[name])
+        except (KeyError, SafetensorError) as error:
+            raise ValueError(
+                f"checkpoint {self.path} has no tensors in {name}, its files are {[*self.files]}"
+            ) from error
 
 
 class CheckpointStore:

@@ -6,6 +6,7 @@ from data_trees import write_csv_tree, write_rows
 from strfnet.data.frames import read_clip
 from strfnet.data.readers.csv import read_listing
 from strfnet.data.readers.folder import read_folder_data_set
+from strfnet.data.tracklet import DISTRACTOR, JUNK
 
 HEAD = ("path", "identity", "camera", "subset")
 
@@ -131,14 +132,54 @@ def test_lines_that_do_not_fit_are_refused_by_file_and_line(tmp_path, rows, line
     ("head", "said"),
     [
         (("path", "identity", "camra", "subset"), "has a column 'camra', the nearest known is 'camera'"),
-        (("path;identity;camera;subset",), "has a column 'path;identity;camera;subset'"),
-        (("path", "identity", "camera"), "has columns path, identity, camera, wanted path, identity, subset"),
+        (("path", "identity", "subset", "Camera"), "has a column 'Camera', the nearest known is 'camera'"),
+        (("path", "identity", "subset", "cam_id"), "has a column 'cam_id', the nearest known is 'camera'"),
+        (("path", "identity", "subset", "track_id"), "has a column 'track_id', the nearest known is 'track'"),
+        (("path", "identity", "subset", ""), "has a column ''"),
+        (("path;identity;camera;subset",), "has columns path;identity;camera;subset, wanted path and identity"),
+        (("path", "camera", "subset"), "has columns path, camera, subset, wanted path and identity"),
         (("path", "identity", "path", "subset"), "has columns path, identity, path, subset, wanted"),
     ],
 )
 def test_first_lines_that_do_not_fit_are_refused(tmp_path, head, said):
     file = listing(tmp_path, head=head)
     refused(file, f"line 1 of {file} {said}")
+
+
+def test_identities_may_be_unknown_and_further_columns_are_details(tmp_path):
+    touch(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg")
+    head = ("path", "identity", "camera", "clothes", "first_time")
+    rows = [("a", "", "1", "red coat", "3.5"), ("b", "", "2", "", "")]
+    data = read_listing(listing(tmp_path, *rows, head=head))  # no subset: all are test
+    assert [(t.identity, t.camera, dict(t.details)) for t in data.test] == [
+        (None, "1", {"clothes": "red coat", "first_time": "3.5"}), (None, "2", {}),
+    ]  # fmt: skip
+    assert (data.train, data.query, data.gallery) == ((), (), (0, 1))
+    file = listing(tmp_path, *rows, ("c", "ann", "1", "", ""), head=head)
+    refused(file, f"line 4 of {file} has an identity, but there is no column subset: wanted one of train, test")
+    rows = [("a", "7", "1", "test"), ("b", "7", "2", "test"), ("c", "", "1", "test")]
+    data = read_listing(listing(tmp_path, *rows))
+    assert [t.identity for t in data.test] == ["7", "7", None] and data.query == (0, 1)
+
+
+def test_junk_and_distractors_have_names_and_other_marks_are_refused(tmp_path):
+    touch(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg", "d/1.jpg", "e/1.jpg")
+    people = [("a", "7", "1", "test"), ("b", "7", "2", "test")]
+    others = [("c", "junk", "1", "test"), ("d", "distractor", "1", "test"), ("e", "distractor", "2", "test")]
+    data = read_listing(listing(tmp_path, *people, *others))
+    assert [t.identity for t in data.test] == ["7", "7", JUNK, DISTRACTOR, DISTRACTOR] and data.query == (0, 1)
+    for mark, word in (("-1", "junk"), ("00-1", "junk"), ("0000", "distractor")):
+        file = listing(tmp_path, *people, ("c", mark, "1", "test"))
+        refused(file, f"line 4 of {file} is {mark!r}: {word} in MARS and Market-1501", f"wanted {word!r}")
+    refused(listing(tmp_path, ("a", "junk", "1", "train")), "a/1.jpg is junk or a distractor in train")
+
+
+def test_frames_of_several_tracklets_are_not_one(tmp_path):
+    touch(tmp_path, "0001/0001C1T0001F001.jpg", "0001/0001C1T0001F002.jpg", "0001/0001C2T0002F001.jpg")
+    file = listing(tmp_path, ("0001", "1", "1", "test"))
+    refused(file, "line 2", "in MARS (format mars) two tracklets, here one")
+    rows = [(f"0001/0001C{n}T*", "1", n, "test") for n in (1, 2)]
+    assert [len(t.frames) for t in read_listing(listing(tmp_path, *rows)).test] == [2, 1]
 
 
 def test_line_numbers_are_those_of_an_editor(tmp_path):
@@ -159,7 +200,7 @@ def test_files_that_are_no_listing_are_refused_by_name(tmp_path):
     refused(file, f"{file} is missing")
     refused(tmp_path, f"{tmp_path} is no file, wanted a CSV listing")
     for content, said in (
-        (b"", "is empty, wanted a first line with path, identity, subset"),
+        (b"", "is empty, wanted a first line with path, identity"),
         (b"path,identity,subset\n\n", "lists no tracklets"),
         (b"path,identity,subset\n\xff,7,test\n", "cannot read"),
         (b'path,identity,subset\n"a,7,test\n', "cannot read"),

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from strfnet.cli import main
 from strfnet.data.frames import read_frame
 from strfnet.data.readers.csv import read_listing
 from strfnet.data.tracks import Box
 from strfnet.data.video import Cropping, Video, crop_video, read_video
+from strfnet.inference import load_embeddings
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 12
 COLORS = {"1": (220, 30, 30), "2": (20, 30, 220)}
@@ -109,6 +109,20 @@ def test_the_listing_of_crops_is_read_and_a_name_makes_a_query(video, tmp_path):
     listing.write_text(listing.read_text().replace(",test,", ",train,"))
     with pytest.raises(ValueError, match="has an empty identity"):
         read_listing(listing)
+
+
+def test_what_was_filled_into_the_listing_is_kept(video, tmp_path):
+    crop_video(video, BOXES, tmp_path / "out", camera="c7")
+    listing = tmp_path / "out/tracklets.csv"
+    head, *lines = listing.read_text().replace("/1,,", "/1,ann,").splitlines()
+    filled = "".join(f"{line}\n" for line in (f"{head},clothes", f"{lines[0]},red", f"{lines[1]},"))
+    listing.write_text(filled, encoding="utf-8-sig")  # as spreadsheets write it
+    crop_video(video, BOXES, tmp_path / "out", camera="c7")
+    assert listing.read_text() == filled
+    crop_video(video, BOXES, tmp_path / "out", camera="c8")
+    assert [(t.identity, t.details.get("clothes")) for t in read_listing(listing).test] == [
+        ("ann", "red"), (None, None), (None, None), (None, None),
+    ]  # fmt: skip
 
 
 def test_an_interrupted_crop_goes_on_with_what_is_missing(video, tmp_path, monkeypatch):
@@ -207,11 +221,25 @@ def test_the_commands_crop_and_embed_a_video(video, tmp_path, capsys):
     assert "2 of 2 tracks" in said.out and "23 boxes of 2 tracks in 12 frames" in said.err
     network = ["--model", "walkers", "--device", "cpu"]
     assert main(["embed", *source, *network, "--out", str(tmp_path / "video.safetensors")]) == 0
-    assert (
-        main(["embed", "--data", str(tmp_path / "out"), *network, "--out", str(tmp_path / "crops.safetensors")]) == 0
+    crops = ["--data", str(tmp_path / "out/tracklets.csv"), "--format", "csv"]
+    tracks = ["--data", str(tmp_path / "out"), "--layout", "camera/track"]
+    for words, name in ((crops, "crops"), (tracks, "tracks")):
+        assert main(["embed", *words, *network, "--out", str(tmp_path / f"{name}.safetensors")]) == 0
+        said = capsys.readouterr().err
+        assert "test: 0 identities, 1 cameras, 2 tracklets, 23 frames, 2 tracklets without identity" in said
+    of_video, of_crops, of_tracks = (
+        load_embeddings(tmp_path / f"{n}.safetensors") for n in ("video", "crops", "tracks")
     )
-    of_video, of_crops = (load_file(tmp_path / f"{name}.safetensors")["embeddings"] for name in ("video", "crops"))
-    assert torch.cosine_similarity(of_video, of_crops).min() > 0.999  # JPEG
+    assert torch.cosine_similarity(of_video.vectors, of_crops.vectors).min() > 0.999  # JPEG
+    assert torch.equal(of_tracks.vectors, of_crops.vectors)
+    for mine, other, by_folder in zip(of_video.tracklets, of_crops.tracklets, of_tracks.tracklets, strict=True):
+        labels = ("identity", "camera", "frames", "details")
+        assert [mine[name] for name in labels] == [other[name] for name in labels]
+        assert (by_folder["camera"], by_folder["identity"]) == ("c7", None)
+        assert by_folder["details"] == {"track": mine["details"]["track"]}
+    for folder in ("out", "out/c7"):  # their tracks are no people
+        assert main(["embed", "--data", str(tmp_path / folder), *network, "--out", str(tmp_path / "e")]) == 1
+        assert "holds tracks that strfnet crop wrote" in capsys.readouterr().err
     with safe_open(tmp_path / "video.safetensors", "pt") as file:
         first, second = json.loads(file.metadata()["tracklets"])
     assert first["path"] == "track 1 of camera c7" and second["details"]["first_time"] == "0.100"
@@ -223,6 +251,7 @@ def test_the_commands_crop_and_embed_a_video(video, tmp_path, capsys):
         (["--video", "v.mp4"], "tracks are None, wanted both"),
         (["--data", "d", "--video", "v.mp4", "--tracks", "t.txt"], "wanted one of the two"),
         (["--data", "d", "--camera", "c"], "wanted both or neither"),
+        (["--video", "v", "--tracks", "t", "--subset", "test"], "subset is test, but a video has none"),
         (["--video", "v.mp4", "--tracks", "t.txt", "--step", "0"], "step is 0, wanted at least 1"),
     ],
 )

@@ -138,7 +138,7 @@ def test_pixels_without_any_feature_give_numbers_in_half_precision_too():
 def test_a_narrow_clip_is_mapped_to_one_feature_at_least():
     assert AppearancePreserving(8).semantic.weight.shape == (1, 8)
     assert AppearancePreserving(64).semantic.weight.shape == (4, 64)
-    with pytest.raises(ValueError, match="channels and inner_channels must be at least 1, got 8 and 0"):
+    with pytest.raises(ValueError, match="inner_channels must be at least 1, got 0"):
         AppearancePreserving(8, inner_channels=0)
 
 

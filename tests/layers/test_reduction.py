@@ -107,5 +107,5 @@ def test_lengths_that_are_no_tensor_are_refused():
 
 @pytest.mark.parametrize("factor", [0, -1])
 def test_a_factor_below_one_is_refused(factor):
-    with pytest.raises(ValueError, match=f"factor must be at least 1 frame, got {factor}"):
+    with pytest.raises(ValueError, match=f"factor must be at least 1, got {factor}"):
         TemporalReduction(factor)

@@ -219,6 +219,14 @@ def test_a_run_with_a_forged_recipe_is_refused_by_name(tmp_path, state, recipe):
     assert folder.exists() and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [None, b"x", b""])
+def test_a_run_without_weights_is_refused_by_name(tmp_path, content):
+    files = {"other": b"x"} if content is None else {"weights.safetensors": content}
+    CheckpointStore(tmp_path / "checkpoints").save(3, files, {"recipe": {}, "classes": 2})
+    with pytest.raises(ValueError, match=f"{tmp_path}/checkpoints/00000003 has no tensors in weights.safetensors"):
+        find_network(tmp_path)
+
+
 @posix
 def test_a_planted_link_is_not_followed(tmp_path):
     victim, link = tmp_path / "victim", tmp_path / "link"

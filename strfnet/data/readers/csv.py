@@ -1,6 +1,7 @@
 """Tracklets from a CSV file with one line for each tracklet."""
 
 import csv
+import difflib
 import glob
 import os
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from pathlib import Path
 
 from strfnet.data.readers.directory import check_file, collected, frames_among, frames_in
 from strfnet.data.readers.folder import PARTS, check_parts, data_set_of
+from strfnet.data.readers.readings import check_one_tracklet, identity_of
 from strfnet.data.readers.repeats import Placed, check_apart
 from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
 from strfnet.system.names import nearest
 
-_NEEDED, _OPTIONAL = ("path", "identity", "subset"), ("camera", *DETAILS, "clothes", "platform")
+_NEEDED, _OPTIONAL = ("path", "identity"), ("subset", "camera", *DETAILS, "clothes", "platform")
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,20 @@ def read_listing(path: str | Path) -> DataSet:
 
     - ``path``: a folder with the frames of one tracklet, or a pattern such as ``day1/0007_*.jpg``; relative to
       the CSV file's folder, or absolute. Frames are in natural number order.
-    - ``identity``: of the person; empty in ``test`` and ``gallery`` if it is unknown
+    - ``identity``: of the person; empty in ``test`` and ``gallery`` if it is unknown; ``junk`` or ``distractor`` for
+      -1 and 0 of MARS
     - ``camera``: of the frames; the column may be missing, or empty for all tracklets
     - ``subset``: ``train``; ``test`` (the gallery, of which ``first_queries`` selects the queries), or ``query`` and
-      ``gallery`` instead. A tracklet may be in both of these, in two lines.
-    - what `crop_video` writes of a track (``track``, ``first_frame``, ...) becomes the tracklet's ``details``
+      ``gallery`` instead. A tracklet may be in both of these, in two lines. The column may be missing if no line has
+      an identity: all are ``test``.
+    - further columns, such as those of `crop_video` (``track``, ``first_time``, ...), become ``details``
 
     Identities and cameras are strings. Blank lines are ignored. No image is decoded.
 
-    Raises: ValueError naming the file and the line for unknown columns or subsets, too many or too few fields, an
-    empty field, a path without frames, a tracklet that is listed twice, a file in two tracklets, whatever paths lead
-    to it, or two spellings of one identity or camera that look alike.
+    Raises: ValueError naming the file and the line for a column whose name is close to a known one, an unknown
+    subset, too many or too few fields, an empty field, a path without frames, a tracklet that is listed twice, a file
+    in two tracklets, whatever paths lead to it, two spellings of one identity or camera that look alike, an identity
+    ``-1``, ``00-1`` or ``0000``, or frames that published data sets count to several tracklets.
     """
     path = Path(path)
     check_file(path, "a CSV listing of tracklets")
@@ -84,19 +89,29 @@ def _columns(fields: list[str], place: str) -> list[str]:
     columns = [field.strip() for field in fields]
     known = (*_NEEDED, *_OPTIONAL)
     for column in columns:
-        if column not in known:
+        if column not in known and (not column or _is_close(column, known)):
             raise ValueError(f"{place} has a column {column!r}, the nearest known is {nearest(column, known)!r}")
     if len(set(columns)) < len(columns) or not set(_NEEDED) <= set(columns):
-        raise ValueError(f"{place} has columns {', '.join(columns)}, wanted {', '.join(_NEEDED)} and perhaps camera")
+        wanted = "path and identity, and perhaps subset, camera and others, each once"
+        raise ValueError(f"{place} has columns {', '.join(columns)}, wanted {wanted}")
     return columns
+
+
+def _is_close(column: str, known: tuple[str, ...]) -> bool:
+    """Whether a column may be meant as a known one, such as "camra", "Camera", "cam_id" or "track_id"."""
+    lower = column.lower()
+    return lower[:3] in ("cam", "ide") or bool(difflib.get_close_matches(lower, known, n=1, cutoff=0.75))
 
 
 @collected
 def _line(fields: dict[str, str], place: str, base: Path) -> list[_Line]:
     """The tracklet of a line."""
-    subset = fields["subset"].strip()
-    for name in _NEEDED:
-        if not fields[name].strip() and not (name == "identity" and subset in ("test", "gallery")):
+    identity, subset = fields["identity"].strip(), fields.get("subset", "test").strip()
+    if identity and "subset" not in fields:
+        raise ValueError(f"{place} has an identity, but there is no column subset: wanted one of {', '.join(PARTS)}")
+    needed = ("path", "subset", *(() if subset in ("test", "gallery") else ("identity",)))
+    for name in needed:
+        if not fields.get(name, subset).strip():
             raise ValueError(f"{place} has an empty {name}")
     if subset not in PARTS:
         raise ValueError(f"{place} has the subset {subset!r}, the nearest known is {nearest(subset, PARTS)!r}")
@@ -104,9 +119,12 @@ def _line(fields: dict[str, str], place: str, base: Path) -> list[_Line]:
         frames = _frames(fields["path"], base)
     except (ValueError, OSError) as error:
         raise ValueError(f"{place}: {error}") from error
+    check_one_tracklet(frames, place, needs_camera=False)
     camera = fields.get("camera", "").strip() or None
-    details = {name: fields[name].strip() for name in _OPTIONAL[1:] if fields.get(name, "").strip()}
-    return [_Line(place, subset, Tracklet(frames, fields["identity"].strip() or None, camera, details))]
+    others = ((name, value.strip()) for name, value in fields.items() if name not in (*_NEEDED, "subset", "camera"))
+    details = {name: value for name, value in others if value}
+    known = identity_of(identity, place) if identity else None
+    return [_Line(place, subset, Tracklet(frames, known, camera, details))]
 
 
 def _frames(text: str, base: Path) -> tuple[Path, ...]:

@@ -9,7 +9,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from strfnet.data.tracklet import natural_order
+from strfnet.data.tracklet import natural_key
 
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _OTHER_IMAGES = frozenset(
@@ -91,12 +91,12 @@ def entries(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     folder, such as a broken link.
     """
     files, folders = _scan(folder)
-    return tuple(sorted(files.values(), key=natural_order)), tuple(sorted(folders, key=natural_order))
+    return _paths(folder, files), _paths(folder, folders)
 
 
 def files_by_name(folder: Path) -> dict[str, Path]:
     """The files of a folder by name, without hidden ones; one scan is faster than a million look-ups."""
-    return _scan(folder)[0]
+    return {name: folder / name for name in _scan(folder)[0]}
 
 
 def frames_among(files: Iterable[Path]) -> tuple[Path, ...]:
@@ -108,7 +108,8 @@ def frames_among(files: Iterable[Path]) -> tuple[Path, ...]:
     """
     frames = []
     for file in files:
-        if file.suffix.lower() in FRAME_SUFFIXES:
+        name, dot, suffix = file.name.rpartition(".")
+        if name and f"{dot}{suffix}".lower() in FRAME_SUFFIXES:
             frames.append(file)
         elif {suffix.lower() for suffix in file.suffixes} & (FRAME_SUFFIXES | _OTHER_IMAGES):
             raise ValueError(f"{file} looks like a frame, but is none of {', '.join(sorted(FRAME_SUFFIXES))}")
@@ -147,9 +148,11 @@ def check_file(path: Path, wanted: str) -> None:
         raise ValueError(f"{path} is {'no file' if path.exists() else 'missing'}, wanted {wanted}")
 
 
-def _scan(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+def _scan(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the files and of the folders in a folder; paths for all would take longer than the scan."""
     check_folder(folder, "a folder")
-    files, folders = {}, []
+    files: list[str] = []
+    folders: list[str] = []
     with os.scandir(folder) as found:  # it distinguishes files from folders without a call for each
         for entry in found:
             if entry.name.startswith("."):
@@ -157,9 +160,13 @@ def _scan(folder: Path) -> tuple[dict[str, Path], list[Path]]:
             if entry.is_dir() and entry.name in _OF_SYSTEMS:
                 continue
             if entry.is_dir():
-                folders.append(folder / entry.name)
+                folders.append(entry.name)
             elif entry.is_file():
-                files[entry.name] = folder / entry.name
+                files.append(entry.name)
             else:
                 raise ValueError(f"{entry.path} is neither a file nor a folder, perhaps a broken link")
     return files, folders
+
+
+def _paths(folder: Path, names: list[str]) -> tuple[Path, ...]:
+    return tuple([folder / name for name in sorted(names, key=natural_key)])

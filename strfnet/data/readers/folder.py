@@ -2,18 +2,26 @@
 
 import filecmp
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from strfnet.data.readers.directory import FRAME_SUFFIXES, check_folder, collected, entries, frames_among
+from strfnet.data.readers.readings import check_names, check_one_tracklet, identity_of
 from strfnet.data.readers.repeats import Placed, check_apart
-from strfnet.data.tracklet import DataSet, Tracklet
+from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
+from strfnet.system.names import check_choice
 
-_LAYOUT = "<identity>/<camera>/<tracklet>/*.jpg (or without <camera>, or <tracklet>/*.jpg alone)"
+Layout = Literal["identity/camera/track", "camera/track"]
+_LAYOUTS: dict[str, str] = {
+    "identity/camera/track": "<identity>/<camera>/<tracklet>/*.jpg (or without <camera>, or <tracklet>/*.jpg alone)",
+    "camera/track": "<camera>/<track>/*.jpg",
+}
 PARTS = ("train", "test", "query", "gallery")
 _WANTED = "wanted train, and test or both query and gallery"
 
 
-def read_folder(root: str | Path) -> list[Tracklet]:
+def read_folder(root: str | Path, *, layout: Layout = "identity/camera/track") -> list[Tracklet]:
     """Read all tracklets below a folder, in natural order of their paths. No image is decoded.
 
     A folder of images is one tracklet, with its images in natural order as the frames. Its path gives identity and
@@ -23,29 +31,40 @@ def read_folder(root: str | Path) -> list[Tracklet]:
     - ``root/<identity>/<tracklet>/*.jpg``: the camera is None
     - ``root/<tracklet>/*.jpg``: the folder's name is the identity, the camera is None
 
+    With ``layout="camera/track"`` it is ``root/<camera>/<track>/*.jpg``: the identity is None, and ``details`` has
+    the track. An identity ``junk`` or ``distractor`` is that of MARS, -1 or 0.
+
     Frames are ``.jpg``, ``.jpeg`` and ``.png`` files, in upper or lower case. Hidden files and folders, and files
     that are no images, are ignored. Images of another format or incomplete ones (``.jpg.part``) raise an error, so
     that no tracklet is silently shorter than its folder.
 
     Raises: ValueError naming the path if the root is missing, is no folder or has no images; if a folder is empty; if
-    images are in the root, beside folders, too deep or at two depths; or if a link is broken.
+    images are in the root, beside folders, too deep or at two depths; or if a link is broken. ValueError with both
+    readings where there are two: folders ``train`` and ``test``, the tracks of `crop_video`, cameras in place of
+    identities, frames named by camera as in published data sets, identities ``-1``, ``00-1`` and ``0000``.
     """
     root = Path(root)
-    check_folder(root, f"{_LAYOUT} in it")
+    check_choice("layout", layout, get_args(Layout))
+    wanted = _LAYOUTS[layout]
+    check_folder(root, f"{wanted} in it")
     files, folders = entries(root)
-    tracklets = [tracklet for folder in folders for tracklet in _tracklets(folder, root)]
+    if layout == "identity/camera/track":
+        check_names(root, folders, PARTS)
+    found = [one for folder in folders for one in _folders(folder, root, layout)]
     if frames_among(files):
-        raise ValueError(f"images are directly in {root}, wanted {_LAYOUT} in it")
-    if not tracklets:
-        raise ValueError(f"no images below {root}, wanted {_LAYOUT} in it")
-    depths = {len(folder.relative_to(root).parts): folder for folder, _ in tracklets}
+        raise ValueError(f"images are directly in {root}, wanted {wanted} in it")
+    if not found:
+        raise ValueError(f"no images below {root}, wanted {wanted} in it")
+    depths = {len(folder.relative_to(root).parts): folder for folder, _ in found}
     if len(depths) > 1:
         one, other = list(depths.values())[:2]
-        raise ValueError(f"tracklets {one} and {other} have different depths, wanted {_LAYOUT} for all")
-    return [tracklet for _, tracklet in tracklets]
+        raise ValueError(f"tracklets {one} and {other} have different depths, wanted {wanted} for all")
+    if layout == "camera/track" and 2 not in depths:
+        raise ValueError(f"{found[0][0]} is a tracklet, wanted {wanted} in {root}")
+    return [one for folder, frames in found for one in _tracklet(folder, frames, root, layout)]
 
 
-def read_folder_data_set(root: str | Path) -> DataSet:
+def read_folder_data_set(root: str | Path, *, layout: Layout = "identity/camera/track") -> DataSet:
     """Read a data set of your own, for training and testing.
 
     ``root`` has some of these folders, each in the layout of ``read_folder``:
@@ -56,6 +75,10 @@ def read_folder_data_set(root: str | Path) -> DataSet:
       same name and with the same bytes, is one tracklet, both query and gallery
 
     A root with none of these folders is a test set.
+
+    Args:
+        root: the folder.
+        layout: of each part, as for ``read_folder``.
 
     Raises: ValueError naming the path of other folders beside these, for a query without a gallery or the reverse,
     for ``test`` beside them, for a file in two tracklets, whatever links lead to it, for two spellings of one
@@ -69,7 +92,7 @@ def read_folder_data_set(root: str | Path) -> DataSet:
     if stray is not None:
         raise ValueError(f"{stray} is beside {', '.join(name for name in PARTS if name in parts)}, {_WANTED}")
     check_parts(parts, root)
-    tracklets = {name: read_folder(path) for name, path in parts.items()}
+    tracklets = {name: read_folder(path, layout=layout) for name, path in parts.items()}
     check_apart(Placed(name, str(Path(one.where).parent), one) for name in tracklets for one in tracklets[name])
     return data_set_of(f"folder {root.name}", tracklets, same=_same_files)
 
@@ -87,11 +110,17 @@ def data_set_of(
 
     With a gallery, the test set is the gallery followed by the queries that are not in it. A query is a tracklet of
     the gallery if identity, camera and folder name are equal and ``same`` returns True.
+
+    Raises: ValueError for junk or a distractor in ``train`` or ``query``.
     """
+    for part in ("train", "query"):
+        stray = next((item for item in parts.get(part, ()) if item.identity in (JUNK, DISTRACTOR)), None)
+        if stray is not None:
+            raise ValueError(f"{stray.where} is junk or a distractor in {part}, wanted it in test or gallery")
     train, test = tuple(parts.get("train", ())), list(parts.get("gallery", parts.get("test", ())))
     gallery = tuple(range(len(test)))
     if "query" not in parts:
-        return DataSet(name, train, tuple(test), first_queries(test), gallery)
+        return replace(test_set(name, test), train=train)
     rows: dict[object, list[int]] = {}
     for row, tracklet in enumerate(test):
         rows.setdefault(_key(tracklet), []).append(row)
@@ -103,6 +132,11 @@ def data_set_of(
             test.append(tracklet)
         queries.append(row)
     return DataSet(name, train, tuple(test), tuple(queries), gallery)
+
+
+def test_set(name: str, test: Sequence[Tracklet]) -> DataSet:
+    """A data set for testing alone, with the queries of ``first_queries``; all tracklets are its gallery."""
+    return DataSet(name, (), tuple(test), first_queries(test), tuple(range(len(test))))
 
 
 def first_queries(test: Sequence[Tracklet]) -> tuple[int, ...]:
@@ -117,7 +151,7 @@ def first_queries(test: Sequence[Tracklet]) -> tuple[int, ...]:
         views.setdefault(tracklet.identity, set()).add((None, row) if tracklet.camera is None else tracklet.camera)
     chosen: dict[object, int] = {}
     for row, tracklet in enumerate(test):
-        if tracklet.identity is not None and len(views[tracklet.identity]) > 1:
+        if tracklet.identity not in (None, JUNK, DISTRACTOR) and len(views[tracklet.identity]) > 1:
             chosen.setdefault((tracklet.identity, tracklet.camera), row)
     return tuple(chosen.values())
 
@@ -140,16 +174,27 @@ def _same_files(one: Tracklet, other: Tracklet) -> bool:
 
 
 @collected
-def _tracklets(folder: Path, root: Path) -> list[tuple[Path, Tracklet]]:
-    """The folders with images in or below ``folder``, and their tracklets."""
+def _folders(folder: Path, root: Path, layout: Layout) -> list[tuple[Path, tuple[Path, ...]]]:
+    """The folders with images in or below ``folder``, and their images."""
     files, inner = entries(folder)
-    frames, place = frames_among(files), folder.relative_to(root).parts
+    frames, wanted = frames_among(files), _LAYOUTS[layout]
     if frames and inner:
-        raise ValueError(f"{folder} holds images beside folders, wanted one or the other: {_LAYOUT} in {root}")
+        raise ValueError(f"{folder} holds images beside folders, wanted one or the other: {wanted} in {root}")
     if frames:
-        return [(folder, Tracklet(frames, identity=place[0], camera=place[1] if len(place) == 3 else None))]
+        return [(folder, frames)]
     if not inner:
         raise ValueError(f"{folder} holds no {', '.join(sorted(FRAME_SUFFIXES))} images, wanted at least one")
-    if len(place) == 3:
-        raise ValueError(f"{folder} holds folders one level deeper than {_LAYOUT} in {root}")
-    return [found for child in inner for found in _tracklets(child, root)]
+    if len(folder.relative_to(root).parts) == len(layout.split("/")):
+        raise ValueError(f"{folder} holds folders one level deeper than {wanted} in {root}")
+    return [found for child in inner for found in _folders(child, root, layout)]
+
+
+@collected
+def _tracklet(folder: Path, frames: tuple[Path, ...], root: Path, layout: Layout) -> list[Tracklet]:
+    """The tracklet of a folder."""
+    place = folder.relative_to(root).parts
+    if layout == "camera/track":
+        return [Tracklet(frames, None, place[0], {"track": place[1]})]
+    camera = place[1] if len(place) == 3 else None
+    check_one_tracklet(frames, folder, needs_camera=camera is None)
+    return [Tracklet(frames, identity_of(place[0], folder), camera)]
