@@ -10,7 +10,6 @@ RUN/tensorboard/              by option
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,8 +96,8 @@ class RunDirectory:
             "recipe": recipe.to_json(),
             "classes": classes,
             "processes": engine.world_size,
+            "data": _identified(tracklets),
         }
-        self._metadata["data"] = _identified(tracklets)
         self._checkpoints, self._best = CheckpointStore(path / CHECKPOINTS), CheckpointStore(path / BEST)
         self._data_changed = data_changed
         self._lock: Lock | None = None
@@ -166,8 +165,11 @@ class RunDirectory:
         self._checkpoints.save(self.position.step, files, metadata)
         kept = self._checkpoints.numbers()[-self._recipe.keep :]
         self._checkpoints.keep_only(kept)
-        with suppress(ValueError):  # one is damaged, and the best that it names is not known
-            self._best.keep_only([self._checkpoints.metadata(number)["position"]["best_step"] for number in kept])
+        try:
+            steps = [self._checkpoints.metadata(number)["position"]["best_step"] for number in kept]
+        except ValueError:  # one is damaged, and the best that it names is not known
+            return
+        self._best.keep_only(steps)
 
     def save_best(self, metrics: Mapping[str, float]) -> None:
         """Save the weights of this position; the next `save` removes those of the previous best."""
