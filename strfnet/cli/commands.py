@@ -208,6 +208,54 @@ def embed(call: options.Embed) -> None:
     _print(f"{len(data_set.test)} embeddings of {width} numbers are in {call.out}")
 
 
+def search(call: options.Search) -> None:
+    from strfnet.cli.searching import find_query, inputs_of, listed
+    from strfnet.inference import check_query, open_gallery, search_gallery
+
+    if call.picture is not None:
+        check_writable(call.picture)
+    gallery, query = open_gallery(call.gallery), find_query(call)
+    sought: int | torch.Tensor
+    if isinstance(query, int):
+        sought = query
+    else:
+        network, inference, sampler = inputs_of(call, gallery)
+        clips = options.clip_sampler(sampler)
+        embedder, _ = _load(network, inference)
+        check_query(gallery, embedder.facts(clips, gallery.metric))
+        sought = embedder.embed([query], clips)[0]
+    hits = search_gallery(gallery, sought, call.search, camera=call.camera)
+    if not hits:
+        plain = replace(call.search, top=1, expand=0, rerank=0, threshold=None)
+        nearest = search_gallery(gallery, sought, plain, camera=call.camera)
+        reason = "the gallery has no such tracklet"
+        if nearest:
+            reason = f"the nearest is at {nearest[0].distance:.4f}, above the threshold {call.search.threshold}"
+        (inform if call.json else print)(f"no match: {reason}")
+    else:
+        print(listed(hits, as_json=call.json))
+    if call.picture is not None:
+        from strfnet.visualization import draw_search, png
+
+        shown = gallery.tracklets[query] if isinstance(query, int) else query
+        found = [(hit.distance, hit.tracklet) for hit in hits]
+        title, most = f"{call.query} in {call.gallery}", call.inference.max_pixels
+        write_atomically(call.picture, png(draw_search(shown, found, title=title, max_pixels=most)))
+        inform(f"picture: {call.picture}")
+
+
+def index(call: options.Index) -> None:
+    from strfnet.inference import add_to_index
+
+    gallery = add_to_index(call.out, *call.embeddings, faiss=call.faiss, recall=call.recall)
+    count, width = gallery.vectors.shape
+    print(f"{count} embeddings of {width} numbers are in {call.out}")
+    if gallery.approximate is not None:
+        found = gallery.approximate
+        recall = f"recall of the 10 nearest against exact search: {gallery.recall():.4f}"
+        print(f"faiss searches {found.probes} of {found.lists} lists; {recall}")
+
+
 def show(call: options.Show) -> None:
     from strfnet.cli.show import RANKED, Figures
 

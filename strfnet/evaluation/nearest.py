@@ -134,7 +134,8 @@ class _Best:
     def _distances(self, owners: Tensor, rows: Tensor) -> NDArray[np.float32]:
         query = self.query[owners]
         if self.cosine:
-            cosines = torch.linalg.vecdot(query, unit_length(rows))
+            lengths = torch.linalg.vecdot(rows, rows).sqrt_().clamp_(min=1e-100)
+            cosines = torch.linalg.vecdot(query, rows).div_(lengths)
             found = (1 - cosines).clamp_(0, 2).div_(_GRID).round_().mul_(_GRID)
         else:
             found = query.sub_(rows).square_().sum(dim=1).sqrt_()

@@ -21,7 +21,7 @@ from strfnet.inference.embedding_formats import WRITERS, check_format, columns_o
 from strfnet.system.files import write_atomically
 
 # Facts in which files that are mixed agree.
-_ALIKE = ("network", "weights", "clips", "size", "interpolation", "metric")
+ALIKE = ("network", "weights", "clips", "size", "interpolation", "metric")
 
 
 class Embeddings(NamedTuple):
@@ -120,7 +120,7 @@ def load_embeddings(*paths: str | Path) -> Embeddings:
     loaded = [_load(file) for file in files]
     for file, (_, _, facts) in zip(files, loaded, strict=True):
         if len(files) > 1:
-            _check_alike(file, facts, files[0], loaded[0].facts)
+            check_alike(file, facts, files[0], loaded[0].facts)
     widths = {one.vectors.shape[1] for one in loaded}
     if len(widths) > 1:
         raise ValueError(f"{', '.join(map(str, files))} hold vectors of {sorted(widths)} numbers, wanted one width")
@@ -223,11 +223,12 @@ def _is_tracklet(row: Mapping[str, Any]) -> bool:
     )
 
 
-def _check_alike(file: Path, facts: Mapping[str, Any], first: Path, wanted: Mapping[str, Any]) -> None:
-    if missing := [name for name in _ALIKE if name not in facts]:
+def check_alike(file: Path, facts: Mapping[str, Any], first: Path, wanted: Mapping[str, Any]) -> None:
+    """Raises: ValueError if facts lack one of `ALIKE`, or differ in one from those of ``first``."""
+    if missing := [name for name in ALIKE if name not in facts]:
         what = f"{file} does not hold its {', '.join(missing)}"
         raise ValueError(f"{what}, so it cannot be mixed with other files: embed its tracklets again")
-    differ = [f"{name} {wanted.get(name)} in {first}, {facts[name]} in {file}" for name in _ALIKE
+    differ = [f"{name} {wanted.get(name)} in {first}, {facts[name]} in {file}" for name in ALIKE
               if facts[name] != wanted.get(name)]  # fmt: skip
     if differ:
         raise ValueError(f"embeddings that cannot be compared: {'; '.join(differ)}")

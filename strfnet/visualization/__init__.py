@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from strfnet.visualization.page import png
     from strfnet.visualization.ranked_lists import RankedItem, ranked_list
     from strfnet.visualization.report import ReportFigure, Section, report_page
+    from strfnet.visualization.search_results import draw_search
     from strfnet.visualization.thumbnails import ReportItem, ReportTracklet, report_lists
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -236,18 +236,27 @@ def _strip(images: Images, gap: int) -> Images:
     return np.concatenate(spaced, axis=1)[:, :-gap]
 
 
+def framed(tracklet: Tracklet | None, colour: str, max_pixels: int = MAX_PIXELS) -> Images:
+    """The middle frame of a tracklet within a border, (h, w, 3); light grey for None."""
+    from matplotlib.colors import to_rgb
+
+    h, w = THUMB
+    image: Images = np.tile(to_rgb(colour), (h, w, 1))
+    inside = image[BORDER:-BORDER, BORDER:-BORDER]
+    inside[...] = 0.93
+    if tracklet is not None:
+        clip = read_clip(tracklet.frames, shown_frames(tracklet, 1), inside.shape[:2], max_pixels=max_pixels)
+        inside[...] = images_of(clip)[0]
+    return image
+
+
 def _draw_tracklet(
     page: Page, line: int, column: int, tracklet: Tracklet, row: int, colour: str, text: str, max_pixels: int
 ) -> None:
     """Draws the middle frame of a tracklet within its border, and below it the text and what is known of it."""
-    from matplotlib.colors import to_rgb
-
     y, x = HEAD + line * STEP[0], 6 + column * STEP[1]
     h, w = THUMB
-    image = np.tile(to_rgb(colour), (h, w, 1))
     (frame,) = shown_frames(tracklet, 1)
-    clip = read_clip(tracklet.frames, [frame], (h - 2 * BORDER, w - 2 * BORDER), max_pixels=max_pixels)
-    image[BORDER:-BORDER, BORDER:-BORDER] = images_of(clip)[0]
-    page.show(image, x, y, w, h)
+    page.show(framed(tracklet, colour, max_pixels), x, y, w, h)
     lines = [text, *(shortened(words, _LETTERS) for words in caption_of(tracklet, row, frame))]
     page.write(x, y + h + 4, "\n".join(lines), fontsize=SMALL, va="top", color="#222222", linespacing=1.1)
