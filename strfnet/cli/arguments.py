@@ -96,9 +96,9 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     Parser.words = [re.sub(r"^--[\w-]+", lambda name: name[0].replace("_", "-"), word) for word in words]
     parser = make_parser()
     try:
+        check_words(Parser.words)
         for file in _config_files(Parser.words):
             _check_text(file)
-        check_words(Parser.words)
     except ValueError as error:
         command = next((word for word in Parser.words if word in parser.commands), None)
         parser.commands.get(str(command), parser).error(str(error))

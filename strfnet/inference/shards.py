@@ -143,7 +143,8 @@ class Shards:
         for number in self._store.numbers():
             try:
                 self._load(number)
-                if self._store.metadata(number).get("frames") != self._frames[number]:
+                now = self._frames[number]
+                if self._store.metadata(number).get("frames", now) != now:  # shards of 0.1 do not say it
                     path = self._store.path(number)
                     raise ValueError(f"shard {path} is of frames with other names, sizes or times than they have now")
             except ValueError as error:

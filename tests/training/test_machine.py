@@ -103,14 +103,17 @@ def test_a_step_reads_one_vector_on_the_host_and_does_so_a_step_late(tmp_path, m
 
     load = trainer.load
     monkeypatch.setattr(trainer, "load", quiet)
-    save = trainer.RunDirectory.save
 
-    def saved(self):
-        reads.paused = True
-        save(self)
-        reads.paused = False
+    def unread(method):
+        def run(*arguments):
+            reads.paused = True
+            method(*arguments)
+            reads.paused = False
 
-    monkeypatch.setattr(trainer.RunDirectory, "save", saved)
+        return run
+
+    monkeypatch.setattr(trainer.RunDirectory, "save", unread(trainer.RunDirectory.save))
+    monkeypatch.setattr(trainer._Run, "_check_weights", unread(trainer._Run._check_weights))  # before a checkpoint
     recipe = tiny_recipe(epochs=1, steps_per_epoch=3, **changes)
     network = network_for(recipe)
     make = trainer._Run._epoch
