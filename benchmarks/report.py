@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from strfnet.cli.options import Data, Inference, Network, Show
-from strfnet.cli.show import Figures
+from strfnet.cli.commands.show import Figures
+from strfnet.cli.options.groups import Data, Inference, Network
+from strfnet.cli.options.show import Show
 from strfnet.data import DataSet, Tracklet
 from strfnet.evaluation import PROTOCOLS
 from strfnet.inference import Embedder

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from strfnet.cli import main
-from strfnet.cli.options import SUFFIXES, Data, Inference, Network, Show
-from strfnet.cli.show import Figures
+from strfnet.cli.commands.show import Figures
+from strfnet.cli.options.groups import Data, Inference, Network
+from strfnet.cli.options.show import SUFFIXES, Show
 from strfnet.data.synthetic import draw_set, write_walkers
 from strfnet.evaluation import PROTOCOLS
 from strfnet.inference import Embedder

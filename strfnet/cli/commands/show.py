@@ -1,4 +1,4 @@
-"""The figures of `strfnet show`, and the report that contains them."""
+"""`strfnet show`: its figures, and the report that contains them."""
 
 import platform
 from collections.abc import Sequence
@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 import strfnet.visualization as vis
-from strfnet.cli.options import Show, clip_sampler
+from strfnet.cli.commands.inputs import load, protocols_to_use, read
+from strfnet.cli.commands.output import is_first, note, say
+from strfnet.cli.options.groups import clip_sampler
+from strfnet.cli.options.show import Show
 from strfnet.data import DataSet, Tracklet, evaluation_sampler, read_clip
-from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols, queries_of
+from strfnet.data.tracklet import check_labelled
+from strfnet.evaluation import PROTOCOLS, Evaluation, Protocol, evaluate_protocols, protocols_of, queries_of
 from strfnet.inference import Embedder
 from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
 from strfnet.models import LoadedNetwork
-from strfnet.system.progress import inform
+from strfnet.system.files import check_writable, write_atomically
 from strfnet.system.version import __version__
 from strfnet.training import read_log
 
@@ -26,6 +30,32 @@ if TYPE_CHECKING:
 
 RANKED = {"ranks", "cmc", "report"}  # figures of rankings, which need a query with a match
 BLOCKS = {"masks": (STRF,), "attention": (NonLocalBlock, AppearancePreserving)}  # modules that have the figure
+
+
+def run(call: Show) -> None:
+    for name in call.figures:
+        if call.file(name).parent.exists():  # otherwise it is made for the first figure
+            check_writable(call.file(name))
+    data_set = read(call.data_set)
+    rows = len(data_set.test)
+    for name, row in (("row", call.row), ("other", call.other)):
+        if row is not None and not 0 <= row < rows:
+            raise ValueError(f"{name} is {row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
+    if not rows and call.figures != ["curve"]:
+        raise ValueError(f"{data_set.name} has no test tracklets to show")
+    embedder, found = load(call.network, call.inference)
+    if RANKED & {*call.figures} or ("match" in call.figures and call.other is None):
+        check_labelled(data_set.test, "a ranking")
+        protocols = protocols_to_use(call.protocol, data_set)
+    else:
+        protocols = [PROTOCOLS[call.protocol]] if call.protocol != "all" else list(protocols_of(data_set))
+    figures = Figures(call, embedder, found, data_set, protocols)
+    for name in call.figures:
+        content = figures.draw(name)
+        if is_first():
+            call.file(name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(call.file(name), content)
+            say(f"{name}: {call.file(name)}")
 
 
 @dataclass(eq=False)
@@ -51,7 +81,7 @@ class Figures:
     def draw(self, name: str) -> bytes:
         """Returns the content of the file of a figure."""
         if self.embedder.progress:
-            inform(f"drawing {name} ...")
+            note(f"drawing {name} ...")
         drawn = getattr(self, name)()
         return drawn.encode() if isinstance(drawn, str) else vis.png(drawn)
 
