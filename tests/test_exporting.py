@@ -230,7 +230,7 @@ def test_a_wrong_call_is_refused_before_any_work(tmp_path):
         export(network, tmp_path / "network.tflite", "tflite")
     with pytest.raises(ValueError, match=r"ends in \.pt2 for package"):
         export(network, tmp_path / "network.onnx", "package")
-    with pytest.raises(ValueError, match="wanted a file in an existing folder"):
+    with pytest.raises(ValueError, match="folder that exists"):
         export(network, tmp_path / "none" / "network.onnx")
     with pytest.raises(ValueError, match=r"size is \(0, 5\)"):
         export(network, tmp_path / "network.onnx", size=(0, 5))

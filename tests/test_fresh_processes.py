@@ -13,10 +13,8 @@ from torchvision.models import resnet18
 
 import strfnet
 from strfnet.cli import options
-from strfnet.data import Tracklet
 from strfnet.data.synthetic import draw_set, write_mars
 from strfnet.deployment import export, optimize
-from strfnet.inference import save_embeddings
 from strfnet.system.compat import require_torch
 
 ROOT = Path(__file__).parents[1]
@@ -58,10 +56,6 @@ def files(tmp_path_factory):
         for _ in range(2):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
         container.mux(stream.encode())
-    tracklets = [Tracklet((Path("a.jpg"),), "anna", camera) for camera in "12"]
-    facts = {"network": "c2d_resnet8", "weights": "some", "clips": "all_frames:2", "metric": "cosine"}
-    facts |= {"size": [32, 16], "interpolation": "bilinear"}
-    save_embeddings(folder / "gallery.safetensors", torch.eye(2), tracklets, facts)
     (folder / "tracks.txt").write_text("1,1,4,8,12,32,1,-1,-1,-1\n2,1,4,8,12,32,1,-1,-1,-1\n")
     return folder
 
@@ -91,8 +85,6 @@ COMMANDS = {
     "evaluate": f"evaluate {ON_DATA} --complete false --protocol nvan",
     "crop": "crop --video {0}/video.mkv --tracks {0}/tracks.txt --camera c1 --out {0}/crops",
     "embed": f"embed {ON_DATA} --complete false --clips all_frames:2 --out {{0}}/vectors.safetensors",
-    "search": "search --query 0 --gallery {0}/gallery.safetensors",
-    "index": "index --embeddings {0}/gallery.safetensors --out {0}/index",
     "show": f"show {ON_DATA} --complete false --ranks --out {{0}}/ranks.png",
     "export": "export --model resnet8_fpl --height 32 --width 16 --format pt2 --out {0}/network.pt2",
 }
