@@ -30,7 +30,7 @@ from strfnet.visualization.figures import (
 )
 from strfnet.visualization.matching import MatchedRegions
 from strfnet.visualization.page import Page, png
-from strfnet.visualization.ranked_lists import RankedItem
+from strfnet.visualization.ranked_items import RankedItem
 
 NEAR = 4 / 255  # pictures have 64 steps of each colour
 

@@ -8,9 +8,11 @@ import torch
 from strategies import normal
 
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
+from strfnet.evaluation.distances import StreamedDistances
 from strfnet.evaluation.evaluation import evaluate
 from strfnet.evaluation.protocols import PROTOCOLS
-from strfnet.visualization.ranked_lists import ranked_list
+from strfnet.visualization import ranked_items
+from strfnet.visualization.ranked_items import ranked_list, ranked_lists
 
 FRAME = (np.zeros((2, 2, 3), np.uint8),)
 
@@ -53,6 +55,36 @@ def test_the_list_is_in_order_and_says_what_each_item_is():
         ranked_list(vectors, data, PROTOCOLS["ap3d"], 2, count=2)
         == ranked_list(vectors, data, PROTOCOLS["ap3d"], 2, count=9)[:2]
     )
+
+
+@pytest.mark.parametrize("protocol", ["ap3d", "torchreid", "cfaan"])
+@pytest.mark.parametrize("count", [1, 4, 99])
+def test_lists_of_several_queries_are_those_of_each_in_blocks_of_any_size(protocol, count, monkeypatch):
+    data = data_of([(n % 5, "ab"[n // 5 % 2]) for n in range(24)] + [(JUNK, "a")])
+    data = replace(data, query=data.query[:12])
+    vectors, rule = normal(25, 3), PROTOCOLS[protocol]
+    vectors[6], vectors[12] = vectors[4], vectors[4]  # ties
+    queries = data.query[::-2]
+    found = ranked_lists(vectors, data, rule, queries, count=count)
+    assert list(found) == list(queries)
+    monkeypatch.setattr(ranked_items, "_BYTES", 1)
+    assert ranked_lists(vectors, data, rule, queries, count=count) == found
+    assert {query: ranked_list(vectors, data, rule, query, count=count) for query in queries} == found
+    whole = ranked_lists(vectors, data, rule, queries, count=99)
+    for query, items in whole.items():
+        assert found[query] == items[:count] and query not in {item.row for item in items}
+        keys = [(item.distance, item.mark == "right") for item in items]
+        assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_distances_of_some_queries_are_those_of_the_tiles(distance):
+    streamed = StreamedDistances(normal(9, 6), normal(30, 6, seed=1), distance=distance, byte_budget=2**10)
+    whole = np.empty(streamed.shape, np.float32)
+    for rows, columns, tile in streamed.tiles():
+        whole[rows, columns] = tile
+    assert streamed.side < 9
+    np.testing.assert_array_equal(streamed.of_queries([7, 0, 3]), whole[[7, 0, 3]])
 
 
 def test_of_equal_distances_the_wrong_ones_come_first():

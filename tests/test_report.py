@@ -13,7 +13,7 @@ from strfnet.data.tracklet import Tracklet
 from strfnet.evaluation.evaluation import COLUMNS, evaluate, table
 from strfnet.evaluation.protocols import PROTOCOLS
 from strfnet.visualization.page import Page, png
-from strfnet.visualization.ranked_lists import RankedItem
+from strfnet.visualization.ranked_items import RankedItem
 from strfnet.visualization.report import ReportFigure, Section, report_page
 from strfnet.visualization.thumbnails import report_lists
 

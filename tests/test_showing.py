@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from strfnet.cli import main
-from strfnet.cli.options import SUFFIXES, Data, Inference, Network, Show
-from strfnet.cli.show import Figures
+from strfnet.cli.commands.show import Figures
+from strfnet.cli.options.groups import Data, Inference, Network
+from strfnet.cli.options.show import SUFFIXES, Show
 from strfnet.data.synthetic import draw_set, write_walkers
 from strfnet.evaluation import PROTOCOLS
 from strfnet.inference import Embedder
@@ -138,7 +139,7 @@ def test_other_rows_and_places_give_other_figures(figures):
 
 def test_a_query_is_compared_with_another_tracklet(figures):
     shown = figures(row=5, match=True)
-    first = next(item.row for item in shown._ranked(5, count=9) if item.mark != "not counted")
+    first = next(item.row for item in shown._whole_list(5) if item.mark != "not counted")
     other = next(row for row in range(10) if row not in (5, first))
     assert (
         shown.draw("match") == figures(row=5, other=first).draw("match") != figures(row=5, other=other).draw("match")

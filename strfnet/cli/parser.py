@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from strfnet.system.progress import inform
 from strfnet.system.version import __version__
@@ -42,9 +43,7 @@ def _run(words: list[str]) -> int:
         from strfnet.cli.arguments import parse
 
         name, record = parse([word for word in words if word != "--debug"])
-        from strfnet.cli import commands
-
-        getattr(commands, name)(record)
+        import_module(f"strfnet.cli.commands.{name}").run(record)
     except BrokenPipeError:
         raise
     except Exception as error:

@@ -1,7 +1,7 @@
 """Distances between embeddings of queries and of a gallery, as a matrix or tile by tile."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
 import numpy as np
@@ -106,6 +106,15 @@ class StreamedDistances:
             for rows in _slices(len(self.query), self.side):
                 products = self._converted(0, rows) @ right.T
                 yield rows, columns, self._rounded(products, self._of_rows[0][rows, None], self._of_rows[1][columns])
+
+    def of_queries(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Returns the distances (k, m) of the queries in ``rows`` to all gallery items."""
+        chosen = torch.tensor(rows, device=self.query.device)
+        left, found = self._converted(0, chosen), np.empty((len(rows), len(self.gallery)), np.float32)
+        for columns in _slices(len(self.gallery), self.side):
+            products = left @ self._converted(1, columns).T
+            found[:, columns] = self._rounded(products, self._of_rows[0][chosen, None], self._of_rows[1][columns])
+        return found
 
     def pairs(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns the distances (k,) of the pairs (rows[k], columns[k])."""

@@ -11,6 +11,11 @@ _PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "FOR
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of MPI, which Accelerate takes for a launcher
 
 
+def is_launched() -> bool:
+    """Whether all variables of torchrun are set."""
+    return all(name in os.environ for name in TORCHRUN)
+
+
 @contextmanager
 def environment_of_torchrun(**set_inside: str) -> Iterator[list[str]]:
     """Hide all other settings of Accelerate; yields the names of those that are hidden, which a line on stderr lists.
@@ -21,7 +26,7 @@ def environment_of_torchrun(**set_inside: str) -> Iterator[list[str]]:
     Args:
         set_inside: variables that are set inside.
     """
-    launched = all(name in os.environ for name in TORCHRUN)
+    launched = is_launched()
     hidden = {name: value for name, value in os.environ.items() if name.startswith(_PREFIXES) or name in _SIZES}
     if not launched:
         hidden |= {name: os.environ[name] for name in TORCHRUN[:3] if name in os.environ}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from strfnet.visualization.figures import draw_attention, draw_masks, draw_match, draw_ranked_lists
     from strfnet.visualization.matching import MatchedRegions, match_regions
     from strfnet.visualization.page import png
-    from strfnet.visualization.ranked_lists import RankedItem, ranked_list
+    from strfnet.visualization.ranked_items import RankedItem, ranked_list, ranked_lists
     from strfnet.visualization.report import ReportFigure, Section, report_page
     from strfnet.visualization.search_results import draw_search
     from strfnet.visualization.thumbnails import ReportItem, ReportTracklet, report_lists

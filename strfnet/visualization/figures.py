@@ -13,7 +13,7 @@ from strfnet.visualization.attention import Images, Place, at_frames, lay_over
 from strfnet.visualization.captions import caption_of, shortened, shown_frames
 from strfnet.visualization.matching import MatchedRegions
 from strfnet.visualization.page import SMALL, Page
-from strfnet.visualization.ranked_lists import NOT_COUNTED, RIGHT, WRONG, RankedItem
+from strfnet.visualization.ranked_items import NOT_COUNTED, RIGHT, WRONG, RankedItem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

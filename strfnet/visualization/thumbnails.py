@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from strfnet.data.frames import MAX_PIXELS, read_clip
+from strfnet.data.frames import MAX_PIXELS, read_pixels
 from strfnet.data.tracklet import DataSet
 from strfnet.visualization.captions import caption_of, frame_name, shown_frames
-from strfnet.visualization.figures import MARKS, images_of
-from strfnet.visualization.ranked_lists import RankedItem
+from strfnet.visualization.figures import MARKS
+from strfnet.visualization.ranked_items import RankedItem
 
 SIZE = (192, 96)  # height and width in pixels
 _FRAMES = 7  # of a tracklet; the middle one is the tracklet's middle frame
@@ -78,11 +78,14 @@ def report_lists(
 def _tracklet(data_set: DataSet, row: int, max_pixels: int) -> ReportTracklet:
     tracklet = data_set.test[row]
     frames = shown_frames(tracklet, _FRAMES)
-    images = images_of(read_clip(tracklet.frames, frames, SIZE, max_pixels=max_pixels))
+    pixels = read_pixels(tracklet.frames, frames, SIZE, max_pixels=max_pixels)
+    if pixels.is_floating_point():  # of 16-bit images
+        pixels = (255 * pixels).round().byte()
+    images = pixels.permute(1, 2, 3, 0).contiguous().numpy()
     source = f"{len(tracklet.frames)} frames, the first is {tracklet.where}"
     return ReportTracklet(
         row,
-        tuple(_jpeg(image) for image in (255 * images).round().astype(np.uint8)),
+        tuple(map(_jpeg, images)),
         tuple(frame_name(tracklet, frame) for frame in frames),
         tuple(caption_of(tracklet, row, frames[len(frames) // 2])),
         source,

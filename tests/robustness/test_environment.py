@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_runs import network_for, objective_for, tiny_recipe, walkers
 
+from strfnet.cli.commands.output import note, say
 from strfnet.cli.parser import main
 from strfnet.data.synthetic import write_walkers
 from strfnet.training import train
@@ -107,3 +108,17 @@ def test_a_clean_environment_is_not_mentioned(tmp_path, capsys, environment):
     trained(tmp_path)
     assert "ignored" not in capsys.readouterr().err
     assert "ignored_environment" not in read_log(tmp_path / "log.jsonl")[0]
+
+
+def test_only_a_complete_set_of_variables_makes_another_process_silent(monkeypatch, capsys):
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    for name in TORCHRUN:
+        monkeypatch.setenv(name, "1")
+        note("a note")
+        say("a line")
+        written = capsys.readouterr()
+        assert (written.err, written.out) == (("", "") if name == TORCHRUN[-1] else ("a note\n", "a line\n"))
+    monkeypatch.setenv("RANK", "0")
+    say("a line")
+    assert capsys.readouterr().out == "a line\n"

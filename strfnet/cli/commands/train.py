@@ -1,4 +1,4 @@
-"""The complete recipe of `strfnet train`, and the network that it starts from."""
+"""`strfnet train`."""
 
 import re
 import warnings
@@ -8,12 +8,61 @@ from typing import Any
 
 import torch
 
-from strfnet.cli.options import Train
-from strfnet.data import DataSet
-from strfnet.models import LoadedNetwork, find_network
-from strfnet.training import Recipe, identity_labels, sized
+from strfnet.cli.commands.inputs import read
+from strfnet.cli.commands.output import note, say
+from strfnet.cli.options.train import Train
+from strfnet.data import DataSet, join_training, read_data_set
+from strfnet.data.tracklet import check_labelled
+from strfnet.evaluation import PROTOCOLS, check_matches, evaluate_protocols
+from strfnet.inference import Embedder
+from strfnet.losses import nvan_loss, strf_loss
+from strfnet.models import LoadedNetwork, Preprocessing, find_network
+from strfnet.training import Recipe, identity_labels, sized, train
 from strfnet.weights.file import CHECKPOINTS, WALKERS
 from strfnet.weights.store import CheckpointStore
+
+
+def run(call: Train) -> None:
+    data_set = read(call.recipe)
+    if call.recipe.more_data:
+        others = [entry.split(":", 1) for entry in call.recipe.more_data]
+        data_set = join_training(
+            data_set, [read_data_set(format, path, complete=call.recipe.complete) for format, path in others]
+        )
+    check_labelled(data_set.train or data_set.test, "training")
+    recipe, found, lines = start(call, data_set)
+    make_loss = {"strf": strf_loss, "nvan": nvan_loss}[recipe.loss]
+    mined = {} if recipe.mined_on is None else {"mined_on": recipe.mined_on}
+    objective = make_loss(smoothing=recipe.smoothing, **mined)
+    protocol = PROTOCOLS[recipe.protocol]
+    preprocessing = Preprocessing().updated(vars(recipe))
+
+    def evaluate(network: torch.nn.Module) -> dict[str, float]:
+        embedder = Embedder(
+            network, recipe.model, preprocessing, recipe.batch, recipe.workers, max_pixels=recipe.max_pixels
+        )
+        (result,) = evaluate_protocols(embedder.embed, data_set, [protocol])
+        ranks = {f"R{k}": float(result.cmc[k - 1]) for k in (1, 5, 10) if k <= len(result.cmc)}
+        return {"mAP": result.mean_average_precision, **ranks}
+
+    evaluated = True
+    try:
+        check_matches(data_set, protocol)
+    except ValueError as error:
+        evaluated = False
+        lines.append(f"the run is not evaluated: {error}")
+    for line in lines:
+        note(f"strfnet: {line}")
+    outcome = train(
+        found.network,
+        objective,
+        data_set.train,
+        recipe,
+        call.out,
+        evaluate=evaluate if evaluated else None,
+        data_changed=call.data_changed,
+    )
+    say(f"{outcome}\n{protocol.name}: {protocol.about}" if evaluated else f"{outcome}")
 
 
 def start(call: Train, data_set: DataSet) -> tuple[Recipe, LoadedNetwork, list[str]]:

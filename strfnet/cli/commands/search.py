@@ -1,4 +1,4 @@
-"""The query of `strfnet search`, and the list of its hits."""
+"""`strfnet search`."""
 
 import json
 from collections.abc import Sequence
@@ -6,10 +6,49 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from strfnet.cli.options import Inference, QueryNetwork, Search
+import torch
+
+from strfnet.cli.commands.inputs import load
+from strfnet.cli.commands.output import note, say
+from strfnet.cli.options.groups import Inference, clip_sampler
+from strfnet.cli.options.search import QueryNetwork, Search
 from strfnet.data import Box, Tracklet, read_tracks, read_video
 from strfnet.data.readers.directory import FRAME_SUFFIXES, frames_in
-from strfnet.inference import Gallery, Hit, check_query
+from strfnet.inference import Gallery, Hit, check_query, open_gallery, search_gallery
+from strfnet.system.files import check_writable, write_atomically
+
+
+def run(call: Search) -> None:
+    if call.picture is not None:
+        check_writable(call.picture)
+    gallery, query = open_gallery(call.gallery), find_query(call)
+    sought: int | torch.Tensor
+    if isinstance(query, int):
+        sought = query
+    else:
+        network, inference, sampler = inputs_of(call, gallery)
+        clips = clip_sampler(sampler)
+        embedder, _ = load(network, inference)
+        check_query(gallery, embedder.facts(clips, gallery.metric))
+        sought = embedder.embed([query], clips)[0]
+    hits = search_gallery(gallery, sought, call.search, camera=call.camera)
+    if not hits:
+        plain = replace(call.search, top=1, expand=0, rerank=0, threshold=None)
+        nearest = search_gallery(gallery, sought, plain, camera=call.camera)
+        reason = "the gallery has no such tracklet"
+        if nearest:
+            reason = f"the nearest is at {nearest[0].distance:.4f}, above the threshold {call.search.threshold}"
+        (note if call.json else say)(f"no match: {reason}")
+    else:
+        say(listed(hits, as_json=call.json))
+    if call.picture is not None:
+        from strfnet.visualization import draw_search, png
+
+        shown = gallery.tracklets[query] if isinstance(query, int) else query
+        found = [(hit.distance, hit.tracklet) for hit in hits]
+        title, most = f"{call.query} in {call.gallery}", call.inference.max_pixels
+        write_atomically(call.picture, png(draw_search(shown, found, title=title, max_pixels=most)))
+        note(f"picture: {call.picture}")
 
 
 def find_query(call: Search) -> int | Tracklet:

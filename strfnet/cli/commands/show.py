@@ -1,4 +1,4 @@
-"""The figures of `strfnet show`, and the report that contains them."""
+"""`strfnet show`: its figures, and the report that contains them."""
 
 import platform
 from collections.abc import Sequence
@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 import strfnet.visualization as vis
-from strfnet.cli.options import Show, clip_sampler
+from strfnet.cli.commands.inputs import load, protocols_to_use, read
+from strfnet.cli.commands.output import is_first, note, say
+from strfnet.cli.options.groups import clip_sampler
+from strfnet.cli.options.show import Show
 from strfnet.data import DataSet, Tracklet, evaluation_sampler, read_clip
-from strfnet.evaluation import Evaluation, Protocol, evaluate_protocols, queries_of
+from strfnet.data.tracklet import check_labelled
+from strfnet.evaluation import PROTOCOLS, Evaluation, Protocol, evaluate_protocols, protocols_of, queries_of
 from strfnet.inference import Embedder
 from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
 from strfnet.models import LoadedNetwork
-from strfnet.system.progress import inform
+from strfnet.system.files import check_writable, write_atomically
 from strfnet.system.version import __version__
 from strfnet.training import read_log
 
@@ -26,6 +30,32 @@ if TYPE_CHECKING:
 
 RANKED = {"ranks", "cmc", "report"}  # figures of rankings, which need a query with a match
 BLOCKS = {"masks": (STRF,), "attention": (NonLocalBlock, AppearancePreserving)}  # modules that have the figure
+
+
+def run(call: Show) -> None:
+    for name in call.figures:
+        if call.file(name).parent.exists():  # otherwise it is made for the first figure
+            check_writable(call.file(name))
+    data_set = read(call.data_set)
+    rows = len(data_set.test)
+    for name, row in (("row", call.row), ("other", call.other)):
+        if row is not None and not 0 <= row < rows:
+            raise ValueError(f"{name} is {row}, wanted one of {rows} test tracklets of {data_set.name}, from 0")
+    if not rows and call.figures != ["curve"]:
+        raise ValueError(f"{data_set.name} has no test tracklets to show")
+    embedder, found = load(call.network, call.inference)
+    if RANKED & {*call.figures} or ("match" in call.figures and call.other is None):
+        check_labelled(data_set.test, "a ranking")
+        protocols = protocols_to_use(call.protocol, data_set)
+    else:
+        protocols = [PROTOCOLS[call.protocol]] if call.protocol != "all" else list(protocols_of(data_set))
+    figures = Figures(call, embedder, found, data_set, protocols)
+    for name in call.figures:
+        content = figures.draw(name)
+        if is_first():
+            call.file(name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(call.file(name), content)
+            say(f"{name}: {call.file(name)}")
 
 
 @dataclass(eq=False)
@@ -51,7 +81,7 @@ class Figures:
     def draw(self, name: str) -> bytes:
         """Returns the content of the file of a figure."""
         if self.embedder.progress:
-            inform(f"drawing {name} ...")
+            note(f"drawing {name} ...")
         drawn = getattr(self, name)()
         return drawn.encode() if isinstance(drawn, str) else vis.png(drawn)
 
@@ -70,7 +100,7 @@ class Figures:
     def ranks(self) -> "Figure":
         protocol = self.protocols[0]
         queries = self.hardest[: self.call.queries_shown] if self.call.row is None else [self.call.row]
-        lists = {query: self._ranked(query) for query in queries}
+        lists = self._ranked(queries, count=self.call.ranks_shown)
         rules = f"{protocol.distance} distances, AP by {protocol.average_precision}s"
         title = self._title(f"protocol {protocol.name}, {rules}")
         return vis.draw_ranked_lists(
@@ -82,7 +112,7 @@ class Figures:
         query = self._row() if query is None else query
         other = self.call.other if other is None else other
         if other is None:
-            items = self._ranked(query, count=len(self.data_set.test))
+            items = self._whole_list(query)
             other = next((item for item in items if item.mark != "not counted"), items[0]).row
         clips = self._clip(query)[0], self._clip(other)[0]
         regions = vis.match_regions(
@@ -91,10 +121,13 @@ class Figures:
         title = f"{self._title('regions that match', query)}, and {self._about(other)}"
         return vis.draw_match(*clips, regions, title=title)
 
-    def _ranked(self, query: int, *, count: int | None = None) -> list[vis.RankedItem]:
+    def _ranked(self, queries: Sequence[int], *, count: int) -> dict[int, list[vis.RankedItem]]:
         protocol = self.protocols[0]
         embeddings = self._embed(self.data_set.test, (protocol.clips, protocol.frames))
-        return vis.ranked_list(embeddings, self.data_set, protocol, query, count=count or self.call.ranks_shown)
+        return vis.ranked_lists(embeddings, self.data_set, protocol, queries, count=count)
+
+    def _whole_list(self, query: int) -> list[vis.RankedItem]:
+        return self._ranked([query], count=len(self.data_set.test))[query]
 
     def _precision_notes(self) -> dict[int, str]:
         return {query: f"query, AP {100 * precision:.1f}" for query, precision in self.precisions.items()}
@@ -113,7 +146,7 @@ class Figures:
             "Right items have a green border and a tick, wrong ones a red border and a cross. Grey items are not "
             "counted: junk, and what the protocol removes. An image leads to the frames of its tracklet."
         )
-        ranked_lists = {query: self._ranked(query) for query in self.hardest[:shown]}
+        ranked_lists = self._ranked(self.hardest[:shown], count=self.call.ranks_shown)
         lists = vis.report_lists(
             self.data_set, ranked_lists, notes=self._precision_notes(), max_pixels=self.embedder.max_pixels
         )
@@ -142,7 +175,7 @@ class Figures:
 
     def _matches(self, query: int) -> vis.Section:
         """What makes a query similar to the first item of its ranked list, and to the first right one."""
-        items = self._ranked(query, count=len(self.data_set.test))
+        items = self._whole_list(query)
         firsts = {mark: next((item.row for item in items if item.mark == mark), None) for mark in ("wrong", "right")}
         figures = tuple(
             vis.ReportFigure(vis.png(self.match(query, row)), f"the hardest query and its first {mark} item")
@@ -158,18 +191,23 @@ class Figures:
     @cached_property
     def evaluations(self) -> list[Evaluation]:
         """One for each protocol."""
-        return evaluate_protocols(self._embed, self.data_set, self.protocols)
+        others = evaluate_protocols(self._embed, self.data_set, self.protocols[1:])
+        return [self._first_evaluation, *others]
+
+    @cached_property
+    def _first_evaluation(self) -> Evaluation:
+        """That of the protocol of the ranked lists, which need no other."""
+        (evaluation,) = evaluate_protocols(self._embed, self.data_set, self.protocols[:1])
+        return evaluation
 
     @cached_property
     def precisions(self) -> dict[int, float]:
         """AP of the queries that have a match, under the first protocol, by test row."""
-        first = self.protocols[:1]
-        (evaluation,) = evaluate_protocols(self._embed, self.data_set, first)
-        values = evaluation.rankings[0].average_precisions
+        values = self._first_evaluation.rankings[0].average_precisions
         queries = queries_of(self.data_set, self.protocols[0])
         return {row: float(ap) for row, ap in zip(queries, values, strict=True) if ap == ap}
 
-    @property
+    @cached_property
     def hardest(self) -> list[int]:
         """Test rows of the queries that have a match, lowest AP first."""
         return sorted(self.precisions, key=lambda row: self.precisions[row])
