@@ -29,6 +29,14 @@ def check_path(name: str, value: object) -> None:
         raise ValueError(f"{name} is {value!r}, wanted a path")
 
 
+def check_utf8(text: str, place: object) -> None:
+    """Raises: ValueError if a name has bytes that are no UTF-8, so that a file of text cannot hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} cannot hold {text!r}, which is no UTF-8: rename it") from error
+
+
 def check_commas(columns: Sequence[str], place: str) -> None:
     """Raises: ValueError if the first line of a CSV file separates its columns by anything else than commas."""
     for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
