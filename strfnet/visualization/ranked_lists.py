@@ -1,5 +1,6 @@
 """The ranked list of a query: gallery items by distance, each right, wrong or not counted."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,10 +46,15 @@ def ranked_list(
         query: row of the query in ``data_set.test``.
         count: largest number of items.
 
-    Raises: ValueError if ``query`` is no query of the protocol, or ``count`` is below 1.
+    Raises: ValueError if ``query`` is no query of the protocol, ``count`` is below 1, or the embeddings are not one
+    for each test tracklet.
     """
     if query not in queries_of(data_set, protocol) or count < 1:
         raise ValueError(f"got query {query} and count {count}, wanted one of its queries and at least 1")
+    if len(embeddings) != len(data_set.test):
+        raise ValueError(
+            f"got {len(embeddings)} embeddings, wanted one for each of {len(data_set.test)} test tracklets"
+        )
     gallery = np.array([row for row in gallery_of(data_set, protocol) if row != query])
     distances = np.empty(len(gallery))
     vectors = embeddings[[query]]
@@ -59,6 +65,15 @@ def ranked_list(
     marks = _marks(data_set, protocol, query, gallery.tolist())
     order = np.lexsort((np.array([mark == RIGHT for mark in marks]), distances))[:count]
     return [RankedItem(int(gallery[at]), float(distances[at]), marks[at]) for at in order]
+
+
+def check_rows(data_set: DataSet, lists: Mapping[int, Sequence[RankedItem]]) -> None:
+    """Raises: ValueError if a query or an item is none of the test tracklets."""
+    for row in (row for query, found in lists.items() for row in (query, *(item.row for item in found))):
+        if not 0 <= row < len(data_set.test):
+            raise ValueError(
+                f"row is {row}, wanted one of {len(data_set.test)} test tracklets of {data_set.name}, from 0"
+            )
 
 
 def _marks(data_set: DataSet, protocol: Protocol, query: int, gallery: list[int]) -> list[str]:
