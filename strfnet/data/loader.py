@@ -19,7 +19,8 @@ from strfnet.data.randomness import generator
 from strfnet.data.sampling import training_sampler
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation, Changes
-from strfnet.system.compat import tree_map_only
+from strfnet.system.compat import end_workers, tree_map_only
+from strfnet.system.signals import Stopped
 
 
 class Draw(NamedTuple):
@@ -252,9 +253,15 @@ class _Copied:
 
 
 def _explained(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same batches. Raises: OSError with advice if a worker ends because the shared memory is full."""
+    """The same batches; a signal that stops the run ends the workers, which may wait for a file.
+
+    Raises: OSError with advice if a worker ends because the shared memory is full.
+    """
     try:
         yield from batches
+    except Stopped:
+        end_workers(batches)
+        raise
     except RuntimeError as error:
         if not any(sign in f"{error} {error.__cause__}" for sign in ("Bus error", "bus error", "shared memory")):
             raise
