@@ -136,36 +136,11 @@ def counted(figures: list[Figure]) -> str:
     return f"{sum(bool(figure.reached) for figure in judged)} of {len(judged)} goals reached"
 
 
-COLUMNS = {
-    "published / eager": "eager: published takes",
-    "published / deployed": "deployed: published takes",
-    "roof, eager": "eager: share of the roof",
-    "roof, deployed": "deployed: share of the roof",
-}
-
-
 def markdown(record: dict[str, Any]) -> str:
-    """Returns a short table of a stored run: a row for each case, the missed goals, and how many are reached."""
-    figures, machine = figures_of(record), record["machine"]
-    cases: dict[str, dict[str, Figure]] = {}
-    for figure in figures:
-        cases.setdefault(figure.case, {})[figure.quantity] = figure
-    lines = [
-        f"{machine['name']}, PyTorch {machine['torch']}, {machine['threads']} thread, {record['settings']}.",
-        "",
-        f"| case | {' | '.join(COLUMNS)} |",
-        "|---" * (1 + len(COLUMNS)) + "|",
-    ]
-    for case, quantities in cases.items():
-        cells = [_number(quantities[name].value) if name in quantities else "" for name in COLUMNS.values()]
-        if any(cells):
-            lines.append(f"| {' | '.join([case, *cells])} |")
-    missed = [figure for figure in figures if figure.reached is False]
-    for figure in missed:
-        lines += ["", "Missed goals:", ""] if figure is missed[0] else []
-        shown = f"{_number(figure.value)} {figure.unit}".strip()
-        lines.append(f"- {figure.case}, {figure.quantity} {shown}, goal {_goal(figure)}: {figure.verdict.lower()}")
-    return "\n".join([*lines, "", f"{counted(figures)}."])
+    """Returns the `summary` of a stored run for a page, below the machine that it ran on."""
+    machine = record["machine"]
+    about = f"{machine['name']}, PyTorch {machine['torch']}, {machine['threads']} thread, {record['settings']}."
+    return f"{about}\n\n```text\n{summary(figures_of(record))}\n```"
 
 
 def put(text: str, page: Path) -> None:

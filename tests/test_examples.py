@@ -1,4 +1,6 @@
+import csv
 import importlib.util
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -125,3 +127,33 @@ def test_examples_import_from_packages_only(path):
     ours = [name for name in modules if name.split(".")[0] == "strfnet"]
     assert ours and all(len(name.split(".")) <= 2 or name == "strfnet.data.synthetic" for name in ours)
     assert "walker_tasks" not in modules
+
+
+def test_a_video_becomes_crops_a_search_a_threshold_a_tuned_network_and_a_report(run, tmp_path):
+    out = tmp_path / "cameras"
+    lines = run("camera_to_answer", "--out", out, "--epochs", 1, PEOPLE=6)
+    commands = [position for position, line in enumerate(lines) if line.startswith("$ strfnet ")]
+    said = [lines[start + 1 : end] for start, end in itertools.pairwise([*commands, len(lines)])]
+    names = [lines[position].split()[2] for position in commands]
+    assert names == ["crop", "crop", "check", "embed", "search", "search", "search", "evaluate", "train", "show"]
+    crops, _, check, embed, search, sure, alone, evaluated, _, shown = said
+    assert crops[0].startswith("6 of 6 tracks are in")
+    assert check[0].startswith("nothing is wrong with")
+    assert embed[0] == f"11 embeddings of 64 numbers are in {out / 'gallery.safetensors'}"
+
+    with (out / "truth.csv").open() as file:
+        truth = {(row["camera"], row["track"]): row["identity"] for row in csv.DictReader(file)}
+    hits = [line.split() for line in search if line[:1].isdigit()]
+    found = [truth["camera2", Path(hit[-1]).parent.name] for hit in hits]
+    assert [hit[3] for hit in hits] == 3 * ["camera2"] and found[0] == truth["camera1", "3"]
+    assert [float(hit[1]) for hit in hits] == sorted(float(hit[1]) for hit in hits)
+    assert (out / "hits.png").read_bytes().startswith(b"\x89PNG")
+
+    limit = next(float(line.split()[1].rstrip(":")) for line in sure + search if line.startswith("threshold"))
+    near = [line.split() for line in sure if line[:1].isdigit()]
+    assert near == [hit for hit in hits if float(hit[1]) <= limit]
+    others = [float(line.split()[1]) for line in alone if line[:1].isdigit()]
+    assert all(distance <= limit for distance in others) and (others or alone[0].startswith("no match"))
+    assert any(line.startswith("folder") and " 4 " in line for line in evaluated)  # three people, one seen once
+    assert (out / "run/result.json").exists()
+    assert shown[-1] == f"report: {out / 'report.html'}" and "Why" in (out / "report.html").read_text()

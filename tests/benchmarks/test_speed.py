@@ -223,8 +223,8 @@ def test_tables_say_goal_figure_and_by_how_much_it_is_missed(rooms, record, tmp_
     assert " 1.50 s" not in text  # seconds are in the JSON
     shown = page.read_text()
     assert shown.startswith("before\n") and shown.endswith("after\n") and "old" not in shown
-    assert "| nvan_resnet50, batch 1 | 1.30 |  | 0.70 | 0.70 |" in shown
-    assert "- memory, strfnet, T = 8: of explicit 0.20 share, goal ≤ 0.18: missed by 11.1%" in shown
+    assert "a machine, PyTorch 2, 1 thread, small." in shown and "1 of 3 goals reached" in shown
+    assert all(line in shown for line in text.splitlines() if "MISSED" in line)
     record["cases"]["all"]["figures"] = [
         row for row in record["cases"]["all"]["figures"] if row["reached"] is not False
     ]
