@@ -1,5 +1,6 @@
 """The command ``strfnet``: one command for each call, one line for each error, and the exit codes."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 a failure, 2 a wrong call, 129 SIGHUP, 130 Ctrl-C and 143 SIGTERM. Training and embedding save
     before they stop.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale without a character of a name, or a name without UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             code = _run(list(sys.argv[1:] if argv is None else argv))

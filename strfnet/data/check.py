@@ -19,6 +19,7 @@ from strfnet.data.readers.folder import first_queries
 from strfnet.data.readers.formats import read_data_set
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 from strfnet.system.files import write_atomically
+from strfnet.system.names import check_utf8
 from strfnet.system.progress import ProgressLine
 
 
@@ -98,8 +99,8 @@ def write_listing(path: Path, data_set: DataSet, *, without: Collection[int] = (
         without: rows of ``(*data_set.train, *data_set.test)`` that are left out.
 
     Returns: the number of tracklets.
-    Raises: ValueError if no tracklet is left, or if neither a folder nor a pattern of names holds a tracklet's frames
-    alone.
+    Raises: ValueError if no tracklet is left, if a name is no UTF-8, or if neither a folder nor a pattern of names
+    holds a tracklet's frames alone.
     """
     test = data_set.test
     derived = data_set.query == first_queries(test) and data_set.gallery == tuple(range(len(test)))
@@ -119,6 +120,8 @@ def write_listing(path: Path, data_set: DataSet, *, without: Collection[int] = (
         camera = "" if one.camera is None else one.camera
         values = [one.details.get(key, "") for key in details]
         writer.writerow([_place(one, path.parent), identity, camera, part, *values])
+    for line in text.getvalue().splitlines():
+        check_utf8(line, path)
     write_atomically(path, text.getvalue().encode())
     return len({id(tracklet) for _, tracklet in kept})
 

@@ -19,7 +19,8 @@ from strfnet.data.randomness import generator
 from strfnet.data.sampling import training_sampler
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation, Changes
-from strfnet.system.compat import tree_map_only
+from strfnet.system.compat import end_workers, tree_map_only
+from strfnet.system.signals import Stopped
 
 
 class Draw(NamedTuple):
@@ -252,9 +253,15 @@ class _Copied:
 
 
 def _explained(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same batches. Raises: OSError with advice if a worker ends because the shared memory is full."""
+    """The same batches; a signal that stops the run ends the workers, which may wait for a file.
+
+    Raises: OSError with advice if a worker ends because the shared memory is full.
+    """
     try:
         yield from batches
+    except Stopped:
+        end_workers(batches)
+        raise
     except RuntimeError as error:
         if not any(sign in f"{error} {error.__cause__}" for sign in ("Bus error", "bus error", "shared memory")):
             raise
@@ -270,19 +277,21 @@ def _start_worker(_: int) -> None:
     """Ignore signals that are sent to the whole process group; the main process finishes its step.
 
     Otherwise Ctrl-C, or the SIGTERM of a scheduler or of torchrun, would kill workers that it still needs. A SIGTERM
-    of the main process ends the worker, and so does the end of the main process, within 5 s.
+    of the main process ends the worker, and so does the end of the main process, within a second, also while the
+    worker waits for a file.
     """
     gc.freeze()  # otherwise garbage collection writes to, and so copies, pages shared with the main process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     main = multiprocessing.parent_process()
-    if main is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+    if main is not None and hasattr(signal, "sigtimedwait"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_at_sigterm_of, args=(main.pid,), daemon=True).start()
 
 
 def _end_at_sigterm_of(main: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main:
-        pass
+    received = None
+    while os.getppid() == main and (received is None or received.si_pid != main):
+        received = signal.sigtimedwait({signal.SIGTERM}, 0.5)
     os._exit(0)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from strfnet.system.names import check_choice, nearest
+from strfnet.system.names import check_choice, check_commas, nearest
 
 Units = Literal["pixels", "relative"]
 
@@ -195,6 +195,7 @@ def _csv_rows(file: Path, lines: list[str]) -> Iterator[tuple[dict[str, object],
                 continue
             if not names:
                 names = [field.strip() for field in fields]
+                check_commas(names, f"line {reader.line_num} of {file}")
             elif len(fields) != len(names):
                 raise ValueError(f"line {reader.line_num} of {file} has {len(fields)} fields, wanted {len(names)}")
             else:

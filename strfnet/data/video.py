@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from strfnet.data.tracklet import DETAILS, Frame, Tracklet
 from strfnet.data.tracks import Box
-from strfnet.system.files import lock, write_atomically
+from strfnet.system.files import lock, room_for, write_atomically
+from strfnet.system.names import check_commas
 from strfnet.system.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def crop_video(
 
     Returns: the folders of the tracklets.
     Raises: ValueError as `read_video` does, for a camera that is no plain name, or if the camera's folder has crops
-    of another video, other boxes or other settings.
+    of another video, other boxes or other settings, or its listing other columns.
     """
     from PIL import Image
 
@@ -213,6 +214,7 @@ def crop_video(
     folder.mkdir(parents=True, exist_ok=True)
     locked = lock(out / ".lock")
     try:
+        _listed(out / LISTING)  # before the work
         _claim(folder, source, boxes, cropping, quality)
         times = _Times()
 
@@ -229,7 +231,8 @@ def crop_video(
             content = io.BytesIO()
             Image.fromarray(picture).save(content, "JPEG", quality=quality, subsampling=0)
             unfinished = file(crop).with_suffix(".part")
-            unfinished.write_bytes(content.getbuffer())
+            with room_for(file(crop), content.tell()):
+                unfinished.write_bytes(content.getbuffer())
             unfinished.replace(file(crop))
         tracks = list(_lengths(plan))
         _list(out, camera, {track: times.of(track) for track in tracks})
@@ -329,13 +332,8 @@ def _claim(folder: Path, video: Video, boxes: Iterable[Box], cropping: Cropping,
 
 def _list(out: Path, camera: str, rows: dict[str, dict[str, str]]) -> None:
     """Write the lines of a camera into the listing, which keeps what its owner has filled in."""
-    names = dict.fromkeys(("path", "identity", "camera", "subset", *DETAILS))
-    file = out / LISTING
-    before: list[dict[str, str]] = []
-    if file.exists():
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
-            before, names = list(reader), names | dict.fromkeys(reader.fieldnames or ())
+    columns, before = _listed(out / LISTING)
+    names = dict.fromkeys(("path", "identity", "camera", "subset", *DETAILS, *columns))
     known = {row.get("path"): row for row in before}  # with the identities and columns that were filled in since
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
@@ -352,4 +350,17 @@ def _list(out: Path, camera: str, rows: dict[str, dict[str, str]]) -> None:
             "track": track,
         }
         writer.writerow({**row, **times})
-    write_atomically(file, text.getvalue().encode())
+    write_atomically(out / LISTING, text.getvalue().encode())
+
+
+def _listed(file: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
+    """Returns the columns and lines of an earlier listing, none if it is missing. Raises: ValueError for another."""
+    if not file.exists():
+        return (), []
+    with file.open(newline="", encoding="utf-8-sig") as opened:
+        reader = csv.DictReader(opened)
+        columns = reader.fieldnames or ()
+        check_commas(columns, f"line 1 of {file}")
+        if columns and not {"path", "camera"} <= set(columns):
+            raise ValueError(f"line 1 of {file} has columns {', '.join(columns)}, wanted path and camera among them")
+        return columns, list(reader)

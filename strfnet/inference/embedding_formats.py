@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfnet.data.tracklet import Tracklet
+from strfnet.system.names import check_utf8
 
 Parts = Iterable[NDArray[np.float32]]
 Columns = Mapping[str, Sequence[Any]]
@@ -22,7 +23,7 @@ def check_format(path: Path, tracklets: Sequence[Tracklet]) -> None:
     """Check that tracklets can be listed in a file of the format that its suffix names.
 
     Raises: ValueError for the suffix of a format that is not written, or ``details`` that are named as another
-    column; ImportError naming what to install.
+    column, or names that are no UTF-8 and not for .npz; ImportError naming what to install.
     """
     suffix = path.suffix.lower()
     if suffix in _OTHERS:
@@ -35,6 +36,9 @@ def check_format(path: Path, tracklets: Sequence[Tracklet]) -> None:
     clash = next((name for item in tracklets for name in item.details if name in taken), None)
     if clash is not None:
         raise ValueError(f"details of the tracklets hold {clash!r}, which is a column of {path}: rename it")
+    for item in tracklets if suffix != ".npz" else ():
+        for text in (item.where, item.identity, item.camera, *item.details.values()):
+            check_utf8(str(text), path)
 
 
 def columns_of(tracklets: Sequence[Mapping[str, Any]]) -> Columns:

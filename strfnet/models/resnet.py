@@ -22,16 +22,21 @@ def resnet_maps(depth: str, *, weights: Any = None, stem_relu: bool = True) -> n
         stem_relu: whether a ReLU follows the first norm. The published NVAN networks have none there.
 
     Shape: (n, 3, h, w) to (n, 512 or 2048, h / 32, w / 32); resnet8 to (n, 64, h / 8, w / 8).
-    Raises: ValueError for weights of a resnet8, which torchvision does not have.
+    Raises: ValueError for weights that torchvision does not have, such as those of a resnet8.
     """
     with torch.device("cpu"):  # PyTorch 2.8 and older cannot import torchvision while the meta device is the default
-        from torchvision.models import get_model
+        from torchvision.models import get_model, get_model_weights
 
     if depth == "resnet8":
         if weights is not None:
             raise ValueError(f"weights are {weights!r}, but a resnet8 has none; wanted None")
         network = _resnet8()
     else:
+        known = get_model_weights(depth)
+        named = weights.removeprefix(f"{known.__name__}.") if isinstance(weights, str) else None
+        if not (weights is None or isinstance(weights, known) or named in known.__members__):
+            wanted = f"{', '.join(known.__members__)} or None for a {depth}; a file is pretrained="
+            raise ValueError(f"weights are {weights!r}, wanted {wanted}")
         network = get_model(depth, weights=weights)
     layers = [(name, layer) for name, layer in network.named_children() if name not in ("avgpool", "fc")]
     return nn.Sequential(OrderedDict((name, layer) for name, layer in layers if stem_relu or name != "relu"))

@@ -224,6 +224,12 @@ def renew_threads() -> None:
         pause(2)  # omp_pause_hard
 
 
+def end_workers(batches: Iterator[Any]) -> None:
+    """Ends the workers of an iterator of a DataLoader, which waits up to 5 s for each that is stuck; 1.0."""
+    for worker in getattr(batches, "_workers", ()):
+        worker.terminate()
+
+
 def require_torch(version: str, what: str) -> None:
     """Raises: RuntimeError naming ``version``, such as "2.8", if the installed PyTorch is older."""
     needed, found = ([int(part) for part in text.split(".")[:2]] for text in (version, torch.__version__))

@@ -3,6 +3,7 @@
 What is unfinished bears a random name that starts with `MARK`, and nothing else is ever cleaned away.
 """
 
+import errno
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ if os.name == "posix":
 MARK = ".strfnet-"
 _locked: set[str] = set()  # by this process, whose threads a lock of the system does not keep apart
 _locking = threading.Lock()
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def check_writable(path: Path) -> None:
@@ -48,24 +50,28 @@ def _check_free_or_regular(path: Path, verb: str, wanted: str) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file in one step: a reader finds the old content or the new, also after a crash. See `replacing`."""
-    with replacing(path) as file:
+    with replacing(path, size=len(content)) as file:
         file.write(content)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, size: int | None = None) -> Iterator[BinaryIO]:
     """A file to write, which replaces ``path`` when the block ends, unless it raises.
 
     Mode and owner of the old file are kept, the owner as far as this process may give files away. A link stays, and
     the file that it names is replaced. What a killed call has left in the folder is removed.
 
-    Raises: ValueError as `target_of` does.
+    Args:
+        path: of the file.
+        size: bytes that the file will have, for the error of a full disk; None if unknown.
+
+    Raises: ValueError as `target_of` does; OSError as `room_for` does.
     """
     target = target_of(path)
     remove_unfinished(target.parent, folders=False)
     unfinished, file, held = _new_file(target.parent)
     try:
-        with file:
+        with room_for(path, size, unfinished), file:
             _take_owner(file.fileno(), target)
             yield file
             file.flush()
@@ -76,6 +82,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if held is not None:
             os.close(held)
     sync_folder(target.parent)
+
+
+@contextmanager
+def room_for(path: Path, size: int | None, unfinished: Path | None = None) -> Iterator[None]:
+    """Raises: OSError naming ``path`` and the bytes that it needs, if the block finds no room for them.
+
+    Args:
+        path: of the file that the block writes.
+        size: its bytes; None if they are unknown.
+        unfinished: the file that is written in its place; its size is the least that is needed.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        needed = f"{size}" if unfinished is None or size is not None else f"more than {unfinished.stat().st_size}"
+        full = OSError(f"cannot write {path}, which needs {needed} bytes: {error.strerror}")
+        full.errno = error.errno
+        raise full from error
 
 
 def _new_file(folder: Path) -> tuple[Path, BinaryIO, int | None]:

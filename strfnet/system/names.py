@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 
@@ -27,6 +27,21 @@ def check_path(name: str, value: object) -> None:
     """Raises: ValueError if a path is an empty text, which would name the working directory."""
     if isinstance(value, str) and not value.strip():
         raise ValueError(f"{name} is {value!r}, wanted a path")
+
+
+def check_utf8(text: str, place: object) -> None:
+    """Raises: ValueError if a name has bytes that are no UTF-8, so that a file of text cannot hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} cannot hold {text!r}, which is no UTF-8: rename it") from error
+
+
+def check_commas(columns: Sequence[str], place: str) -> None:
+    """Raises: ValueError if the first line of a CSV file separates its columns by anything else than commas."""
+    for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(columns) == 1 and sign in columns[0]:
+            raise ValueError(f"{place} separates its columns by {name}, wanted commas")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

@@ -1,12 +1,17 @@
 """Signals that request a stop: a run finishes its step and saves before it exits."""
 
+import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from threading import Event, Thread
 from types import FrameType
 
 from strfnet.system.progress import inform
+
+_POLL, _LEFT = 0.5, 5.0  # seconds between looks at the agent, and to save in after its end
 
 
 class Stopped(SystemExit):
@@ -61,7 +66,8 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """SIGTERM, SIGINT and SIGHUP become a stop request instead of ending the process; the main thread receives them.
 
-    SIGHUP comes when a terminal is closed. Where it is ignored, as under nohup, it stays so.
+    SIGHUP comes when a terminal is closed. Where it is ignored, as under nohup, it stays so. A rank of ``torchrun``
+    whose agent has ended receives SIGTERM, and is killed 5 s later if it still waits for the others.
     """
     request = StopRequest()
     before = {}
@@ -70,11 +76,25 @@ def stop_requests() -> Iterator[StopRequest]:
             before[number] = signal.signal(number, request.handle)
     except ValueError:  # not the main thread
         pass
+    ended = Event()
+    if os.name == "posix" and "TORCHELASTIC_RUN_ID" in os.environ:
+        Thread(target=_follow, args=(os.getppid(), ended), daemon=True).start()
     try:
         yield request
     finally:
+        ended.set()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _follow(agent: int, ended: Event) -> None:
+    """Ends this process after its agent, unless its work has ended before."""
+    while os.getppid() == agent:
+        if ended.wait(_POLL):
+            return
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LEFT)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _stopping() -> list[signal.Signals]:

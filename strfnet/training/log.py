@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from strfnet.system.files import target_of
+from strfnet.system.files import room_for, target_of
 from strfnet.system.reading import read_regular
 
 
@@ -30,6 +30,7 @@ class Log:
         self._board: Any = None
         if path is None:
             return
+        self._path = path
         self._file = os.open(target_of(path), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         if os.fstat(self._file).st_size > size:
             os.ftruncate(self._file, size)
@@ -47,7 +48,10 @@ class Log:
             for name, value in values.items()
         }
         line = json.dumps({"kind": kind, "step": step, **plain}, ensure_ascii=False, allow_nan=False)
-        os.write(self._file, line.encode() + b"\n")
+        content = line.encode(errors="backslashreplace") + b"\n"  # of a name that is no UTF-8, an escape of JSON
+        with room_for(self._path, len(content)):
+            while content:  # a disk that is full takes a part of it first
+                content = content[os.write(self._file, content) :]
         if self._board is not None and kind in ("step", "evaluation"):
             for name, value in values.items():
                 if isinstance(value, int | float):

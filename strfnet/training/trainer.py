@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -191,11 +192,31 @@ class _Run:
             for first in range(start.batch, len(batches), recipe.accumulate):
                 group, began = batches[first : first + recipe.accumulate], time.perf_counter()
                 rate = learning_rate(recipe, start.epoch + first / len(batches))
-                values = self._step(stream, group, rate)
+                values = self._step(self._started(stream, line), group, rate)
                 self._read(line)  # the values of the step before
                 at, seconds = self.directory.position, time.perf_counter() - began
                 made = _Made(at.step + 1, at.epoch, first + len(group), group, rate, seconds, values)
                 self._after_step(made, len(batches), line)
+
+    def _started(self, stream: Iterator[ClipBatch], line: ProgressLine) -> Iterator[ClipBatch]:
+        """The batches of a step, of which the first is read.
+
+        One process stops at a signal without this step, because a file may stall for hours. Several processes cannot:
+        the others wait in the step.
+        """
+        if self.engine.world_size > 1:
+            return stream
+        try:
+            with self.request.immediate():
+                return chain([next(stream)], stream)
+        except Stopped:
+            self._save(line)
+            raise
+
+    def _save(self, line: ProgressLine) -> None:
+        self._read(line)
+        self._check_weights(self.directory.position.step)
+        self.directory.save()
 
     def _batches(self, epoch: int) -> list[list[int]]:
         """The rows of each batch of an epoch."""
@@ -294,9 +315,7 @@ class _Run:
             self.directory.position, step=made.number, epoch=made.epoch + last, batch=0 if last else made.batch
         )
         if last or signal or (every is not None and made.number % every == 0):
-            self._read(line)
-            self._check_weights(made.number)
-            self.directory.save()
+            self._save(line)
         if signal:
             raise Stopped(signal)
 

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from strfnet.evaluation.evaluation import Evaluation
+from strfnet.visualization.glyphs import make_legible
 from strfnet.visualization.page import SMALL, blank
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def draw_cmc(evaluations: Sequence[Evaluation], *, ranks: int = 20, title: str =
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+    make_legible(figure)
     return figure
 
 
@@ -95,6 +97,7 @@ def draw_training(lines: Sequence[Mapping[str, Any]], *, title: str = "") -> "Fi
         _plain(axes)
         axes.legend(frameon=False, fontsize=SMALL)
     (lower or [upper])[-1].set_xlabel("epoch")
+    make_legible(figure)
     figure.tight_layout()
     return figure
 

@@ -13,7 +13,7 @@ from strfnet.visualization.attention import Images, Place, at_frames, lay_over
 from strfnet.visualization.captions import caption_of, shortened, shown_frames
 from strfnet.visualization.matching import MatchedRegions
 from strfnet.visualization.page import SMALL, Page
-from strfnet.visualization.ranked_items import NOT_COUNTED, RIGHT, WRONG, RankedItem
+from strfnet.visualization.ranked_items import NOT_COUNTED, RIGHT, WRONG, RankedItem, check_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,10 +84,12 @@ def draw_ranked_lists(
         title: title of the figure.
         max_pixels: of an image file; a larger image is not decoded.
 
-    Raises: ValueError if there are no lists, or a frame cannot be read; ImportError if matplotlib is missing.
+    Raises: ValueError if there are no lists, a row is no test tracklet, or a frame cannot be read; ImportError if
+    matplotlib is missing.
     """
     if not lists:
         raise ValueError("got no ranked lists to draw, wanted at least 1")
+    check_rows(data_set, lists)
     columns = 1 + max(len(found) for found in lists.values())
     page = _titled(title, columns * STEP[1], HEAD + len(lists) * STEP[0])
     page.write(10, 50, "query", color=QUERY, fontsize=10)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from strfnet.visualization.attention import Images
+from strfnet.visualization.glyphs import make_legible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,8 +53,8 @@ class Page:
             self.write(x, y, label, fontsize=SMALL, weight="bold", ha="center", va="center", zorder=5)
 
     def write(self, x: float, y: float, text: str, **how: Any) -> None:
-        """Draws text; a dollar sign does not start a formula."""
-        self.figure.text(x / self.width, 1 - y / self.height, text, parse_math=False, **how)
+        """Draws text in fonts that have its glyphs; a dollar sign does not start a formula."""
+        make_legible(self.figure.text(x / self.width, 1 - y / self.height, text, parse_math=False, **how))
 
 
 def blank(width: float, height: float) -> "Figure":

@@ -1,7 +1,7 @@
 """The ranked list of a query: gallery items by distance, each right, wrong or not counted."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +56,13 @@ def ranked_lists(
         count: largest number of items of a list.
 
     Returns: the lists by query, in the order of ``queries``.
-    Raises: ValueError if one of ``queries`` is no query of the protocol, or ``count`` is below 1.
+    Raises: ValueError if one of ``queries`` is no query of the protocol, ``count`` is below 1, or the embeddings are
+    not one for each test tracklet.
     """
+    if len(embeddings) != len(data_set.test):
+        raise ValueError(
+            f"got {len(embeddings)} embeddings, wanted one for each of {len(data_set.test)} test tracklets"
+        )
     evaluated, gallery = queries_of(data_set, protocol), np.array(gallery_of(data_set, protocol))
     places = {row: place for place, row in enumerate(evaluated)}
     for query in queries:
@@ -93,3 +98,12 @@ def ranked_lists(
                 for at in near[np.lexsort((right[near], distances[near]))][:count]
             ]
     return lists
+
+
+def check_rows(data_set: DataSet, lists: Mapping[int, Sequence[RankedItem]]) -> None:
+    """Raises: ValueError if a query or an item is none of the test tracklets."""
+    for row in (row for query, found in lists.items() for row in (query, *(item.row for item in found))):
+        if not 0 <= row < len(data_set.test):
+            raise ValueError(
+                f"row is {row}, wanted one of {len(data_set.test)} test tracklets of {data_set.name}, from 0"
+            )

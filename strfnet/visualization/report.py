@@ -43,7 +43,7 @@ def report_page(
 
     Images are embedded in the page; it has no scripts. A tracklet of a ranked list is a link to its frames, which
     are the last section. The page follows the light or dark scheme of the browser, and suits narrow screens and
-    paper. All text is escaped.
+    paper. All text is escaped, and so are bytes of names that are no UTF-8.
 
     Args:
         title: title of the page.
@@ -71,7 +71,8 @@ def report_page(
     head += f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">\n'
     head += f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text()}</style>'
     lines = "\n".join(body)
-    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{lines}\n</body>\n</html>\n'
+    page = f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{lines}\n</body>\n</html>\n'
+    return page.encode(errors="backslashreplace").decode()
 
 
 def _table(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -11,7 +11,7 @@ from strfnet.data.frames import MAX_PIXELS, read_pixels
 from strfnet.data.tracklet import DataSet
 from strfnet.visualization.captions import caption_of, frame_name, shown_frames
 from strfnet.visualization.figures import MARKS
-from strfnet.visualization.ranked_items import RankedItem
+from strfnet.visualization.ranked_items import RankedItem, check_rows
 
 SIZE = (192, 96)  # height and width in pixels
 _FRAMES = 7  # of a tracklet; the middle one is the tracklet's middle frame
@@ -60,8 +60,9 @@ def report_lists(
         notes: a line about a query, such as its AP.
         max_pixels: of an image file; a larger image is not decoded.
 
-    Raises: ValueError if a frame cannot be read.
+    Raises: ValueError if a row is no test tracklet, or a frame cannot be read.
     """
+    check_rows(data_set, lists)
     rows = {row for query, found in lists.items() for row in (query, *(item.row for item in found))}
     tracklets = {row: _tracklet(data_set, row, max_pixels) for row in sorted(rows)}
 

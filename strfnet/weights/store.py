@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from strfnet.system.files import remove_folder, remove_unfinished, sync_folder, unfinished_name, write_synced
+from strfnet.system.files import (
+    remove_folder,
+    remove_unfinished,
+    room_for,
+    sync_folder,
+    unfinished_name,
+    write_synced,
+)
 from strfnet.system.reading import is_plain_name, read_regular
 
 VERSION = 1
@@ -78,16 +86,21 @@ class CheckpointStore:
             files: contents by name.
             metadata: what JSON can hold.
 
-        Raises: ValueError if something else has the place of the checkpoint.
+        Raises: ValueError if something else has the place of the checkpoint; OSError naming the file for which the
+        disk has no room, with the bytes that it needs. Nothing of the checkpoint is left then.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished, finished = unfinished_name(self.folder), self.path(number)
         _check_ours(finished)
         unfinished.mkdir()
         description = {"version": VERSION, "sha256": {name: sha256(files[name]) for name in files}, **metadata}
-        for name, content in files.items():
-            write_synced(unfinished / name, content)
-        write_synced(unfinished / DESCRIPTION, _sealed(description))
+        try:
+            for name, content in {**files, DESCRIPTION: _sealed(description)}.items():
+                with room_for(finished / name, len(content)):
+                    write_synced(unfinished / name, content)
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         sync_folder(unfinished)
         remove_folder(finished)
         unfinished.rename(finished)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import resource
 
 import av
 import numpy as np
@@ -151,6 +152,20 @@ def test_an_interrupted_crop_goes_on_with_what_is_missing(video, tmp_path, monke
         for root in (tmp_path / "whole", tmp_path / "cut")
     ]
     assert names[0] == names[1] and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_crop_that_finds_no_room_is_named_with_its_bytes(video, tmp_path):
+    [folder, _] = crop_video(video, BOXES, tmp_path, camera="yard")
+    lost = folder / "000003.jpg"
+    size = lost.stat().st_size
+    lost.unlink()
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
+    try:
+        with pytest.raises(OSError, match=f"^cannot write {lost}, which needs {size} bytes: File too large$"):
+            crop_video(video, BOXES, tmp_path, camera="yard")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
 
 
 def test_small_boxes_short_tracks_and_frames_between_are_left_out_by_option(video):

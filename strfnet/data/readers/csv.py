@@ -13,7 +13,7 @@ from strfnet.data.readers.folder import PARTS, check_parts, data_set_of
 from strfnet.data.readers.readings import check_one_tracklet, identity_of
 from strfnet.data.readers.repeats import Placed, check_apart
 from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
-from strfnet.system.names import nearest
+from strfnet.system.names import check_commas, nearest
 
 _NEEDED, _OPTIONAL = ("path", "identity"), ("subset", "camera", *DETAILS, "clothes", "platform")
 
@@ -28,7 +28,7 @@ class _Line:
 
 
 def read_listing(path: str | Path) -> DataSet:
-    """Read the tracklets of a CSV file in UTF-8. Its first line names the columns, in any order:
+    """Read the tracklets of a CSV file in UTF-8, separated by commas. Its first line names the columns, in any order:
 
     - ``path``: a folder with the frames of one tracklet, or a pattern such as ``day1/0007_*.jpg``; relative to
       the CSV file's folder, or absolute. Frames are in natural number order.
@@ -87,6 +87,7 @@ def _lines(path: Path) -> Iterator[_Line]:
 
 def _columns(fields: list[str], place: str) -> list[str]:
     columns = [field.strip() for field in fields]
+    check_commas(columns, place)
     known = (*_NEEDED, *_OPTIONAL)
     for column in columns:
         if column not in known and (not column or _is_close(column, known)):
