@@ -60,7 +60,9 @@ def files(tmp_path_factory):
         container.mux(stream.encode())
     (folder / "tracks.txt").write_text("1,1,4,8,12,32,1,-1,-1,-1\n2,1,4,8,12,32,1,-1,-1,-1\n")
     seen = [Tracklet((np.zeros((4, 2, 3), np.uint8),), None, camera) for camera in (1, 2)]
-    save_embeddings(folder / "gallery.safetensors", torch.eye(2), seen, {"network": "none", "metric": "cosine"})
+    facts = {"network": "n", "weights": "w", "clips": "all_frames:2", "metric": "cosine"}
+    facts |= {"size": [32, 16], "interpolation": "bilinear"}
+    save_embeddings(folder / "gallery.safetensors", torch.eye(2), seen, facts)
     return folder
 
 

@@ -26,7 +26,14 @@ class StreamPool:
     the same shape share a batch, whatever their lengths. The pool shares the network's weights and does not modify
     it, see `Stream`.
 
-    ===================== ======================= =============================== ====================
+    ===================== ======================= =============================== ===========================
+    frames                embedding               kept of a track                 networks
+    ===================== ======================= =============================== ===========================
+    None                  of all frames, exactly  the last frames, at each layer  those of an exact `Stream`
+    n, restricted_first   restricted_first:n      up to ``longest`` frames        all
+    n, all_frames         all_frames:n            up to n frames, and a sum       all
+    ===================== ======================= =============================== ===========================
+
     Args:
         network: one of `strfnet.create_model`, or any ``ReIDNetwork``, or one deployed by `strfnet.optimize`, see
             `Stream`.
