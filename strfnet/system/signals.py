@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -93,8 +92,8 @@ def _follow(agent: int, ended: Event) -> None:
         if ended.wait(_POLL):
             return
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_LEFT)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if not ended.wait(_LEFT):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _stopping() -> list[signal.Signals]:
