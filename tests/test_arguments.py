@@ -84,6 +84,8 @@ def test_a_flag_stands_with_or_without_a_value():
         (["evaluate", "--model", "x", "--format", "mar"], "there is no format 'mar', the nearest is 'mars'"),
         (["evaluate", "--model", "x", "--protocol", "ap3"], "there is no protocol 'ap3', the nearest is 'ap3d'"),
         (["evaluate", "--model", "x", "--interpolation", "cubic"], "the nearest is 'bicubic'"),
+        (["check", "x", "--allow", "one_frame"], "allow is one_frame, wanted a list: [one_frame]"),
+        (["check", "x", "--allow", "[one_fram]"], "the nearest is 'one_frame'"),
         (["export", "--model", "x", "--out", "y", "--format", "pt"], "there is no format 'pt', the nearest is 'pt2'"),
         (["train", "--out", "x", "--schedule", "step"], "there is no schedule 'step', the nearest is 'steps'"),
         (["train", "--out", "x", "--per-frame", "[cropp]"], "there is no per_frame 'cropp', the nearest is 'crop'"),

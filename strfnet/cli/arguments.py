@@ -78,6 +78,8 @@ class Parser(ArgumentParser):
             return unknown("command", command[1], COMMANDS)
         if wrong := re.match(r'Parser key "(?:\w+\.)?(\w+)".*(?:Got|Given) value: (.*)', line):
             action: Any = next(action for action in self._actions if action.dest == wrong[1])
+            if action.choices_of_name and wrong[2] in action.choices_of_name:
+                return f"{wrong[1]} is {wrong[2]}, wanted a list: [{wrong[2]}]"
             if action.choices_of_name:
                 return unknown(wrong[1], wrong[2], action.choices_of_name)
             return f"{wrong[1]} is {wrong[2]!r}, wanted {action.wanted}"
