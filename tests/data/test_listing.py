@@ -136,7 +136,7 @@ def test_lines_that_do_not_fit_are_refused_by_file_and_line(tmp_path, rows, line
         (("path", "identity", "subset", "cam_id"), "has a column 'cam_id', the nearest known is 'camera'"),
         (("path", "identity", "subset", "track_id"), "has a column 'track_id', the nearest known is 'track'"),
         (("path", "identity", "subset", ""), "has a column ''"),
-        (("path;identity;camera;subset",), "has columns path;identity;camera;subset, wanted path and identity"),
+        (("path;identity;camera;subset",), "separates its columns by semicolons, wanted commas"),
         (("path", "camera", "subset"), "has columns path, camera, subset, wanted path and identity"),
         (("path", "identity", "path", "subset"), "has columns path, identity, path, subset, wanted"),
     ],
