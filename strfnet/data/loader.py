@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -227,11 +228,15 @@ class _Loader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         copied = _Copied(self._device)
-        for batch in _explained(super().__iter__()):
+        for batch in _explained(self._started()):  # a name for it would keep the workers in a traceback
             if isinstance(batch, ValueError):
                 raise batch
             pixels, changes, labels = copied(batch[:3])
             yield ClipBatch(self._clips.finish(pixels, changes), labels, batch.rows)
+
+    def _started(self) -> Any:
+        with _signals_held():
+            return super().__iter__()
 
 
 class _Copied:
@@ -267,6 +272,19 @@ def _explained(batches: Iterator[Any]) -> Iterator[Any]:
             raise
         advice = "start Docker, which allows 64 MiB, with --shm-size=8g, or decode in this process with --workers 0"
         raise OSError(f"the shared memory (/dev/shm) is too small for batches of workers: {advice}") from error
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the end, also in workers that are forked inside, until `_start_worker` runs."""
+    if sys.platform != "linux":  # workers are not forked
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _identity(batch: Any) -> Any:

@@ -212,13 +212,16 @@ def test_a_loader_has_its_length_and_can_be_read_again(tracklets, epoch):
 
 
 MAIN = """
-import os, signal, sys
+import os, signal, sys, time
 import numpy as np
+from strfnet.data import loader
 from strfnet.data.loader import Draw, TrainingClips, load
 from strfnet.data.tracklet import Tracklet
 
 frames = tuple(np.zeros((16, 8, 3), np.uint8) for _ in range(4))
 clips = TrainingClips([Tracklet(frames, 0)], [0], seed=0, frames=2, size=(16, 8))
+start = loader._start_worker
+loader._start_worker = lambda number: (time.sleep(number), start(number))  # the second is slow
 batches = iter(load(clips, [[Draw(0, at, 0)] for at in range(40)], workers=2))
 next(batches)
 if sys.argv[1] == "finishing":  # handlers that the workers have not inherited
