@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from statistics import mean, median_low
 from typing import Any
 
@@ -50,9 +51,9 @@ def sized(
     choose("batch", identities * tracklets)
     choose("batches", "distinct" if len(counts) < FEW else "groups")
     recipe = replace(recipe, **chosen)
-    steps = _steps(recipe, labels)
+    steps = list(_steps(recipe, labels))
     whole = (240 if len(counts) >= MANY else 120) // (4 if pretrained else 1)
-    epochs = choose("epochs", max(whole, math.ceil(STEPS / max(steps, 1))))
+    epochs = choose("epochs", max(whole, len(steps)))
     choose("milestones", tuple(sorted({epochs * quarter // 4 for quarter in (1, 2, 3)} - {0})))
     choose("evaluate_every", min(10, max(1, epochs // 10)))
     recipe = replace(recipe, **chosen)
@@ -60,19 +61,22 @@ def sized(
         chosen.pop("milestones", None)  # which nothing depends on
     values = ", ".join(f"{name} {list(v) if isinstance(v, tuple) else v}" for name, v in chosen.items())
     start = "pretrained weights" if pretrained else "weights that are not pretrained"
-    why = f"{len(counts)} identities, a median of {usual} tracklets each, {steps:g} steps an epoch, {start}"
+    usually = f"a median of {usual} tracklets each, {round(mean(steps or [0]), 1):g} steps an epoch"
+    why = f"{len(counts)} identities, {usually}, {start}"
     return recipe, f"{values}: sized to {why}" if chosen else ""
 
 
-def _steps(recipe: Recipe, labels: Sequence[int]) -> float:
-    """Optimizer steps of an epoch, the mean of three."""
+def _steps(recipe: Recipe, labels: Sequence[int]) -> Iterator[int]:
+    """Optimizer steps of the first epochs, which have at least `STEPS` together, or none at all."""
     if recipe.identities > len(set(labels)):
-        return 0  # which the training refuses
-    settings: dict[str, Any] = {
-        "identities": recipe.identities,
-        "tracklets": recipe.tracklets,
-        "form": recipe.batches,
-    }
-    batches = [identity_batches(labels, **settings, seed=recipe.seed, epoch=epoch) for epoch in range(3)]
-    steps = mean(math.ceil(len(one) / recipe.accumulate) for one in batches)
-    return round(min(steps, recipe.steps_per_epoch or steps), 1)
+        return  # which the training refuses
+    size: dict[str, Any] = {"identities": recipe.identities, "tracklets": recipe.tracklets, "form": recipe.batches}
+    whole = 0
+    for epoch in count():
+        batches = len(identity_batches(labels, **size, seed=recipe.seed, epoch=epoch))
+        steps = math.ceil(batches / recipe.accumulate)
+        steps = min(steps, recipe.steps_per_epoch or steps)
+        whole += steps
+        yield steps
+        if whole >= STEPS or not whole:
+            return
