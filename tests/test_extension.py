@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import strfnet
 from strfnet.inflation.extension import Extension, extend, own_class, retract, set_own_class
-from strfnet.inflation.inflation import Inflated
+from strfnet.inflation.inflated import Inflated
 from strfnet.inflation.splicing import Followed
 
 CLIP = normal(2, 3, 3, 8, 6, dtype=torch.float32)

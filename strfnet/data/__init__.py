@@ -6,6 +6,7 @@ from strfnet.system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from strfnet.data.check import Finding, check_data, write_listing
+    from strfnet.data.crops import Cropping, crop_video, read_video
     from strfnet.data.frames import read_clip
     from strfnet.data.identities import identity_batches
     from strfnet.data.joining import join_training
@@ -17,6 +18,6 @@ if TYPE_CHECKING:
     from strfnet.data.tracklet import DataSet, Tracklet
     from strfnet.data.tracks import Box, read_tracks
     from strfnet.data.transforms import Augmentation
-    from strfnet.data.video import Cropping, Video, crop_video, read_video
+    from strfnet.data.video import Video
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

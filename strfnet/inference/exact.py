@@ -19,7 +19,7 @@ from strfnet.deployment.deployed import Deployed
 from strfnet.inference.incremental import Progress, Span, delay
 from strfnet.inference.receptive_field import cycle, refusal
 from strfnet.inflation.extension import retract
-from strfnet.inflation.inflation import Inflated
+from strfnet.inflation.inflated import Inflated
 from strfnet.layers.clip import flatten_time, in_channels_last
 from strfnet.layers.head import Head
 from strfnet.models.network import ReIDNetwork

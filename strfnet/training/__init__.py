@@ -7,10 +7,11 @@ from strfnet.system.lazy import lazy_names
 if TYPE_CHECKING:
     from strfnet.training.distributed import gather_rows, join
     from strfnet.training.log import read_log
+    from strfnet.training.loop import Diverged
     from strfnet.training.lora import adapt_inflated
     from strfnet.training.recipe import Recipe
     from strfnet.training.run_directory import Outcome, read_run
     from strfnet.training.sizing import sized
-    from strfnet.training.trainer import Diverged, identity_labels, train
+    from strfnet.training.trainer import identity_labels, train
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

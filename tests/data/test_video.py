@@ -13,10 +13,11 @@ import torch
 from safetensors import safe_open
 
 from strfnet.cli import main
+from strfnet.data.crops import Cropping, crop_video, read_video
 from strfnet.data.frames import read_frame
 from strfnet.data.readers.csv import read_listing
 from strfnet.data.tracks import Box
-from strfnet.data.video import Cropping, Video, crop_video, read_video
+from strfnet.data.video import Video
 from strfnet.inference import load_embeddings
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 12

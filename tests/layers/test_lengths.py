@@ -12,9 +12,9 @@ from torch import nn
 import strfnet
 from strfnet.layers import FAM, FFM, FrameAttention, GeM, Head
 from strfnet.layers.attention import set_attention
+from strfnet.layers.frame_stride import FrameStride
 from strfnet.layers.non_local import NonLocalBlock
 from strfnet.layers.strf import STRF
-from strfnet.layers.temporal import FrameStride
 
 
 def conv():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from strfnet.data import crop_video, read_listing, read_tracks
+from strfnet.data.crops import LISTING
 from strfnet.data.tracks import Box
-from strfnet.data.video import LISTING
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.backends import cudnn
 from torch.utils import deterministic
 
-from strfnet.training import trainer
+from strfnet.training import loop
 from strfnet.training.accelerator import deterministic_kernels, flushed_denormals, make_engine
 from strfnet.training.log import read_log
 from strfnet.training.optimization import make_optimizer
@@ -101,8 +101,8 @@ def test_a_step_reads_one_vector_on_the_host_and_does_so_a_step_late(tmp_path, m
             order.append(len(reads.found))
             yield batch
 
-    load = trainer.load
-    monkeypatch.setattr(trainer, "load", quiet)
+    load = loop.load
+    monkeypatch.setattr(loop, "load", quiet)
 
     def unread(method):
         def run(*arguments):
@@ -112,12 +112,13 @@ def test_a_step_reads_one_vector_on_the_host_and_does_so_a_step_late(tmp_path, m
 
         return run
 
-    monkeypatch.setattr(trainer.RunDirectory, "save", unread(trainer.RunDirectory.save))
-    monkeypatch.setattr(trainer._Run, "_check_weights", unread(trainer._Run._check_weights))  # before a checkpoint
+    monkeypatch.setattr(loop.RunDirectory, "save", unread(loop.RunDirectory.save))
+    checked = loop.TrainingLoop._check_weights  # before a checkpoint
+    monkeypatch.setattr(loop.TrainingLoop, "_check_weights", unread(checked))
     recipe = tiny_recipe(epochs=1, steps_per_epoch=3, **changes)
     network = network_for(recipe)
-    make = trainer._Run._epoch
-    monkeypatch.setattr(trainer._Run, "_epoch", lambda self, line: _within(reads, make, self, line))
+    make = loop.TrainingLoop._epoch
+    monkeypatch.setattr(loop.TrainingLoop, "_epoch", lambda self, line: _within(reads, make, self, line))
     train(network, objective_for(recipe), walkers(tracklets=6), recipe, tmp_path, progress=False)
     steps = [line for line in read_log(tmp_path / "log.jsonl") if line["kind"] == "step"]
     assert reads.found == ["tolist"] * 3 and len(steps) == 3
@@ -140,7 +141,7 @@ def test_no_step_changes_weights_after_one_that_is_not_finite(tmp_path):
         calls.append(loss)
         return loss if len(calls) != 3 else loss._replace(total=loss.total * float("inf"))
 
-    with pytest.raises(trainer.Diverged, match="the loss is inf in step 3"):
+    with pytest.raises(loop.Diverged, match="the loss is inf in step 3"):
         train(network, once, walkers(tracklets=6), recipe, tmp_path, progress=False)
     kept = read_weights(tmp_path / "checkpoints" / "00000002").tensors
     assert len(calls) == 4 and all(torch.equal(value, kept[name]) for name, value in network.named_parameters())

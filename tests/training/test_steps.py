@@ -33,7 +33,8 @@ from strfnet.losses import CenterLoss, ReIDLoss
 from strfnet.losses.objective import Objective, strf_loss
 from strfnet.system.signals import Stopped
 from strfnet.training.log import read_log
-from strfnet.training.trainer import Diverged, identity_labels, train
+from strfnet.training.loop import Diverged
+from strfnet.training.trainer import identity_labels, train
 from strfnet.weights.file import read_weights
 
 

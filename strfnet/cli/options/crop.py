@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from strfnet.cli.options.groups import Boxes
-from strfnet.data.video import Cropping
+from strfnet.data.crops import Cropping
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from strfnet.cli.options.groups import Boxes, OnTracklets
-from strfnet.data.video import Cropping
+from strfnet.data.crops import Cropping
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from strfnet.data.crops import CROPPED
 from strfnet.data.tracklet import DISTRACTOR, JUNK
-from strfnet.data.video import CROPPED
 
 # Frames of published data sets; the group is the camera, with the tracklet where the name has it.
 _NAMES = {
