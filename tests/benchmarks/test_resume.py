@@ -18,6 +18,7 @@ def test_a_run_that_ends_differently_fails_the_benchmark(load, run, monkeypatch)
         "at_every_step": (2, 2, 2),
         "at_every_operation": (2, 2, 2),
         "at_random_times": (2, 1, 1),
+        "at_endings": (2, 1, 1),
         "inside_saves": (3, 3, 3),
     }
     for bad in (None, *good):

@@ -112,6 +112,14 @@ def test_a_small_spread_under_a_large_offset_is_seen():
     torch.testing.assert_close(loss, torch.tensor([0.03, 0.04, 0.04, 0.03]), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("angles", [[0, 1e-4, 1.5e-4], [0, 1.5e-4, 1e-4]])
+def test_the_larger_of_two_tiny_angles_is_mined(angles):
+    features = torch.tensor([[1, angle] for angle in angles] + [[0.0, 1], [-1, 0]]).requires_grad_()
+    BatchHardTriplet("cosine", 2.0).per_anchor(features, torch.tensor([0, 0, 0, 1, 1]))[0].backward()
+    moved = features.grad.any(dim=1).nonzero().flatten().tolist()
+    assert moved == [0, angles.index(1.5e-4), 3]
+
+
 @pytest.mark.parametrize(
     ("features", "labels", "words"),
     [
