@@ -118,7 +118,8 @@ class TrainingLoop:
             with self.request.immediate():
                 return chain([next(stream)], stream)
         except Stopped:
-            self._save(line)
+            if self.unread or not self.directory.last:  # a step since the last save
+                self._save(line)
             raise
 
     def _save(self, line: ProgressLine) -> None:
