@@ -313,3 +313,17 @@ def test_the_splits_of_a_data_set_are_embedded_once_and_averaged():
     assert len({part.mean_average_precision for part in parts}) > 1
     assert re.search(r" 3 +all_frames 32", table([mean])) and "Not all splits" not in table([mean])
     assert " 1 of 3  all_frames 32" in table(parts[:1]) and "Not all splits: published metrics" in table(parts[:1])
+
+
+def test_clips_frames_and_cuts_are_those_of_the_codes_that_protocols_name():
+    clips = {
+        "ls_vid": "dense 8",
+        "nvan": "restricted_first 8",
+        "torchreid": "evenly 15",
+        "cfaan": "restricted_first 6",
+        **dict.fromkeys(["ccvid", "ccvid_same_clothes", "ccvid_clothes_changing"], "all_frames 16"),
+    }
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.sampling == clips.get(name, "all_frames 32")
+        assert protocol.cut == (10_000 if name == "nvan" else None)
+        assert protocol.distractors == (name != "cfaan")
