@@ -237,11 +237,11 @@ class Suite:
         self.lines.read()
         sys.dont_write_bytecode = True
 
-    def of(self, file: str, statement: range) -> list[str]:
+    def of(self, file: Path, statement: range) -> list[str]:
         """The tests that run a statement, or for none any of a file, those that find a fault soonest first."""
-        found = self.lines.contexts_by_lineno(str(self.folder / file))
+        found = self.lines.contexts_by_lineno(str(file))
         tests = {test for line, tests in found.items() if not statement or line in statement for test in tests}
-        own = f"test_{Path(file).stem}"
+        own = f"test_{file.stem}"
         return sorted(tests & self.seconds.keys(), key=lambda test: (own not in test, self.seconds[test]))
 
     def kills(self, tests: list[str]) -> bool:
@@ -291,6 +291,37 @@ def _status(folder: Path, tests: list[str], plugin: object, seconds: float) -> i
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def killed_of(part: str, sample: int | None, seed: int, seconds: float) -> tuple[int, int]:
+    """The number of mutants of a part that are killed, and of those that were tried. Prints the others."""
+    places, tests = PARTS[part]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        for inner in ("strfnet", "tests", "benchmarks"):
+            shutil.copytree(ROOT / inner, folder / inner, ignore=shutil.ignore_patterns("__pycache__"))
+        for file_of_settings in ("pyproject.toml", "setup.cfg"):
+            shutil.copy(ROOT / file_of_settings, folder / file_of_settings)
+        files = [file for place in places for file in sorted(folder.glob(place if "." in place else f"{place}/*.py"))]
+        found = [(file, number, one) for file in files for number, one in enumerate(mutants(file.read_text()))]
+        if sample is not None:
+            found = random.Random(seed).sample(found, min(sample, len(found)))
+        suite = Suite(folder, tests)
+        start, killed, tried = time.monotonic(), 0, 0
+        for file, number, one in found:
+            if time.monotonic() - start > seconds:
+                break
+            running, kept = suite.of(file, one.statement), folder / "kept"
+            file.rename(kept)
+            file.write_text(mutated(kept.read_text(), number))
+            tried += 1
+            if suite.kills(running):
+                killed += 1
+            else:
+                where = f"{file.relative_to(folder)}:{one.line}"
+                print(f"survives {len(running)} tests: {where} {one.what}", flush=True)
+            kept.replace(file)
+    return killed, tried
+
+
 def main() -> int:
     """Runs the parts that the command line names. Returns 1 if less than 92 % of the mutants are killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -302,33 +333,10 @@ def main() -> int:
     torch.set_num_threads(1)
     low = False
     for part in call.part or PARTS:
-        places, tests = PARTS[part]
-        files = [file for place in places for file in sorted(ROOT.glob(place if "." in place else f"{place}/*.py"))]
-        found = [(file, number, *one) for file in files for number, one in enumerate(mutants(file.read_text()))]
-        if call.sample is not None:
-            found = random.Random(call.seed).sample(found, min(call.sample, len(found)))
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name).resolve()
-            for inner in ("strfnet", "tests", "benchmarks"):
-                shutil.copytree(ROOT / inner, folder / inner, ignore=shutil.ignore_patterns("__pycache__"))
-            for settings_of in ("pyproject.toml", "setup.cfg"):
-                shutil.copy(ROOT / settings_of, folder / settings_of)
-            suite = Suite(folder, tests)
-            start, survivors, tried = time.monotonic(), 0, 0
-            for file, number, line, what, statement in found:
-                if time.monotonic() - start > call.seconds:
-                    break
-                place = file.relative_to(ROOT)
-                running = suite.of(str(place), statement)
-                (folder / place).write_text(mutated(file.read_text(), number))
-                tried += 1
-                if not suite.kills(running):
-                    survivors += 1
-                    print(f"survives {len(running)} tests: {place}:{line} {what}", flush=True)
-                shutil.copy2(file, folder / place)
-        share = 100 * (tried - survivors) / max(tried, 1)
+        killed, tried = killed_of(part, call.sample, call.seed, call.seconds)
+        share = 100 * killed / max(tried, 1)
         low = low or share < 92
-        print(f"{part}: {tried - survivors} of {tried} mutants killed ({share:.1f} %)", flush=True)
+        print(f"{part}: {killed} of {tried} mutants killed ({share:.1f} %)", flush=True)
     return int(low)
 
 

@@ -78,14 +78,14 @@ def test_each_mutant_is_one_change_of_the_code_and_none_of_the_texts(load):
 def test_the_tests_of_a_mutant_run_its_statement_and_those_of_its_module_come_first(load, tmp_path):
     mutation = load("mutation")
     suite = object.__new__(mutation.Suite)  # without a run of the tests
-    suite.folder, suite.seconds = tmp_path, {"test_a.py::slow": 2.0, "test_a.py::fast": 1.0, "test_b.py::other": 0.1}
+    suite.seconds = {"test_a.py::slow": 2.0, "test_a.py::fast": 1.0, "test_b.py::other": 0.1}
     suite.lines = mutation.coverage.CoverageData(str(tmp_path / "lines"))
     for test, lines in {"test_a.py::slow": [4], "test_a.py::fast": [4, 6], "test_b.py::other": [4, 7]}.items():
         suite.lines.set_context(test)
         suite.lines.add_lines({str(tmp_path / "a.py"): lines})
-    assert suite.of("a.py", range(4, 5)) == ["test_a.py::fast", "test_a.py::slow", "test_b.py::other"]
-    assert suite.of("a.py", range(5, 8)) == ["test_a.py::fast", "test_b.py::other"]
-    assert len(suite.of("a.py", range(0))) == 3 and suite.of("a.py", range(1, 2)) == []
+    assert suite.of(tmp_path / "a.py", range(4, 5)) == ["test_a.py::fast", "test_a.py::slow", "test_b.py::other"]
+    assert suite.of(tmp_path / "a.py", range(5, 8)) == ["test_a.py::fast", "test_b.py::other"]
+    assert len(suite.of(tmp_path / "a.py", range(0))) == 3 and suite.of(tmp_path / "a.py", range(1, 2)) == []
 
 
 @pytest.mark.slow
