@@ -357,9 +357,9 @@ def main() -> int:
         for ending in endings():
             rows[ending.name] = bench.at_endings(ending, count=max(1, round(ending.share * signals)))
         saves = bench.inside_saves(kills=3 if quick else 200)
-    print(f"{'killed or stopped':<36}{'times':>8}{'runs':>8}{'bit-identical at their end':>29}")
+    print(f"{'killed or stopped':<36}{'times':>8}{'runs':>8}{'bit-identical':>16}")
     for name, (kills, runs, same) in rows.items():
-        print(f"{name:<36}{kills:>8}{runs:>8}{same:>22} of {runs:>3}")
+        print(f"{name:<36}{kills:>8}{runs:>8}{same:>16}")
     print(f"{'inside saves':<36}{saves[0]:>8}{1:>8}{saves[2]:>12} of {saves[1]:>3} checkpoints usable")
     for line in bench.wrong:
         print(f"<- {line}")
