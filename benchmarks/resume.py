@@ -234,11 +234,12 @@ class Bench:
                     else:
                         killed_or_done(self.start(folder, recipe, ending.ranks, _nothing, 0))
 
+                began, first = time.monotonic(), True
                 while code:
-                    began = time.monotonic()
                     now, code, wrong = let_end(body, ending, self.random.uniform(0, 1.1 * seconds))
-                    if not now:  # it ended before; on a busy machine its time changes
-                        seconds = (seconds + time.monotonic() - began) / 2
+                    if first and not now:  # a whole run; a busy machine takes other times than before
+                        seconds = time.monotonic() - began
+                    first = False
                     happened += now
                     bar.update(now)
                     if code > 128:
