@@ -219,7 +219,7 @@ class Bench:
             same += self.finish("killed at random times", folder, recipe, ranks, expected)
         return kills, runs, same
 
-    def at_endings(self, ending: Ending, *, count: int) -> tuple[int, int, int]:
+    def at_endings(self, *, ending: Ending, count: int) -> tuple[int, int, int]:
         """Let something happen ``count`` times, each at a random time, to runs that are started until they end."""
         recipe = replace(RECIPE, workers=ending.workers, sync_batchnorm=ending.ranks > 1)
         expected, seconds = self.unbroken(recipe, ending.ranks)
@@ -356,7 +356,7 @@ def main() -> int:
             "at random times, 2 ranks": bench.at_random_times(runs=1 if quick else 10, ranks=2),
         }
         for ending in endings():
-            rows[ending.name] = bench.at_endings(ending, count=max(1, round(ending.share * signals)))
+            rows[ending.name] = bench.at_endings(ending=ending, count=max(1, round(ending.share * signals)))
         saves = bench.inside_saves(kills=3 if quick else 200)
     print(f"{'killed or stopped':<36}{'times':>8}{'runs':>8}{'bit-identical':>16}")
     for name, (kills, runs, same) in rows.items():
