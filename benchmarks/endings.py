@@ -51,7 +51,7 @@ class StopSignal(Ending):
     """SIGTERM, SIGINT or SIGHUP; one that comes before training starts ends the process as it ends any other."""
 
     def __init__(self, workers: int = 0) -> None:
-        self.name = f"SIGTERM, SIGINT, SIGHUP{f', {workers} workers' if workers else ''}"
+        self.name = f"stop signals{f', {workers} workers' if workers else ''}"
         self.share, self.workers, self.random = 0.25, workers, random.Random(1)
 
     def happen(self, process: int) -> bool:
@@ -66,7 +66,7 @@ class ReaderLeaves(Ending):
 
     def __init__(self, terminal: bool = False) -> None:
         self.terminal, self.share = terminal, 0.15
-        self.name = "the terminal is closed" if terminal else "the reader of its output leaves"
+        self.name = "closed terminal" if terminal else "reader leaves"
         self.seconds = 10.0 if terminal else 120.0
         self.codes = (0, 128 + signal.SIGHUP, -signal.SIGHUP) if terminal else (0,)
 
@@ -95,7 +95,7 @@ class ReaderLeaves(Ending):
 class WorkerKilled(Ending):
     """SIGKILL ends a worker of the loader, which is found on Linux only; the run then ends with an error."""
 
-    name, share, workers, codes = "a worker is killed", 0.1, 2, (0, 1)
+    name, share, workers, codes = "killed worker", 0.1, 2, (0, 1)
 
     def happen(self, process: int) -> bool:
         with suppress(OSError):
@@ -109,7 +109,7 @@ class WorkerKilled(Ending):
 class AgentKilled(Ending):
     """SIGKILL ends the agent of two ranks, as torchrun's; they save and end."""
 
-    name, share, ranks, codes = "torchrun's agent is killed", 0.1, 2, (0, -signal.SIGKILL)
+    name, share, ranks, codes = "killed agent", 0.1, 2, (0, -signal.SIGKILL)
 
     def prepare(self) -> None:
         super().prepare()

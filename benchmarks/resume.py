@@ -349,7 +349,7 @@ def main() -> int:
         bench = Bench(Path(room), quick)
         load_what_a_run_loads(Path(room), bench.tracklets)
         rows = {
-            "in the middle of every step": bench.at_every_step(),
+            "in every step": bench.at_every_step(),
             "before every disk operation": bench.at_every_operation(),
             "at random times": bench.at_random_times(runs=1 if quick else 20),
             "at random times, 2 workers": bench.at_random_times(runs=1 if quick else 10, workers=2),
@@ -358,10 +358,10 @@ def main() -> int:
         for ending in endings():
             rows[ending.name] = bench.at_endings(ending=ending, count=max(1, round(ending.share * signals)))
         saves = bench.inside_saves(kills=3 if quick else 200)
-    print(f"{'killed or stopped':<36}{'times':>8}{'runs':>8}{'bit-identical':>16}")
+    print(f"{'killed or stopped':<30}{'times':>8}{'runs':>8}{'bit-identical':>16}")
     for name, (kills, runs, same) in rows.items():
-        print(f"{name:<36}{kills:>8}{runs:>8}{same:>16}")
-    print(f"{'inside saves':<36}{saves[0]:>8}{1:>8}{saves[2]:>12} of {saves[1]:>3} checkpoints usable")
+        print(f"{name:<30}{kills:>8}{runs:>8}{same:>16}")
+    print(f"{'inside saves':<30}{saves[0]:>8}{1:>8}{saves[2]:>12} of {saves[1]:>3} checkpoints usable")
     for line in bench.wrong:
         print(f"<- {line}")
     right = not bench.wrong and all(runs == same for _, runs, same in rows.values()) and saves[1] == saves[2]
