@@ -1,7 +1,8 @@
 """`strfnet search` in a large gallery: memory of fresh processes, and time beside faiss in turns.
 
     python benchmarks/search.py             # 200,000 vectors of 2048: some minutes, 4 GiB of disk, 3 GiB of memory
-    python benchmarks/search.py --quick     # 20,000 vectors of 256
+    python benchmarks/search.py --vectors 1000000 --width 256
+    python benchmarks/search.py --quick     # 2,000 vectors of 64; only memory and distances are judged
 
 - memory: the highest resident memory of a process that makes the index, and of one that finds the 10 nearest of 1
   and of 100 queries in it. Vectors are read from disk, or from the system's cache of files.
@@ -110,14 +111,16 @@ def compare(index: Path, queries: int, rounds: int = 5) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter vectors")
+    parser.add_argument("--quick", action="store_true", help="few short vectors; speed is not judged")
+    parser.add_argument("--vectors", type=int, default=200_000, metavar="N", help="of the gallery (default: 200000)")
+    parser.add_argument("--width", type=int, default=2048, metavar="D", help="numbers of a vector (default: 2048)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
     parser.add_argument("--task", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.task:
         run_task(given.task[0], given.task[1:])
         return 0
-    count, width = (20_000, 256) if given.quick else (200_000, 2048)
+    count, width = (2000, 64) if given.quick else (given.vectors, given.width)
     with tempfile.TemporaryDirectory() as name:
         file, index = Path(name) / "embeddings", Path(name) / "index"
         peak_of("write", file, count, width)  # in another process: a child's peak begins at its parent's memory
@@ -142,12 +145,13 @@ def main() -> int:
             print(f"{queries:<9}{seconds}{ratio:>25}{told['difference']:>12.1e}", flush=True)
 
     most = max(told["peak_mib"] for told in memory.values())
-    slowest = max(told["ratio"] for told in times.values())
     goals = {
         f"peak {most:.0f} MiB (goal: at most {MEMORY_GOAL:.0f})": most <= MEMORY_GOAL,
-        f"{slowest:.2f} times the time of faiss (goal: at most {TIME_GOAL})": slowest <= TIME_GOAL,
         "equal distances (goal: to 1e-5)": all(told["difference"] <= 1e-5 for told in times.values()),
     }
+    if not given.quick:
+        slowest = max(told["ratio"] for told in times.values())
+        goals[f"{slowest:.2f} times the time of faiss (goal: at most {TIME_GOAL})"] = slowest <= TIME_GOAL
     print()
     for goal, reached in goals.items():
         print(goal + ("" if reached else "  <- missed"))
