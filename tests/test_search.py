@@ -124,7 +124,7 @@ def test_reranking_finds_the_cluster_of_the_query(tmp_path):
         ({"query": torch.ones(16), "settings": SearchSettings(camera_aware=True)}, "the camera of the query is not"),
         (
             {"query": torch.ones(16), "settings": SearchSettings(camera_aware=True), "camera": "cam"},
-            "camera is 'cam', which no tracklet of .*some.safetensors has, wanted one of cam0, cam1, cam2 for camera_aware",
+            "camera is 'cam', which no tracklet of .*some.safetensors has, wanted one of cam0, cam1, cam2 for",
         ),
         ({"query": 4, "camera": "cam0"}, "camera is 'cam0', but row 4 of .*some.safetensors is of camera 'cam1'"),
     ],
@@ -137,7 +137,7 @@ def test_queries_that_do_not_fit_are_refused(file, call, message):
 def test_a_gallery_without_cameras_is_not_searched_by_camera(tmp_path):
     save_embeddings(tmp_path / "f", normal(1, 4, seed=0), [Tracklet(FRAME, "a")], FACTS)
     aware = SearchSettings(camera_aware=True)
-    with pytest.raises(ValueError, match="which no tracklet of .* has, wanted a gallery with cameras for camera_aware"):
+    with pytest.raises(ValueError, match=r"which no tracklet of .* has, wanted a gallery with cameras"):
         search_gallery(open_gallery(tmp_path / "f"), torch.ones(4), aware, camera="cam0")
 
 
