@@ -35,23 +35,27 @@ from strfnet.inference.embedding_file import ALIKE, write_rows
 
 MEMORY_GOAL, TIME_GOAL, NEAREST = 1536.0, 1.5, 10  # MiB; times; items
 PEOPLE, PART = 1000, 5000  # vectors of a person are near; vectors drawn at a time
+FILE = 200_000  # vectors of a file of embeddings
 
 
-def write_embeddings(path: Path, count: int, width: int) -> None:
-    """Writes random vectors of length 1, 1000 people, as `strfnet embed` would."""
+def write_embeddings(path: Path, first: int, end: int, width: int) -> None:
+    """Writes random vectors of length 1, 1000 people, as `strfnet embed` would: rows ``first`` to ``end`` of all."""
     random = torch.Generator().manual_seed(0)
     people = torch.randn(PEOPLE, width, generator=random)
+    random.manual_seed(1 + first)
 
     def parts() -> Iterator[Tensor]:
-        for start in range(0, count, PART):
-            rows = torch.arange(start, min(start + PART, count))
+        for start in range(first, end, PART):
+            rows = torch.arange(start, min(start + PART, end))
             yield people[rows % PEOPLE] + torch.randn(len(rows), width, generator=random)
 
     line = {"identity": None, "frames": 8, "details": {"first_time": "0.0", "last_time": "3.2"}}
-    tracklets = [line | {"camera": f"camera{row % 8}", "path": f"crops/{row}/000001.jpg"} for row in range(count)]
+    tracklets = [
+        line | {"camera": f"camera{row % 8}", "path": f"crops/{row}/000001.jpg"} for row in range(first, end)
+    ]
     facts = dict.fromkeys(ALIKE, "random") | {"metric": "cosine"}
     with path.open("wb") as file:
-        write_rows(file, ".safetensors", parts(), json.dumps(tracklets), count, facts)
+        write_rows(file, ".safetensors", parts(), json.dumps(tracklets), end - first, facts)
 
 
 def peak_of(*words: object) -> dict[str, float]:
@@ -69,9 +73,9 @@ def peak_of(*words: object) -> dict[str, float]:
 
 def run_task(task: str, words: list[str]) -> None:
     if task == "write":
-        write_embeddings(Path(words[0]), int(words[1]), int(words[2]))
+        write_embeddings(Path(words[0]), *map(int, words[1:]))
     elif task == "index":
-        add_to_index(words[0], words[1])
+        add_to_index(words[0], *words[1:])
     else:
         gallery = open_gallery(words[0])
         gallery.nearest(gallery.vectors[: int(words[1])], NEAREST)
@@ -122,20 +126,24 @@ def main() -> int:
         return 0
     count, width = (2000, 64) if given.quick else (given.vectors, given.width)
     with tempfile.TemporaryDirectory() as name:
-        file, index = Path(name) / "embeddings", Path(name) / "index"
-        peak_of("write", file, count, width)  # in another process: a child's peak begins at its parent's memory
+        index, files = Path(name) / "index", []
+        for first in range(0, count, FILE):
+            files.append(Path(name) / f"{first}.safetensors")
+            # In another process: a child's peak begins at its parent's memory.
+            peak_of("write", files[-1], first, min(first + FILE, count), width)
         print(f"{count} vectors of {width} numbers")
         print(f"{'process':<26}{'peak (MiB)':>12}{'wall (s)':>10}")
         memory = {}
         for row, words in (
-            ("index", ("index", index, file)),
+            ("index", ("index", index, *files)),
             ("search by 1", ("search", index, 1)),
             ("search by 100", ("search", index, 100)),
-            ("search in the file by 1", ("search", file, 1)),
+            ("search in a file by 1", ("search", files[0], 1)),
         ):
             memory[row] = told = peak_of(*words)
             print(f"{row:<26}{told['peak_mib']:>12.0f}{told['wall_s']:>10.1f}", flush=True)
-        file.unlink()
+        for file in files:
+            file.unlink()
         print(f"\n{'queries':<9}{'strfnet (s)':>12}{'faiss (s)':>11}{'ratio (least .. most)':>25}{'difference':>12}")
         times = {}
         for queries in (1, 100):
