@@ -14,6 +14,7 @@ _NAMES = {
     "Market-1501": re.compile(r"-?\d+_(c\ds\d)_\d+.*", re.IGNORECASE),
     "LS-VID (format ls_vid)": re.compile(r"\d{4}_(\d{3}_\d{2})_\d{4}"),
     "iLIDS-VID (format ilids)": re.compile(r"(cam\d)_person\d+_\d+"),
+    "AG-VPReID (format ag_vpreid)": re.compile(r"P\d+T\d+A\d+(C\d+)E\d+K\d+F\d+", re.IGNORECASE),
 }
 _CAMERA = re.compile(r"cam(era)?[ _-]?(\d+|[a-z])", re.IGNORECASE)
 _WORDS = {"junk": JUNK, "distractor": DISTRACTOR}
