@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Thread
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from strfnet.data.frames import MAX_PIXELS, as_float, normalize, read_pixels
 from strfnet.data.randomness import generator
@@ -21,6 +22,7 @@ from strfnet.data.sampling import training_sampler
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation, Changes
 from strfnet.system.compat import end_workers, tree_map_only
+from strfnet.system.named_warnings import Shown, show
 from strfnet.system.signals import Stopped
 
 
@@ -196,6 +198,7 @@ class _Pixels(NamedTuple):
     changes: Changes | None
     labels: Tensor
     rows: Tensor
+    warned: Sequence[Shown] = ()
 
 
 class _Batches(Dataset[Any]):
@@ -208,6 +211,15 @@ class _Batches(Dataset[Any]):
         return len(self.clips)
 
     def __getitems__(self, batch: list[Draw]) -> _Pixels | ValueError:
+        if get_worker_info() is None:
+            return self._read(batch)
+        # The main process shows the warnings, since a worker does not know which it has shown in other epochs.
+        with warnings.catch_warnings(record=True) as caught:
+            read = self._read(batch)
+        warned = [(str(one.message), one.category, one.filename, one.lineno) for one in caught]
+        return read if isinstance(read, ValueError) else read._replace(warned=warned)
+
+    def _read(self, batch: list[Draw]) -> _Pixels | ValueError:
         try:
             pixels, changes = zip(*map(self.clips.read, batch), strict=True)
         except ValueError as error:
@@ -231,6 +243,8 @@ class _Loader(DataLoader[Any]):
         for batch in _explained(self._started()):  # a name for it would keep the workers in a traceback
             if isinstance(batch, ValueError):
                 raise batch
+            for warning in batch.warned:
+                show(*warning)
             pixels, changes, labels = copied(batch[:3])
             yield ClipBatch(self._clips.finish(pixels, changes), labels, batch.rows)
 
