@@ -220,7 +220,7 @@ def _read_safetensors(file: Path) -> tuple[Tensor, Any, Any]:
         raise ValueError(f"{file} holds {', '.join(sorted(names)) or 'nothing'}, wanted embeddings of tracklets")
     try:
         return vectors, json.loads(metadata["tracklets"]), json.loads(metadata.get("facts", "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the list of tracklets in {file} is damaged: {error}") from error
 
 
