@@ -3,9 +3,9 @@
     python benchmarks/fuzz.py                        # 10,000 inputs of each kind
     python benchmarks/fuzz.py --kind images --seed 7 --only 123   # one input again
 
-Kinds are configurations, listings, weights, images, logs, runs, and files of embeddings in each format. An input fails
-if another error than ValueError leaves the reader, if the message does not name the file, if it takes over 5 s, or if
-the process grows by over 1 GiB. Failing inputs are kept in the folder that is printed.
+Kinds are configurations, listings, weights, images, logs, runs, and files of embeddings in each format. An input
+fails if another error than ValueError leaves the reader, if the message does not name the file, if it takes over 5 s,
+or if the process grows by over 1 GiB. Failing inputs are kept in the folder that is printed.
 """
 
 import argparse
@@ -269,7 +269,8 @@ class CSV(Parquet):
 
 
 KINDS: dict[str, type[Kind]] = {
-    kind.__name__.lower(): kind for kind in (Configurations, Listings, Weights, Images, Logs, Runs, Embeddings, Parquet, NumPy, CSV)
+    kind.__name__.lower(): kind
+    for kind in (Configurations, Listings, Weights, Images, Logs, Runs, Embeddings, Parquet, NumPy, CSV)
 }
 
 

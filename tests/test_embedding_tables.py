@@ -31,7 +31,12 @@ LABELS = {
     "text": [("a", "north"), ("07", "7"), ("0", "-1"), ("-1", "south")],
     "numbers": [(7, 1), (0, 2), (JUNK, 1), (12, 3)],
     "marks": [("a", 0), (JUNK, 1), (DISTRACTOR, 1), (None, 0)],
-    "unknown": [(None, None, {"track": "7", "note": 'x, "y"\nü'}), (None, None), (None, None, {"note": "7"}), (None, None)],
+    "unknown": [
+        (None, None, {"track": "7", "note": 'x, "y"\nü'}),
+        (None, None),
+        (None, None, {"note": "7"}),
+        (None, None),
+    ],
 }
 
 
@@ -59,7 +64,10 @@ def test_vectors_tracklets_and_facts_are_those_of_safetensors(tmp_path, suffix, 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files_of_one_network_are_mixed_and_of_others_refused(tmp_path, suffix):
     rows = [[("a", "x")], [("b", "y"), ("a", "y")]]
-    files = [write(tmp_path / f"e{end}", labels, vectors=torch.ones(len(labels), 3)) for labels, end in zip(rows, ("", suffix), strict=True)]
+    files = [
+        write(tmp_path / f"e{end}", labels, vectors=torch.ones(len(labels), 3))
+        for labels, end in zip(rows, ("", suffix), strict=True)
+    ]
     assert [row["identity"] for row in load_embeddings(*files).tracklets] == ["a", "b", "a"]
     write(files[1], network="p3d")
     with pytest.raises(ValueError, match=rf"cannot be compared: network c2d in .*e, p3d in .*e\{suffix}"):
@@ -83,10 +91,19 @@ def test_a_gallery_is_searched_and_indexed_whatever_its_format(tmp_path, suffix)
 def test_damaged_files_and_files_of_others_are_one_sentence(tmp_path, suffix):
     good = write(tmp_path / f"good{suffix}").read_bytes()
     bad = tmp_path / f"bad{suffix}"
-    wrong = {b"", b"\0" * 100, b"path,identity\n1,2\n", good[: len(good) // 2], good[7:], write(tmp_path / "e").read_bytes()}
+    wrong = {
+        b"",
+        b"\0" * 100,
+        b"path,identity\n1,2\n",
+        good[: len(good) // 2],
+        good[7:],
+        write(tmp_path / "e").read_bytes(),
+    }
     for content in wrong:
         bad.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"^cannot read .*bad\{suffix}, wanted a \{suffix} file of embeddings: .+"):
+        with pytest.raises(
+            ValueError, match=rf"^cannot read .*bad\{suffix}, wanted a \{suffix} file of embeddings: .+"
+        ):
             load_embeddings(bad)
     random = np.random.default_rng(0)
     for _ in range(150):
@@ -149,7 +166,9 @@ def test_what_unpacks_to_any_size_is_refused(tmp_path):
         load_embeddings(tmp_path / "large.parquet")
 
 
-@pytest.mark.parametrize("kind", [pyarrow.list_(pyarrow.float32()), pyarrow.list_(pyarrow.float64(), 4), pyarrow.string()])
+@pytest.mark.parametrize(
+    "kind", [pyarrow.list_(pyarrow.float32()), pyarrow.list_(pyarrow.float64(), 4), pyarrow.string()]
+)
 def test_columns_of_another_type_are_refused(tmp_path, kind):
     table = pyarrow.parquet.read_table(write(tmp_path / "e.parquet"))
     values = ["x"] * 4 if kind == pyarrow.string() else [[0.0] * 4] * 4
@@ -170,7 +189,10 @@ def rewritten(path, change):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda lines: lines[0].__setitem__(-1, "embedding_9"), "its first line does not name the columns facts, embedding_0"),
+        (
+            lambda lines: lines[0].__setitem__(-1, "embedding_9"),
+            "its first line does not name the columns facts, embedding_0",
+        ),
         (lambda lines: lines[0].__setitem__(0, "file"), "it has no column path"),
         (lambda lines: lines[2].pop(), "line 3 has 8 fields, wanted 9"),
         (lambda lines: lines[2].__setitem__(-1, "x"), "could not convert string to float"),
@@ -206,7 +228,9 @@ def test_a_label_that_may_be_junk_or_a_person_is_refused(tmp_path, suffix):
         if bad is None:
             assert load_embeddings(path).facts == FACTS
             continue
-        with pytest.raises(ValueError, match=f"does not say whether {bad} is text or a number: embed its tracklets again"):
+        with pytest.raises(
+            ValueError, match=f"does not say whether {bad} is text or a number: embed its tracklets again"
+        ):
             load_embeddings(path)
 
 
@@ -230,7 +254,9 @@ def test_endings_that_are_neither_written_nor_read_name_the_known_ones(tmp_path)
         with pytest.raises(ValueError, match=rf"{name} ends in .*, wanted \.safetensors, \.parquet, \.npz, \.csv"):
             load_embeddings(tmp_path / name)
     write(tmp_path / "e.csv").rename(tmp_path / "e.table")
-    with pytest.raises(ValueError, match=r"e\.table, wanted a safetensors file .* \(or \.parquet, \.npz, \.csv with that"):
+    with pytest.raises(
+        ValueError, match=r"e\.table, wanted a safetensors file .* \(or \.parquet, \.npz, \.csv with that"
+    ):
         load_embeddings(tmp_path / "e.table")
 
 

@@ -113,7 +113,9 @@ def test_an_item_of_a_ranked_list_leads_to_its_frames(evaluations, picture):
     marks = [attributes["class"] for tag, attributes in reader.tags if tag == "li" and "class" in attributes]
     assert marks == 2 * ["query", "not", "wrong"]
     images = [attributes for tag, attributes in reader.tags if attributes.get("role") == "img"]
-    assert len(images) == 6 + 2 + 7 + 7 + 7 and images[0]["class"] == images[6 + 2 + 7 + 3]["class"]  # the middle frame
+    assert (
+        len(images) == 6 + 2 + 7 + 7 + 7 and images[0]["class"] == images[6 + 2 + 7 + 3]["class"]
+    )  # the middle frame
     shown = [item for found in lists for item in found]
     assert [image["aria-label"] for image in images[:6]] == [", ".join(item.tracklet.caption) for item in shown]
     (style,) = reader.text("style")

@@ -107,8 +107,8 @@ def load_embeddings(*paths: str | Path) -> Embeddings:
     """Reads files of embeddings, one after the other.
 
     Args:
-        paths: one or more files of `save_embeddings` or ``strfnet embed``, in any of their formats. Several must be of
-            one network, with equal weights, clips, preprocessing and metric.
+        paths: one or more files of `save_embeddings` or ``strfnet embed``, in any of their formats. Several must be
+            of one network, with equal weights, clips, preprocessing and metric.
 
     Raises: ValueError naming a file that is missing, damaged, given twice, or no file of embeddings; or two files
     whose facts differ, or one of several that does not say how it was computed (a file of strfnet 0.1);

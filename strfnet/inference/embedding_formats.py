@@ -73,7 +73,9 @@ def integers_of(labels: Columns) -> dict[str, Any]:
         numbers = {value for value in values if isinstance(value, int)}
         texts = {value for value in values if isinstance(value, str)}
         if both := texts & set(map(str, numbers)):
-            raise ValueError(f"{name} {min(both)} is text in one tracklet and a number in another, wanted one of them")
+            raise ValueError(
+                f"{name} {min(both)} is text in one tracklet and a number in another, wanted one of them"
+            )
         if numbers:
             found[name] = sorted(numbers) if texts else True
     return found
@@ -206,7 +208,9 @@ def _read_npz(path: Path) -> Table:
         raise ValueError(f"it has no array {missing[0]}")
     vectors, facts = arrays.pop("embeddings"), arrays.pop("facts")
     if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) > size:
-        raise ValueError(f"its embeddings are {vectors.dtype} {vectors.shape}, wanted float32, a row for each tracklet")
+        raise ValueError(
+            f"its embeddings are {vectors.dtype} {vectors.shape}, wanted float32, a row for each tracklet"
+        )
     for name, array in arrays.items():
         if array.shape != vectors.shape[:1]:
             raise ValueError(f"its array {name} is {array.shape}, wanted {vectors.shape[:1]}")

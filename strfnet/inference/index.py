@@ -131,8 +131,8 @@ def add_to_index(folder: str | Path, *files: str | Path, faiss: bool = False, re
 
     Args:
         folder: of the index; only its last level is made.
-        files: of `save_embeddings` or ``strfnet embed``, one or more, in any of their formats, all of one network, with
-            equal weights, clips, preprocessing and metric.
+        files: of `save_embeddings` or ``strfnet embed``, one or more, in any of their formats, all of one network,
+            with equal weights, clips, preprocessing and metric.
         faiss: also build an approximate index, for millions of rows. An index that has one keeps one.
         recall: fraction of the 10 nearest rows that the approximate index finds at least, where it can. It is
             measured against the exact search, with 100 rows as queries.

@@ -200,7 +200,10 @@ def test_frames_that_name_their_camera_need_a_column_of_cameras(tmp_path, head, 
     fields = {"path": "a", "identity": "7" if "subset" in head else "", "camera": "", "subset": "test"}
     for path in ("a", "a/*.jpg"):
         file = listing(tmp_path, [{**fields, "path": path}[name] for name in head], head=head)
-        refused(file, f"line 2 of {file}: {tmp_path}/a/{name}.jpg is named as in {data_set}, by camera and tracklet {code}")
+        refused(
+            file,
+            f"line 2 of {file}: {tmp_path}/a/{name}.jpg is named as in {data_set}, by camera and tracklet {code}",
+        )
     (tracklet,) = read_listing(listing(tmp_path, ("a", "7", "1", "test"))).test
     assert tracklet.camera == "1"
     assert read_listing(listing(tmp_path, ("b", "7", "", "test"))).test[0].camera is None

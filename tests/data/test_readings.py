@@ -62,7 +62,9 @@ def test_published_names_below_their_camera_are_one_tracklet(tmp_path):
     refused(lambda: read_folder(tmp_path), "DukeMTMC-VideoReID (format duke) two tracklets, here one")
 
 
-@pytest.mark.parametrize("name", ["c1_1.jpg", "P1T2C3.jpg", "9c3f21d5.jpg", "img_c2.jpg", "20240102_000_01.jpg", "f0099.jpg"])
+@pytest.mark.parametrize(
+    "name", ["c1_1.jpg", "P1T2C3.jpg", "9c3f21d5.jpg", "img_c2.jpg", "20240102_000_01.jpg", "f0099.jpg"]
+)
 def test_other_names_are_free(tmp_path, name):
     touch(tmp_path, f"ann/{name}", f"ann/x{name}")
     assert len(read_folder(tmp_path)[0].frames) == 2
