@@ -119,8 +119,8 @@ def _rows(count: int, columns: dict[str, list[Any]], integers: Any) -> list[dict
         columns[name] = _labels(name, columns[name], integers)
     others = [name for name in columns if name not in _COLUMNS]
     rows = []
-    for values in zip(*columns.values(), strict=True):
-        row = dict(zip(columns, values, strict=True))
+    for labels in zip(*columns.values(), strict=True):
+        row = dict(zip(columns, labels, strict=True))
         details = {name: text for name in others if (text := row.pop(name)) not in (None, "")}
         rows.append({**row, "frames": int(row["frames"]), "details": details})
     return rows
@@ -246,7 +246,8 @@ def _read_csv(path: Path) -> Table:
         if [name for name in names if name in wanted] != wanted:
             raise ValueError("its first line does not name the columns facts, embedding_0, embedding_1, ...")
         columns: dict[str, list[Any]] = {name: [] for name in names if name not in wanted}
-        vectors, facts = [], "{}"
+        vectors: list[NDArray[np.float32]] = []
+        facts = "{}"
         for fields in lines:
             if len(fields) != len(names):
                 raise ValueError(f"line {lines.line_num} has {len(fields)} fields, wanted {len(names)}")

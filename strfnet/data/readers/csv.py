@@ -16,6 +16,7 @@ from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
 from strfnet.system.names import check_commas, nearest
 
 _NEEDED, _OPTIONAL = ("path", "identity"), ("subset", "camera", *DETAILS, "clothes", "platform")
+_NO_DETAILS = {*_NEEDED, "subset", "camera"}
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,14 @@ def _line(fields: dict[str, str], place: str, base: Path) -> list[_Line]:
         check_one_tracklet(frames, frames[0].parent, needs_camera=camera is None)
     except (ValueError, OSError) as error:
         raise ValueError(f"{place}: {error}") from error
-    others = ((name, value.strip()) for name, value in fields.items() if name not in (*_NEEDED, "subset", "camera"))
-    details = {name: value for name, value in others if value}
+    details = {name: text for name, value in fields.items() if name not in _NO_DETAILS and (text := value.strip())}
     known = identity_of(identity, place) if identity else None
     return [_Line(place, subset, Tracklet(frames, known, camera, details))]
 
 
 def _frames(text: str, base: Path) -> tuple[Path, ...]:
     place = base / text
-    if place.is_dir():  # first, because a folder may be named "[a]"
+    if os.path.isdir(place):  # first, because a folder may be named "[a]"
         return frames_in(place)
     if place.is_file():
         raise ValueError(f"{place} is a file, wanted a folder or a pattern: a line for each tracklet, not frame")

@@ -175,4 +175,6 @@ def _scan(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _paths(folder: Path, names: list[str]) -> tuple[Path, ...]:
-    return tuple([folder / name for name in sorted(names, key=natural_key)])
+    if len(names) > 1:
+        names = sorted(names, key=natural_key)
+    return tuple([folder / name for name in names])
