@@ -26,7 +26,7 @@ def naming(path: str | Path, library: str) -> Iterator[None]:
     thread = get_ident()
     _read[thread] = str(path)
     _start()
-    for module in _modules(library, len(sys.modules)):
+    for module in _loaded(library, len(sys.modules)):
         vars(module).pop("__warningregistry__", None)
     try:
         yield
@@ -74,6 +74,6 @@ def _stop() -> None:
 
 
 @lru_cache(maxsize=1)
-def _modules(library: str, loaded: int) -> list[ModuleType]:
+def _loaded(library: str, loaded: int) -> list[ModuleType]:
     """The modules of a library, while ``loaded`` modules are imported."""
     return [module for name, module in list(sys.modules.items()) if f"{name}.".startswith(f"{library}.")]
