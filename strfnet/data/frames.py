@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from strfnet.data.choices import Interpolation
 from strfnet.data.tracklet import Frame
-from strfnet.system.named_warnings import naming
-from strfnet.system.reading import check_regular
+from strfnet.system.reading import check_regular, naming
 
 if TYPE_CHECKING:
     from PIL.Image import Image

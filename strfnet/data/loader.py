@@ -19,7 +19,7 @@ from strfnet.data.transforms import Augmentation, Changes
 from strfnet.data.workers import explained, signals_held, start_worker
 from strfnet.layers.lengths import zero_past_end
 from strfnet.system.compat import tree_map_only
-from strfnet.system.named_warnings import Shown, show
+from strfnet.system.reading import Shown, show
 
 
 class Draw(NamedTuple):
