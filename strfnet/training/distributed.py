@@ -104,8 +104,13 @@ def host_group() -> Any:
     return dist.new_group(backend="gloo") if world_size() > 1 else None
 
 
+def highest_on_host(number: int, group: Any) -> int:
+    """The highest of the numbers of all processes, over their `host_group`."""
+    return number if group is None else int(highest(number, torch.device("cpu"), group))
+
+
 def highest(number: int | Tensor, device: torch.device, group: Any = None) -> Tensor:
-    """The highest of the numbers of all processes, (1,) on the device of the group."""
+    """The highest of the numbers of all processes, (1,) on the device of the group; None is the group of all."""
     most = torch.full((1,), float(number), device=device)
     if world_size() > 1:
         dist.all_reduce(most, dist.ReduceOp.MAX, group)

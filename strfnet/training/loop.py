@@ -20,7 +20,7 @@ from strfnet.layers.head import ReIDOutput
 from strfnet.system.progress import ProgressLine
 from strfnet.system.signals import Stopped, StopRequest
 from strfnet.training.accelerator import Engine, state_kept
-from strfnet.training.distributed import gather_bytes, highest, join_rows, share_buffers
+from strfnet.training.distributed import gather_bytes, highest, highest_on_host, join_rows, share_buffers
 from strfnet.training.optimization import learning_rate
 from strfnet.training.recipe import Recipe
 from strfnet.training.run_directory import Outcome, RunDirectory
@@ -114,7 +114,7 @@ class TrainingLoop:
         batches = stream
         with suppress(Stopped), self.request.immediate():
             batches = chain([next(stream)], stream)
-        signal = int(highest(self.request.number, torch.device("cpu"), self.engine.host))
+        signal = highest_on_host(self.request.number, self.engine.host)
         if signal:
             self._save(line)
             raise Stopped(signal)
