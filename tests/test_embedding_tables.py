@@ -213,7 +213,7 @@ def test_identities_may_be_filled_in(tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_label_that_may_be_junk_or_a_person_is_refused(tmp_path, suffix):
-    """Tables that do not say which labels are integers, as an earlier commit wrote them."""
+    """Tables that do not say which labels are integers."""
     for labels, bad in (([("-1", "x")], "identity -1"), ([("a", "3")], "camera 3"), ([("a", "x")], None)):
         path = write(tmp_path / f"e{suffix}", labels)
         if suffix == ".npz":
