@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-# No deadline: the first call of an operation in a process may take seconds.
-settings.register_profile("quick", deadline=None, print_blob=True)
+# No deadline: the first call of an operation in a process may take seconds. Examples are those of every run of a
+# test, except with "search", which draws others each time.
+settings.register_profile("quick", deadline=None, derandomize=True)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1000)
+settings.register_profile("search", settings.get_profile("thorough"), derandomize=False, print_blob=True)
 settings.load_profile("quick")
 torch.set_num_threads(1)
 
