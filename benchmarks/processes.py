@@ -12,7 +12,7 @@ OPERATIONS = ("mkdir", "fsync", "rename", "replace", "unlink", "rmdir", "write")
 
 
 def fork(body: Callable[[], None]) -> int:
-    """Start a process that runs ``body``. Its exit code is 0, or 1 after an error."""
+    """Start a process that runs ``body``. Its exit code is 0, 1 after an error, or that of SystemExit."""
     process = os.fork()
     if process:
         return process
@@ -20,6 +20,8 @@ def fork(body: Callable[[], None]) -> int:
     try:
         body()
         code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:

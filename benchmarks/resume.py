@@ -1,14 +1,16 @@
 """Runs that are killed and resumed, compared bit by bit with a run that was not stopped.
 
-    python benchmarks/resume.py            # some minutes
-    python benchmarks/resume.py --quick    # some seconds, fewer of everything
+    python benchmarks/resume.py            # half an hour: 1,000 signals beside the kills
+    python benchmarks/resume.py --quick    # a minute, fewer of everything
 
 A tiny network (strf_c2d_resnet8, with dropout) is trained on synthetic walkers in memory for two epochs of four
 steps. It is saved after every second step and every epoch, and evaluated after every epoch. Each row of the table
 kills such runs with SIGKILL and starts them again until they end. Then the run directory must equal that of a run
 without a stop: the files of the last checkpoint (weights with buffers, optimizer, random states of every process)
-byte for byte, the position, the best metric, the result, and each step with its loss once in the log. The last row
-kills inside saves only, and reads the newest checkpoint after each kill.
+byte for byte, the position, the best metric, the result, and each step with its loss once in the log. Other rows send
+signals that stop a run, close its terminal or its output, and kill a worker or the agent of two ranks: the exit code
+must be right, the last step saved, and no process left after 10 s. The last row kills inside saves only, and reads
+the newest checkpoint after each kill.
 
 Processes are forked from this one, which has loaded torch already. Two ranks get the environment of torchrun. Linux
 and macOS. Exits 1 if a run differs or a checkpoint is damaged.
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from endings import Ending, endings, let_end
 from processes import fork, kill_before, killed_or_done
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -98,12 +101,14 @@ def network_with_dropout(num_classes: int) -> ReIDNetwork:
     return cast(ReIDNetwork, network)
 
 
-def run(folder: Path, tracklets: Sequence[Tracklet], recipe: Recipe, fatal_step: int = 0) -> None:
+def run(
+    folder: Path, tracklets: Sequence[Tracklet], recipe: Recipe, fatal_step: int = 0, progress: bool = False
+) -> None:
     """The training that is started again and again."""
     torch.manual_seed(recipe.seed)
     network = create_model(recipe.model, num_classes=PEOPLE)
     objective = Counted(strf_loss(), fatal_step)
-    train(network, objective, tracklets, recipe, folder, evaluate=_sum_of_weights, progress=False)
+    train(network, objective, tracklets, recipe, folder, evaluate=_sum_of_weights, progress=progress)
 
 
 def _sum_of_weights(network: nn.Module) -> dict[str, float]:
@@ -214,6 +219,33 @@ class Bench:
             same += self.finish("killed at random times", folder, recipe, ranks, expected)
         return kills, runs, same
 
+    def at_endings(self, *, ending: Ending, count: int) -> tuple[int, int, int]:
+        """Let something happen ``count`` times, each at a random time, to runs that are started until they end."""
+        recipe = replace(RECIPE, workers=ending.workers, sync_batchnorm=ending.ranks > 1)
+        expected, seconds = self.unbroken(recipe, ending.ranks)
+        happened = runs = same = 0
+        with tqdm(total=count, desc=ending.name) as bar:
+            while happened < count:
+                folder, code = self.new_folder(), -1
+
+                def body(folder: Path = folder) -> None:
+                    if ending.ranks == 1:
+                        run(folder, self.tracklets, recipe, progress=True)
+                    else:
+                        killed_or_done(self.start(folder, recipe, ending.ranks, _nothing, 0))
+
+                while code:
+                    now, code, wrong = let_end(body, ending, self.random.uniform(0, 1.1 * seconds))
+                    seconds *= 1.1 if now else 0.75  # a busy machine takes other times than before
+                    happened += now
+                    bar.update(now)
+                    if code > 128:
+                        wrong += _unsaved(folder)
+                    self.wrong += [f"{ending.name}: {what}" for what in wrong]
+                runs += 1
+                same += self.finish(ending.name, folder, recipe, ending.ranks, expected)
+        return happened, runs, same
+
     def inside_saves(self, *, kills: int) -> tuple[int, int, int]:
         """Kill one run inside saves, read the newest checkpoint after each kill, and let the run end."""
         recipe = replace(RECIPE, epochs=10_000, save_every=1)
@@ -273,6 +305,14 @@ class Bench:
         return marks // 2 if rest == b"" else None
 
 
+def _unsaved(folder: Path) -> list[str]:
+    """What a run that stopped by a signal has logged and not saved."""
+    log = folder / "log.jsonl"
+    steps = [line["step"] for line in read_log(log) if line["kind"] == "step"] if log.exists() else []
+    saved = CheckpointStore(folder / "checkpoints").numbers()
+    return [f"step {steps[-1]} is not saved"] if steps[-1:] > saved[-1:] else []
+
+
 def _nothing() -> None:
     pass
 
@@ -295,22 +335,29 @@ def load_what_a_run_loads(room: Path, tracklets: Sequence[Tracklet]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="kill fewer runs")
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--signals", type=int, help="what happens at random times, in all (default: 1,000; quick: 20)"
+    )
+    call = parser.parse_args()
+    quick = call.quick
+    signals = (20 if quick else 1000) if call.signals is None else call.signals
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as room:
         bench = Bench(Path(room), quick)
         load_what_a_run_loads(Path(room), bench.tracklets)
         rows = {
-            "in the middle of every step": bench.at_every_step(),
+            "in every step": bench.at_every_step(),
             "before every disk operation": bench.at_every_operation(),
             "at random times": bench.at_random_times(runs=1 if quick else 20),
             "at random times, 2 workers": bench.at_random_times(runs=1 if quick else 10, workers=2),
             "at random times, 2 ranks": bench.at_random_times(runs=1 if quick else 10, ranks=2),
         }
+        for ending in endings():
+            rows[ending.name] = bench.at_endings(ending=ending, count=max(1, round(ending.share * signals)))
         saves = bench.inside_saves(kills=3 if quick else 200)
-    print(f"{'killed':<30}{'kills':>8}{'runs':>8}{'bit-identical at their end':>29}")
+    print(f"{'killed or stopped':<30}{'times':>8}{'runs':>8}{'bit-identical':>16}")
     for name, (kills, runs, same) in rows.items():
-        print(f"{name:<30}{kills:>8}{runs:>8}{same:>22} of {runs:>3}")
+        print(f"{name:<30}{kills:>8}{runs:>8}{same:>16}")
     print(f"{'inside saves':<30}{saves[0]:>8}{1:>8}{saves[2]:>12} of {saves[1]:>3} checkpoints usable")
     for line in bench.wrong:
         print(f"<- {line}")

@@ -17,7 +17,8 @@ from strategies import normal, wake
 import strfnet
 from strfnet.cli.parser import main
 from strfnet.models import convert, describe, load, load_official, save, save_official
-from strfnet.weights.file import read_weights
+from strfnet.weights.file import BLANK, listed, read_weights, write_file
+from strfnet.weights.store import CheckpointStore
 
 
 def built(name="strf_p3dc_resnet8", classes=5, seed=0):
@@ -215,6 +216,35 @@ def test_an_object_in_the_place_of_a_number_is_refused(tmp_path):
         torch.save({"state_dict": state, "rank1": number}, tmp_path / "file.pth")
         found = read_weights(tmp_path / "file.pth").beside["rank1"]
         assert type(found) is type(number) and found == number
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"a": torch.ones(2).to_sparse()}, {1: torch.ones(2)}, {"a": torch.ones(2, device="meta")}],
+    ids=["nothing", "sparse", "numbered", "meta"],
+)
+def test_what_is_no_state_dict_of_dense_tensors_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r"cannot read weights from \S+file.pth: it holds (more than weights|dict)"):
+        read_weights(tmp_path / "file.pth")
+
+
+def test_a_fact_that_looks_like_the_place_of_the_digest_is_kept(tmp_path):
+    write_file(tmp_path / "file", {"a": torch.ones(2)}, {"fact": BLANK})
+    assert read_weights(tmp_path / "file").metadata == {"fact": BLANK}
+
+
+def test_a_folder_without_a_run_and_one_without_an_evaluation_are_refused_as_what_they_are(tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        read_weights(tmp_path, best=True)
+    CheckpointStore(tmp_path / "checkpoints").save(1, {}, {})
+    with pytest.raises(ValueError, match="holds no best weights, because its run was not evaluated"):
+        read_weights(tmp_path, best=True)
+
+
+def test_eight_misfits_are_listed_and_the_others_counted():
+    assert listed([*"abcdefgh"]) == "a, b, c, d, e, f, g, h"
+    assert listed([*"abcdefghi"]) == "a, b, c, d, e, f, g, h and 1 more"
 
 
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"], ids=["NumPy 1", "NumPy 2"])

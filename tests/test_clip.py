@@ -4,7 +4,7 @@ from hypothesis import given
 from strategies import clips
 from torch import nn
 
-from strfnet.layers.clip import channels_last, check_clip, flatten_time, unflatten_time
+from strfnet.layers.clip import channels_last, check_clip, flatten_time, in_channels_last, unflatten_time
 
 
 @given(clip=clips(channels=3))
@@ -55,3 +55,9 @@ def test_kernels_are_put_into_channels_last_order_with_their_values():
     assert network[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_clip_is_put_into_channels_last_order_with_its_values():
+    clip = torch.randn(2, 3, 4, 5, 6)
+    assert torch.equal(in_channels_last(clip), clip)
+    assert in_channels_last(clip).is_contiguous(memory_format=torch.channels_last_3d)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strfnet.evaluation.distances import cosine_distances, euclidean_distances
+from strfnet.evaluation.distances import StreamedDistances, cosine_distances, euclidean_distances
 
 BOTH = pytest.mark.parametrize("distances", [cosine_distances, euclidean_distances])
 
@@ -122,3 +122,9 @@ def test_nan_stays_in_its_row_and_column(distances):
 def test_what_cannot_be_compared_is_refused(distances, query, gallery, message):
     with pytest.raises(ValueError, match=message):
         distances(query, gallery)
+
+
+@pytest.mark.parametrize(("width", "budget"), [(1, 1000), (64, 10**5), (2048, 2**25)])
+def test_a_tile_with_its_two_sides_fills_the_byte_budget(width, budget):
+    side = StreamedDistances(torch.ones(1, width), torch.ones(1, width), byte_budget=budget).side
+    assert 24 * side**2 + 2 * 8 * width * side <= budget < 24 * (side + 1) ** 2 + 2 * 8 * width * (side + 1)

@@ -11,6 +11,7 @@ from strfnet.data.sampling import EVALUATION_SAMPLERS
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.evaluation import (
     Evaluation,
+    check_matches,
     evaluate,
     evaluate_protocols,
     gallery_of,
@@ -18,6 +19,7 @@ from strfnet.evaluation import (
     table,
     unit_length,
 )
+from strfnet.evaluation.evaluation import COLUMNS, cells_of
 from strfnet.evaluation.protocols import PROTOCOLS, Protocol, protocols_of
 from strfnet.evaluation.ranking import rank
 from strfnet.evaluation.reranking import rerank
@@ -313,3 +315,45 @@ def test_the_splits_of_a_data_set_are_embedded_once_and_averaged():
     assert len({part.mean_average_precision for part in parts}) > 1
     assert re.search(r" 3 +all_frames 32", table([mean])) and "Not all splits" not in table([mean])
     assert " 1 of 3  all_frames 32" in table(parts[:1]) and "Not all splits: published metrics" in table(parts[:1])
+
+
+def test_clips_frames_and_cuts_are_those_of_the_codes_that_protocols_name():
+    clips = {
+        "ls_vid": "dense 8",
+        "nvan": "restricted_first 8",
+        "torchreid": "evenly 15",
+        "cfaan": "restricted_first 6",
+        **dict.fromkeys(["ccvid", "ccvid_same_clothes", "ccvid_clothes_changing"], "all_frames 16"),
+    }
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.sampling == clips.get(name, "all_frames 32")
+        assert protocol.cut == (10_000 if name == "nvan" else None)
+        assert protocol.distractors == (name != "cfaan")
+
+
+def test_the_row_of_a_table_has_the_ranks_that_its_columns_name():
+    test = tuple(seen(str(row), camera) for camera in (1, 2) for row in range(8))
+    data = DataSet("drawn", (), test, tuple(range(8)), tuple(range(16)))
+    evaluation = evaluate(torch.randn(16, 3, generator=torch.Generator().manual_seed(0)), data, PROTOCOLS["ap3d"])
+    row, cmc = dict(zip(COLUMNS, cells_of(evaluation), strict=True)), evaluation.cmc
+    assert len({*cmc[:10]}) > 4
+    assert [row["R1"], row["R5"], row["R10"]] == [f"{100 * cmc[k]:.2f}" for k in (0, 4, 9)]
+
+
+@pytest.mark.parametrize(
+    ("who", "query", "rule", "reason"),
+    [
+        ([], (), "folder", "drawn has no test tracklets"),
+        ([(None, 1), (None, 2)], (), "folder", "its 2 test tracklets have no identity"),
+        ([("a", None), ("b", None)], (), "folder", "no identity has two test tracklets, and their cameras are not"),
+        ([("a", 1), ("a", 1)], (0,), "folder", "all 2 test tracklets are of camera 1, and a match is of another one"),
+        ([("a", 1), ("b", 2)], (), "folder", "no identity of the 2 test tracklets is seen by two of their 2 cameras"),
+        ([("a", 1), ("b", 2)], (0,), "folder", "none of its 1 queries has .* identity and another camera$"),
+        ([("a", 1), ("b", 2)], (0,), "ccvid_same_clothes", "another camera, and of the protocol's attributes$"),
+        ([("a", 1), ("b", 2)], (0,), "ccvid_clothes_changing", "another camera, and of the protocol's attributes$"),
+    ],
+)
+def test_data_without_a_match_are_refused_with_the_reason(who, query, rule, reason):
+    test = tuple(Tracklet((Path("frame.jpg"),), *one, details={"clothes": "1"}) for one in who)
+    with pytest.raises(ValueError, match=reason):
+        check_matches(DataSet("drawn", (), test, query, tuple(range(len(test)))), PROTOCOLS[rule])

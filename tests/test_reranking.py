@@ -117,3 +117,10 @@ def test_what_cannot_be_reranked_is_refused(changed, words):
     arguments = {"query": torch.ones(2, 4), "gallery": torch.ones(3, 4)}
     with pytest.raises(ValueError, match=words):
         rerank(**(arguments | changed))
+
+
+def test_the_order_of_a_large_gallery_changes_no_distance():
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(3, 4, generator=generator), torch.randn(1100, 4, generator=generator)
+    order = torch.randperm(1100, generator=generator)
+    torch.testing.assert_close(rerank(query, gallery[order]), rerank(query, gallery)[:, order])

@@ -160,3 +160,19 @@ def test_an_image_network_with_a_unit_says_that_it_must_be_inflated():
     network = splice(nn.Sequential(nn.Conv2d(3, 4, 1)), {"0": strfnet.STRF})
     with pytest.raises(ValueError, match="only while the inflated network"):
         network(torch.zeros(2, 3, 8, 8))
+
+
+class Chain(nn.ModuleList):
+    def forward(self, x):
+        for module in self:
+            x = module(x)
+        return x
+
+
+def test_a_list_with_a_forward_goes_through_its_own_modules_and_then_the_unit():
+    chain = Chain([nn.ReLU(), nn.Sigmoid()])
+    clip, unit = torch.randn(2, 3, 4, 4, 4), Brighter()
+    expected = unit(chain(clip))
+    network = splice(nn.Sequential(chain), {"0": unit})
+    assert [*map(type, network[0])] == [nn.ReLU, nn.Sigmoid] and len(network[0]) == 2
+    assert torch.equal(network(clip), expected)

@@ -74,7 +74,7 @@ def test_it_agrees_with_scikit_learn(seed, levels, rate):
 def test_rates_thresholds_and_d_prime_in_plain_loops(distance):
     data = people(3)
     labels, distances = pairs(*data, distance)
-    found = point(data, false_positive_rate=0.05, distance=distance)
+    found = point(data, false_positive_rate=0.05, distance=distance, byte_budget=1000)  # in several tiles
     genuine, impostors = distances[labels].astype(float), distances[~labels].astype(float)
     assert (found.genuine, found.impostors) == (len(genuine), len(impostors))
     spread = math.sqrt((genuine.var() + impostors.var()) / 2)

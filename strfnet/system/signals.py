@@ -11,6 +11,7 @@ from types import FrameType
 from strfnet.system.progress import inform
 
 _POLL, _LEFT = 0.5, 5.0  # seconds between looks at the agent, and to save in after its end
+_started_by = os.getppid()  # the agent of a rank, which may end before training starts
 
 
 class Stopped(SystemExit):
@@ -77,7 +78,7 @@ def stop_requests() -> Iterator[StopRequest]:
         pass
     ended = Event()
     if os.name == "posix" and "TORCHELASTIC_RUN_ID" in os.environ:
-        Thread(target=_follow, args=(os.getppid(), ended), daemon=True).start()
+        Thread(target=_follow, args=(_started_by, ended), daemon=True).start()
     try:
         yield request
     finally:
@@ -94,6 +95,15 @@ def _follow(agent: int, ended: Event) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     if not ended.wait(_LEFT):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _note_parent() -> None:
+    global _started_by
+    _started_by = os.getppid()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_note_parent)
 
 
 def _stopping() -> list[signal.Signals]:

@@ -116,7 +116,8 @@ class TrainingLoop:
             batches = chain([next(stream)], stream)
         signal = highest_on_host(self.request.number, self.engine.host)
         if signal:
-            self._save(line)
+            if self.unread or not self.directory.position.step:  # a step since the last save, or none yet
+                self._save(line)
             raise Stopped(signal)
         return batches
 

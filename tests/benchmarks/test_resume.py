@@ -1,5 +1,8 @@
 """The benchmark of killed runs: a few kills of each kind, and the verdict."""
 
+import os
+import time
+
 import pytest
 
 
@@ -18,6 +21,7 @@ def test_a_run_that_ends_differently_fails_the_benchmark(load, run, monkeypatch)
         "at_every_step": (2, 2, 2),
         "at_every_operation": (2, 2, 2),
         "at_random_times": (2, 1, 1),
+        "at_endings": (2, 1, 1),
         "inside_saves": (3, 3, 3),
     }
     for bad in (None, *good):
@@ -27,3 +31,23 @@ def test_a_run_that_ends_differently_fails_the_benchmark(load, run, monkeypatch)
         status, shown = run("resume", "--quick")
         assert status == (0 if bad is None else 1)
         assert ("a run ends differently, or a save was lost" in shown) == (bad is not None)
+
+
+def test_wrong_exit_codes_and_processes_that_are_left_are_found(load):
+    endings = load("endings")
+    ending = endings.StopSignal()
+    happened, code, wrong = endings.let_end(lambda: time.sleep(60), ending, 0.0)
+    assert happened and code < 0 and not wrong
+
+    def fails():
+        raise SystemExit(3)
+
+    assert endings.let_end(fails, ending, 60) == (False, 0, ["the exit code is 3"])
+
+    def leaves_a_process():
+        if not os.fork():
+            time.sleep(2)
+            os._exit(0)
+
+    ending.seconds = 0.1
+    assert endings.let_end(leaves_a_process, ending, 0.5) == (True, 0, ["a process is left after 0 s"])

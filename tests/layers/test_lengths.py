@@ -159,7 +159,10 @@ def test_shown_attention_is_that_of_each_clip_alone(name):
     assert all(mask[i, :, :n].isfinite().all() for mask in masks.values() for i, n in enumerate([3, 5]))
 
 
-@pytest.mark.parametrize("name", ["strf", "static", "product", "pixels", "p3dc", "appearance"])
+NAMED = ["strf", "static", "product", "pixels", "p3dc", "appearance", "every second frame", "merged", "over time"]
+
+
+@pytest.mark.parametrize("name", NAMED)
 @pytest.mark.parametrize(
     ("lengths", "words"),
     [

@@ -345,3 +345,8 @@ def test_subclasses_of_the_convolution_and_other_modules_are_refused(kind, other
 def test_a_convolution_that_does_not_say_what_it_does_over_time_says_so():
     with pytest.raises(TypeError, match="TemporalConv does not implement convolve"):
         TemporalConv(nn.Conv2d(2, 2, 1))(torch.zeros(1, 2, 1, 1, 1))
+
+
+def test_a_representation_shows_what_is_not_usual():
+    usual, strided = (repr(P3DC(nn.Conv2d(2, 2, 3, padding=1), time_stride=stride)) for stride in (1, 2))
+    assert "time_kernel=3\n" in usual and "time_kernel=3, time_stride=2\n" in strided

@@ -124,3 +124,11 @@ def test_the_centre_loss_pulls_features_to_the_centre_of_their_identity():
 
 def test_the_losses_of_the_papers_do_not_smooth_by_default():
     assert [loss().smoothing for loss in (strf_loss, nvan_loss)] == [0, 0]
+
+
+def test_an_identity_of_weight_zero_does_not_count():
+    logits, labels = torch.randn(3, 2), torch.tensor([0, 1, 0])
+    vectors = torch.zeros(3, 4)
+    loss = ReIDLoss(lambda features, _: features.sum(), mined_on="feature", class_weights=[1, 0])
+    expected = torch.nn.functional.cross_entropy(logits[::2], labels[::2])
+    torch.testing.assert_close(loss(ReIDOutput(vectors, vectors, logits), labels).identity, expected)

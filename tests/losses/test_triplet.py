@@ -112,10 +112,25 @@ def test_a_small_spread_under_a_large_offset_is_seen():
     torch.testing.assert_close(loss, torch.tensor([0.03, 0.04, 0.04, 0.03]), atol=1e-4, rtol=0)
 
 
+def test_float64_features_far_from_the_origin_are_mined_by_their_differences():
+    features = torch.tensor([[1e6, 1e6 + step] for step in (0, 1e-3, 3e-3, 4e-3, 7e-3)], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    loss = BatchHardTriplet("euclidean", 0.01)(features, labels)
+    assert abs(loss.item() - by_hand(features, labels, "euclidean", 0.01)) < 1e-8
+
+
+@pytest.mark.parametrize("angles", [[0, 1e-4, 1.5e-4], [0, 1.5e-4, 1e-4]])
+def test_the_larger_of_two_tiny_angles_is_mined(angles):
+    features = torch.tensor([[1, angle] for angle in angles] + [[0.0, 1], [-1, 0]]).requires_grad_()
+    BatchHardTriplet("cosine", 2.0).per_anchor(features, torch.tensor([0, 0, 0, 1, 1]))[0].backward()
+    moved = features.grad.any(dim=1).nonzero().flatten().tolist()
+    assert moved == [0, angles.index(1.5e-4), 3]
+
+
 @pytest.mark.parametrize(
     ("features", "labels", "words"),
     [
-        (torch.zeros(4), torch.zeros(4).long(), r"features must be \(n, d\) of floats, got torch.float32 \(4,\)"),
+        (torch.zeros(4), torch.zeros(4).long(), r"features must be \(n, d\) of floats, got torch.float32 \(4,\)$"),
         (torch.zeros(4, 2).long(), torch.zeros(4).long(), "features must be .* got torch.int64"),
         (torch.zeros(4, 2), torch.zeros(4, 1).long(), r"labels must be \(4,\) of whole numbers.*\(4, 1\)"),
         (torch.zeros(4, 2), torch.zeros(3).long(), r"labels must be \(4,\)"),

@@ -146,6 +146,17 @@ def test_archives_that_unpack_or_expand_to_any_size_are_refused(tmp_path, name):
         assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_tensors_may_have_sixteen_times_the_bytes_of_their_file_and_no_more(tmp_path):
+    numbers, path = 1000, tmp_path / "weights.pth"
+    for _ in range(5):  # until the length of the file stays
+        path.write_bytes(saved({"w": torch.zeros(1).expand(numbers)}))
+        numbers = 4 * path.stat().st_size
+    assert len(read_weights(path).tensors["w"]) == numbers
+    path.write_bytes(saved({"w": torch.zeros(1).expand(numbers + 1)}))
+    with pytest.raises(ValueError, match="more than 16 times"):
+        read_weights(path)
+
+
 @pytest.fixture(scope="module")
 def state():
     return create_model("c2d_resnet8", num_classes=2).state_dict()

@@ -21,6 +21,10 @@ RANK = """
 import os, sys, time
 from strfnet.system import signals
 signals._LEFT = 1.0
+if {early}:
+    print(os.getpid(), flush=True)
+    while os.getppid() == signals._started_by:
+        time.sleep(0.01)
 with signals.stop_requests() as request:
     print(os.getpid(), flush=True)
     while not (request.number and {saves}):
@@ -45,12 +49,12 @@ def is_gone(process, seconds=10):
 
 
 @pytest.mark.parametrize(
-    ("launched", "saves"),
-    [(True, True), (True, False), (False, True)],
-    ids=["torchrun, saves", "torchrun, waits for others", "a shell"],
+    ("launched", "saves", "early"),
+    [(True, True, False), (True, False, False), (False, True, False), (True, True, True)],
+    ids=["torchrun, saves", "torchrun, waits for others", "a shell", "torchrun, before training"],
 )
-def test_a_rank_ends_with_its_agent_and_saves_before(tmp_path, saves, launched):
-    script = RANK.format(saves=saves, place=str(tmp_path / "saved"))
+def test_a_rank_ends_with_its_agent_and_saves_before(tmp_path, saves, launched, early):
+    script = RANK.format(saves=saves, early=early, place=str(tmp_path / "saved"))
     variables = {"PYTHONPATH": os.pathsep.join(sys.path), **({"TORCHELASTIC_RUN_ID": "none"} if launched else {})}
     environment = {name: value for name, value in os.environ.items() if name != "TORCHELASTIC_RUN_ID"} | variables
     agent = subprocess.Popen([sys.executable, "-c", AGENT, script], stdout=subprocess.PIPE, env=environment)

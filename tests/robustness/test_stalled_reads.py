@@ -12,12 +12,12 @@ from strfnet.system.signals import Stopped
 from strfnet.training import read_log, train
 from strfnet.weights.store import CheckpointStore
 
-EPOCHS = {"epochs": 2, "steps_per_epoch": 2}
+EPOCHS = {"epochs": 2, "steps_per_epoch": 2, "evaluate_every": 1}
 
 
 def trained(folder, workers):
     recipe = tiny_recipe(workers=workers, **EPOCHS)
-    train(network_for(recipe), objective_for(recipe), walkers(), recipe, folder)
+    train(network_for(recipe), objective_for(recipe), walkers(), recipe, folder, evaluate=lambda _: {"mAP": 1.0})
     store = CheckpointStore(folder / "checkpoints")
     return store.load_newest().metadata["sha256"]
 
@@ -29,8 +29,14 @@ def unbroken(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("fatal", "workers", "number"),
-    [(2, 0, signal.SIGTERM), (6, 0, signal.SIGINT), (2, 1, signal.SIGTERM), (6, 1, signal.SIGTERM)],
-)  # the first call checks the settings; a step reads four clips
+    [
+        (2, 0, signal.SIGTERM),
+        (6, 0, signal.SIGINT),
+        (10, 0, signal.SIGTERM),
+        (2, 1, signal.SIGTERM),
+        (6, 1, signal.SIGTERM),
+    ],
+)  # the first call checks the settings; a step reads four clips, and an epoch ends with an evaluation
 def test_a_run_stops_without_the_frame_and_goes_on_alike(tmp_path, monkeypatch, unbroken, fatal, workers, number):
     main, calls = os.getpid(), 0
 
@@ -51,3 +57,5 @@ def test_a_run_stops_without_the_frame_and_goes_on_alike(tmp_path, monkeypatch, 
     assert stop["signal"] == number.name
     assert CheckpointStore(tmp_path / "checkpoints").numbers()[-1] == stop["step"]
     assert trained(tmp_path, 0) == unbroken
+    evaluated = [line["step"] for line in read_log(tmp_path / "log.jsonl") if line["kind"] == "evaluation"]
+    assert evaluated == [2, 4]
