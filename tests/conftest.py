@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-# No deadline: the first call of an operation in a process may take seconds. Examples are those of every run of the same
-# test, but for "search", which draws others each time.
+# No deadline: the first call of an operation in a process may take seconds. Examples are those of every run of a
+# test, except with "search", which draws others each time.
 settings.register_profile("quick", deadline=None, derandomize=True)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=1000)
 settings.register_profile("search", settings.get_profile("thorough"), derandomize=False, print_blob=True)

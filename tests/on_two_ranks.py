@@ -12,7 +12,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_runs import network_for, network_with_dropout, objective_for, tiny_recipe, walkers
+from tiny_runs import network_for, network_with_dropout, objective_for, ragged_walkers, tiny_recipe, walkers
 
 from strfnet.layers.head import Head, ReIDOutput
 from strfnet.training.distributed import gather_bytes, gather_rows, join, share_buffers, synchronize_batchnorm
@@ -34,6 +34,14 @@ EQUAL = {
         "schedule": "cosine",
         "warmup": 3,
         "clip_gradients": 1.0,
+        "erasing": 0.5,
+    },
+    "ragged": {
+        **RAGGED,
+        "epochs": 3,
+        "model": "strf_p3dc_resnet8",
+        "frames": 6,
+        "sampling": "strided_ragged",
         "erasing": 0.5,
     },
     "accumulated": {**RAGGED, "epochs": 3, "batches": "groups", "accumulate": 2, "workers": 1, "optimizer": "sgd"},
@@ -89,7 +97,8 @@ def equal(folder, ranks):
     for name, changes in EQUAL.items():
         recipe = tiny_recipe(**changes)
         network = network_for(recipe).double()
-        train(network, objective_for(recipe), walkers(), recipe, folder / name, evaluate=figure, progress=False)
+        data = ragged_walkers() if recipe.ragged else walkers()
+        train(network, objective_for(recipe), data, recipe, folder / name, evaluate=figure, progress=False)
 
 
 def figure(network):

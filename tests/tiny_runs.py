@@ -1,5 +1,7 @@
 """A training run that takes seconds: synthetic walkers in memory, the smallest network, batches of 2 x 2 clips."""
 
+from dataclasses import replace
+
 import torch
 
 from strfnet import create_model
@@ -44,6 +46,11 @@ def walkers(identities=4, cameras=2, tracklets=2, frames=6):
         for camera in range(cameras)
         for tracklet in range(tracklets)
     ]
+
+
+def ragged_walkers():
+    """Sixteen tracklets of 2 to 6 frames, of four identities."""
+    return [replace(item, frames=item.frames[: 2 + row % 5]) for row, item in enumerate(walkers())]
 
 
 def network_for(recipe, classes=4):

@@ -3,7 +3,7 @@
 from typing import Literal
 
 TrainingSampling = Literal[
-    "restricted_random", "balanced_random", "strided", "random_sorted", "consecutive", "evenly"
+    "restricted_random", "balanced_random", "strided", "strided_ragged", "random_sorted", "consecutive", "evenly"
 ]
 Interpolation = Literal["bilinear", "bicubic"]
 Change = Literal["crop", "flip", "erasing"]  # of an augmentation, in the order in which they are applied

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from strfnet.data.frames import MAX_PIXELS, as_float, normalize, read_pixels
@@ -20,6 +21,7 @@ from strfnet.data.randomness import generator
 from strfnet.data.sampling import training_sampler
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation, Changes
+from strfnet.layers.lengths import zero_past_end
 from strfnet.system.compat import end_workers, tree_map_only
 from strfnet.system.signals import Stopped
 
@@ -38,12 +40,15 @@ class Draw(NamedTuple):
 class ClipBatch(NamedTuple):
     """Clips (b, 3, t, h, w) float32, normalized; labels (b,) and rows of the tracklets (b,), int64.
 
-    Clips and labels are on the device of the loader, rows on the CPU.
+    Clips and labels are on the device of the loader, rows and lengths on the CPU. ``lengths`` (b,), int64, count the
+    frames of each clip that exist; the others are zeros. None if all exist. All batches have the same t, so that the
+    shares of several processes have one shape; 2-D layers skip the frames that do not exist.
     """
 
     clips: Tensor
     labels: Tensor
     rows: Tensor
+    lengths: Tensor | None = None
 
 
 def draws(batches: Sequence[Sequence[int]], epoch: int, *, rank: int = 0, world_size: int = 1) -> list[list[Draw]]:
@@ -85,9 +90,9 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
         tracklets: the training data.
         labels: the class of each tracklet, a whole number from 0.
         seed: of the run.
-        frames: t.
+        frames: t; "strided_ragged" takes fewer of a shorter tracklet.
         sampling: a key of ``strfnet.data.sampling.TRAINING_SAMPLERS``.
-        stride: of the sampling "strided".
+        stride: of the samplings "strided" and "strided_ragged".
         size: height and width in pixels.
         interpolation: "bilinear" or "bicubic".
         max_pixels: of an image file; a larger image is not decoded.
@@ -112,7 +117,7 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
         augmentation: Augmentation | None = None,
     ) -> None:
         self.tracklets, self.labels = tuple(tracklets), _checked(labels, len(tracklets))
-        self.seed, self.size, self.interpolation = seed, size, interpolation
+        self.seed, self.frames, self.size, self.interpolation = seed, frames, size, interpolation
         self.max_pixels, self.augmentation = max_pixels, augmentation
         self._indices = training_sampler(sampling, frames=frames, stride=stride)
         # Errors are raised now, not in the training.
@@ -124,12 +129,12 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
         """The clip (3, t, h, w), its label and its row. Raises: ValueError for an unreadable frame, naming it."""
-        pixels, changes = self.read(draw)
+        pixels, length, changes = self.read(draw)
         batch = default_collate([changes]) if changes is not None else None
-        return self.finish(pixels[None], batch)[0], self.labels[draw.row], draw.row
+        return self.finish(pixels[None], batch)[0, :, :length], self.labels[draw.row], draw.row
 
-    def read(self, draw: Draw) -> tuple[Tensor, Changes | None]:
-        """The decoded pixels of a clip, see `read_pixels`, and the changes that are drawn for it."""
+    def read(self, draw: Draw) -> tuple[Tensor, int, Changes | None]:
+        """The pixels of a clip (see `read_pixels`), padded to t frames; how many exist; and the drawn changes."""
         epoch, position, row = draw
         if not 0 <= row < len(self):
             raise ValueError(f"row is {row}, wanted one of {len(self)} tracklets, counted from 0")
@@ -138,7 +143,10 @@ class TrainingClips(Dataset[tuple[Tensor, int, int]]):
         indices = self._indices(len(frames), rng=rng)
         settings: dict[str, Any] = {"interpolation": self.interpolation, "max_pixels": self.max_pixels}
         pixels = read_pixels(frames, indices, self.size, **settings)
-        return pixels, None if self.augmentation is None else self.augmentation.draw(pixels.shape[1:], rng)
+        if len(indices) < self.frames:
+            pixels = F.pad(pixels, (0, 0, 0, 0, 0, self.frames - len(indices)))
+        changes = None if self.augmentation is None else self.augmentation.draw(pixels.shape[1:], rng)
+        return pixels, len(indices), changes
 
     def finish(self, pixels: Tensor, changes: Changes | None) -> Tensor:
         """Pixels of a batch (b, 3, t, h, w), normalized and changed, on their device."""
@@ -196,6 +204,7 @@ class _Pixels(NamedTuple):
     changes: Changes | None
     labels: Tensor
     rows: Tensor
+    lengths: Tensor | None
 
 
 class _Batches(Dataset[Any]):
@@ -209,7 +218,7 @@ class _Batches(Dataset[Any]):
 
     def __getitems__(self, batch: list[Draw]) -> _Pixels | ValueError:
         try:
-            pixels, changes = zip(*map(self.clips.read, batch), strict=True)
+            pixels, lengths, changes = zip(*map(self.clips.read, batch), strict=True)
         except ValueError as error:
             return ValueError(*error.args)
         if len({clip.dtype for clip in pixels}) > 1:
@@ -218,7 +227,8 @@ class _Batches(Dataset[Any]):
         labels = [self.clips.labels[row] for row in rows]
         # in a worker, default_collate stacks directly in shared memory
         collated = None if changes[0] is None else default_collate(list(changes))
-        return _Pixels(default_collate(list(pixels)), collated, torch.tensor(labels), torch.tensor(rows))
+        ragged = torch.tensor(lengths) if min(lengths) < self.clips.frames else None
+        return _Pixels(default_collate(list(pixels)), collated, torch.tensor(labels), torch.tensor(rows), ragged)
 
 
 class _Loader(DataLoader[Any]):
@@ -232,7 +242,8 @@ class _Loader(DataLoader[Any]):
             if isinstance(batch, ValueError):
                 raise batch
             pixels, changes, labels = copied(batch[:3])
-            yield ClipBatch(self._clips.finish(pixels, changes), labels, batch.rows)
+            clips = zero_past_end(self._clips.finish(pixels, changes), batch.lengths)
+            yield ClipBatch(clips, labels, batch.rows, batch.lengths)
 
     def _started(self) -> Any:
         with _signals_held():

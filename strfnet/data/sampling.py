@@ -92,6 +92,14 @@ def strided(length: int, frames: int, rng: Generator, *, stride: int = 8) -> lis
     return [start + at * stride for at in range(frames)]
 
 
+def strided_ragged(length: int, frames: int, rng: Generator, *, stride: int = 8) -> list[int]:
+    """``strided``, but a tracklet of fewer than t frames gives a clip of all its frames, and repeats none.
+
+    Ours.
+    """
+    return strided(length, min(length, frames), rng, stride=stride)
+
+
 def strided_first(length: int, frames: int) -> list[int]:
     """A clip from the first frame with the widest stride of 8, 4, 2 and 1 that stays inside; else the frames are
     looped.
@@ -166,7 +174,7 @@ def _single(pick: Callable[[int, int], list[int]], length: int, frames: int) -> 
 
 TRAINING_SAMPLERS: dict[str, TrainingSampler] = {
     sampler.__name__: sampler
-    for sampler in (restricted_random, balanced_random, strided, random_sorted, consecutive, evenly)
+    for sampler in (restricted_random, balanced_random, strided, strided_ragged, random_sorted, consecutive, evenly)
 }
 # Partial functions can be pickled for another process; closures cannot.
 EVALUATION_SAMPLERS: dict[str, EvaluationSampler] = {
@@ -184,7 +192,7 @@ def training_sampler(name: str, *, frames: int, stride: int = 8) -> TrainingSamp
     Args:
         name: a key of ``TRAINING_SAMPLERS``.
         frames: t.
-        stride: of "strided"; the others ignore it.
+        stride: of "strided" and "strided_ragged"; the others ignore it.
 
     Returns: a function of the length of a tracklet and, by name, a generator ``rng``.
     Raises: ValueError for another name, or a number below 1.
@@ -192,7 +200,7 @@ def training_sampler(name: str, *, frames: int, stride: int = 8) -> TrainingSamp
     check_choice("sampling", name, TRAINING_SAMPLERS)
     _check_frames(frames, stride)
     sampler = TRAINING_SAMPLERS[name]
-    return partial(sampler, frames=frames, **({"stride": stride} if sampler is strided else {}))
+    return partial(sampler, frames=frames, **({"stride": stride} if sampler in (strided, strided_ragged) else {}))
 
 
 def evaluation_sampler(name: str, *, frames: int) -> Callable[[int], list[list[int]]]:

@@ -12,14 +12,8 @@ from strfnet.weights.file import read_weights
 from strfnet.weights.published import family_of
 
 OURS = ".safetensors"
-LOCAL = (
-    "model",
-    "options",
-    "data",
-    "start_from",
-    "workers",
-    "device",
-)  # of a recipe: known already, or valid on one machine
+# Fields of a recipe that are known already, or valid on one machine.
+LOCAL = ("model", "options", "data", "start_from", "workers", "device")
 
 
 def convert(source: Path, target: Path, *, name: str | None = None, options: Mapping[str, Any] | None = None) -> str:
@@ -51,7 +45,10 @@ def convert(source: Path, target: Path, *, name: str | None = None, options: Map
         metadata = {key: value for key, value in found.metadata.items() if key not in LOCAL}
     else:
         network = load(source) if ours else load_official(source, name, **(options or {}))
-    if not isinstance(network, ReIDNetwork) or name not in (None, network.name):
+    if not isinstance(network, ReIDNetwork):
+        wanted = "wanted a ReIDNetwork, which a file of strfnet can name"
+        raise ValueError(f"{source} is the run of a network of the class {type(network).__name__}, {wanted}")
+    if name not in (None, network.name):
         raise ValueError(f"{source} holds {network.name}, but name is {name!r}")
     if ours:
         save_official(network, target)

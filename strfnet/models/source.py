@@ -101,7 +101,8 @@ def find_network(
     Args:
         source: one of
 
-            - the folder of a training run: its network at the newest checkpoint, without the classifier;
+            - the folder of a training run: its network at the newest checkpoint, a `ReIDNetwork` without its
+              classifier;
             - a weights file of `strfnet.save`, or a published one that fits a single network;
             - a name of `strfnet.list_models`, with ``weights``, or else without trained weights;
             - "walkers": the network whose weights are shipped with strfnet;
@@ -188,7 +189,10 @@ def _from_run(run: Path, best: bool) -> LoadedNetwork:
 
     recipe, tensors = read_run(run, best=best)
     if is_reference(recipe.model):
-        network = _from_function(recipe.model, None, None, recipe.options).network
+        classes = (read_weights(run, best=best).metadata or {}).get("classes")
+        network = _from_function(recipe.model, None, classes, recipe.options).network
+        if isinstance(network, ReIDNetwork):
+            network.head.classifier = None
     else:
         try:
             network = create_model(recipe.model, num_classes=None, **(recipe.options or {}))

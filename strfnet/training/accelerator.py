@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -94,10 +94,12 @@ class _Wrapper(nn.Module):
     def __init__(self, network: nn.Module, *, compiled: bool) -> None:
         super().__init__()
         self.network = network
-        self._call = compile_separately(network, lookup_inductor()) if compiled else network.__call__
+        self._call: Callable[..., ReIDOutput] = network.__call__
+        if compiled:
+            self._call = compile_separately(network, lookup_inductor())
 
-    def forward(self, clips: Tensor) -> ReIDOutput:
-        return self._call(clips)
+    def forward(self, clips: Tensor, lengths: Tensor | None = None) -> ReIDOutput:
+        return self._call(clips) if lengths is None else self._call(clips, lengths)
 
 
 def make_engine(network: nn.Module, recipe: Recipe) -> Engine:

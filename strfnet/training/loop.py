@@ -149,7 +149,7 @@ class TrainingLoop:
         for number, rows in enumerate(group):
             batch, last = next(stream), number == len(group) - 1
             with nullcontext() if last else engine.accelerator.no_sync(engine.wrapped_network):
-                output = engine.wrapped_network(batch.clips.to(engine.dtype))
+                output = engine.wrapped_network(batch.clips.to(engine.dtype), batch.lengths)
                 counts = [len(part_of(len(rows), rank, len(ranks))) for rank in ranks]
                 output, labels = join_rows(output, batch.labels, counts)
                 _check_classes(output, self.clips.labels)
@@ -178,11 +178,16 @@ class TrainingLoop:
         self.signal = int(signal)
         self._check_finite(losses[::3], norm, made)
         parts = {name: sum(losses[at::3]) / len(made.group) for at, name in enumerate(_LOSSES)}
-        images = sum(map(len, made.group)) * self.recipe.frames
+        images = sum(self._frames(row) for batch in made.group for row in batch)
         values = {**parts, "gradient_norm": norm, "learning_rate": made.learning_rate}
         values["images_per_second"] = round(images / made.seconds, 1)
         self.directory.log.write("step", made.number, {"epoch": made.epoch, "batch": made.batch, **values})
         line.advance(len(made.group), images, f", loss {values['loss']:.4f}")
+
+    def _frames(self, row: int) -> int:
+        """The number of frames of a clip of the tracklet in this row."""
+        most = self.recipe.frames
+        return min(most, len(self.clips.tracklets[row].frames)) if self.recipe.ragged else most
 
     def _check_finite(self, losses: list[float], norm: float, made: _Made) -> None:
         """Raises: Diverged for a loss or gradient that is not finite. Under fp16 the scaler skips such gradients."""

@@ -59,7 +59,8 @@ class Recipe:
         max_pixels: pixels of an image file; a larger image is not decoded.
         frames: frames of a clip, T.
         stride: distance between the frames of a strided clip.
-        sampling: clip sampler, which selects the frames of a tracklet.
+        sampling: clip sampler, which selects the frames of a tracklet. Only strided_ragged makes shorter clips of
+            tracklets of fewer than T frames; the others repeat frames.
         batch: clips in a batch, over all processes; identities times tracklets.
         identities: identities or groups in a batch, P.
         tracklets: tracklets of each identity, K.
@@ -177,8 +178,16 @@ class Recipe:
             raise ValueError(f"identities must be at least 2, or no triplet has a negative, got {self.identities}")
         if any(epoch < 1 for epoch in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must be epochs from 1 that grow, got {list(self.milestones)}")
+        if self.ragged and self.compile:
+            unequal = f"sampling {self.sampling!r} makes clips of unequal lengths, which no compiled network takes"
+            raise ValueError(f"compile is true, but {unequal}; wanted one of the two")
         if self.warmup > self.epochs:
             raise ValueError(f"warmup must end within the {self.epochs} epochs, got {self.warmup:g}")
+
+    @property
+    def ragged(self) -> bool:
+        """Whether clips may have fewer than ``frames`` frames."""
+        return self.sampling == "strided_ragged"
 
     def check_names(self, known: Mapping[str, Collection[str]]) -> None:
         """Check fields whose choices other packages know, such as "model".

@@ -15,7 +15,7 @@ from strfnet.system.names import check_path
 from strfnet.system.progress import inform
 from strfnet.system.references import call, is_reference
 from strfnet.system.signals import Stopped, stop_requests
-from strfnet.training.accelerator import deterministic_kernels, flushed_denormals, make_engine
+from strfnet.training.accelerator import Engine, deterministic_kernels, flushed_denormals, make_engine, state_kept
 from strfnet.training.loop import Evaluate, TrainingLoop
 from strfnet.training.recipe import Recipe
 from strfnet.training.run_directory import Outcome, RunDirectory
@@ -50,7 +50,8 @@ def train(
 
     Args:
         network: trained in place, on the recipe's device; in training it returns a ``ReIDOutput``. With
-            ``sync_batchnorm`` its batch norms are replaced.
+            ``sync_batchnorm`` its batch norms are replaced. With ``strided_ragged`` it is called as
+            ``network(clips, lengths)`` where clips have unequal lengths, see `ReIDNetwork`.
         objective: called with the output and the labels of the whole batch, on all processes.
         tracklets: the training data. Classes are their identities in sorted order, see `identity_labels`.
         recipe: all settings.
@@ -81,6 +82,8 @@ def train(
             raise ValueError(
                 f"batch must be at least {engine.world_size}, one clip for each process, got {recipe.batch}"
             )
+        if recipe.ragged:
+            _check_takes_lengths(engine, recipe)
         classes = max(labels) + 1
         directory = RunDirectory(Path(folder), recipe, engine, tracklets, classes, data_changed=data_changed)
         try:
@@ -142,6 +145,25 @@ def _check_model(network: nn.Module, recipe: Recipe, classes: int) -> None:
         wrong = [f"it is {name or type(network).__name__}"]
     if wrong:
         raise ValueError(f"the network is not what model {recipe.model!r} of the recipe builds: {listed(wrong)}")
+
+
+def _check_takes_lengths(engine: Engine, recipe: Recipe) -> None:
+    """Raises: ValueError if the network takes no lengths, or its output depends on frames past the end of a clip."""
+    shape = (2, 3, recipe.frames, recipe.height, recipe.width)
+    clips, lengths = torch.ones(shape, dtype=engine.dtype, device=engine.device), torch.tensor([recipe.frames, 1])
+    wanted = f"sampling {recipe.sampling!r} makes clips of unequal lengths, wanted a network(clips, lengths)"
+    embeddings = []
+    with state_kept(engine.network, engine.device), torch.no_grad():
+        network = engine.network.eval()
+        for padding in (0, 2):
+            clips[1, :, 1:] = padding
+            try:
+                embeddings.append(network(clips, lengths).embedding)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{wanted} that takes them: {error}") from error
+    changed, largest = torch.stack([embeddings[0] - embeddings[1], embeddings[0]]).abs().amax(dim=(1, 2)).tolist()
+    if changed > 1e-3 * largest:
+        raise ValueError(f"{wanted} whose output does not depend on frames past the end of a clip")
 
 
 def _check_apart(folder: Path, data: Path | None) -> None:

@@ -27,6 +27,7 @@ from strfnet.data.sampling import (
     restricted_random,
     strided,
     strided_first,
+    strided_ragged,
     training_sampler,
 )
 
@@ -120,6 +121,18 @@ def test_strided_keeps_to_another_stride():
     assert_alike(drawn(strided, 4, 4, stride=1), [(0, 1, 2, 3)])
 
 
+@given(**sizes, stride=st.integers(1, 9), seed=st.integers(0, 99))
+def test_strided_ragged_is_strided_without_repeated_frames(length, frames, stride, seed):
+    ours, theirs = np.random.default_rng(seed), np.random.default_rng(seed)
+    clip = strided_ragged(length, frames, ours, stride=stride)
+    assert len(set(clip)) == len(clip)
+    if length < frames:
+        assert clip == list(range(length))
+    else:
+        assert clip == strided(length, frames, theirs, stride=stride)
+        assert ours.random() == theirs.random()  # so that the augmentation is the same too
+
+
 def test_random_sorted_takes_every_set_of_frames_alike():
     assert_alike(drawn(random_sorted, 4, 2), [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
     assert_alike(drawn(random_sorted, 3, 3), [(0, 1, 2)])
@@ -166,7 +179,8 @@ def test_sure_picks(form, length, frames, picks):
 def test_training_clips_have_their_frames_inside_the_tracklet_and_repeat(length, frames, seed):
     for name, form in TRAINING_SAMPLERS.items():
         clip = form(length, frames, np.random.default_rng(seed))
-        assert len(clip) == frames and all(type(index) is int and 0 <= index < length for index in clip), name
+        most = min(length, frames) if name == "strided_ragged" else frames
+        assert len(clip) == most and all(type(index) is int and 0 <= index < length for index in clip), name
         assert clip == form(length, frames, np.random.default_rng(seed)), name
         if name != "consecutive" or length >= frames:
             assert clip == sorted(clip), name
@@ -193,6 +207,7 @@ def test_forms_are_had_by_name():
     rng, again = np.random.default_rng(1), np.random.default_rng(1)
     assert training_sampler("strided", frames=4)(99, rng=rng) == strided(99, 4, again, stride=8)
     assert training_sampler("strided", frames=4, stride=3)(99, rng=rng) == strided(99, 4, again, stride=3)
+    assert training_sampler("strided_ragged", frames=4, stride=3)(99, rng=rng) == strided(99, 4, again, stride=3)
     assert training_sampler("restricted_random", frames=4)(9, rng=rng) == restricted_random(9, 4, again)
     assert evaluation_sampler("all_frames", frames=32)(40) == [list(range(32)), list(range(32, 40))]
     assert evaluation_sampler("restricted_first", frames=3)(4) == [[0, 2, 3]]

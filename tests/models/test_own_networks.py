@@ -17,6 +17,7 @@ from strfnet.training import Recipe, read_run, train
 FILE = """
 from functools import partial
 
+import torch
 from timm.models.convnext import ConvNeXt
 
 import strfnet
@@ -37,6 +38,19 @@ def plain():
 
 def maps(num_classes):
     return build(num_classes).backbone
+
+
+class Own(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.layer, self.head = torch.nn.Conv3d(3, 4, 1), Head(4, classes)
+
+    def forward(self, clip):
+        return self.head(self.layer(clip))
+
+
+def of_own_class(num_classes):
+    return Own(num_classes + 0)
 """
 SIZE = ["--height", "64", "--width", "32"]
 
@@ -143,3 +157,16 @@ def test_functions_that_cannot_be_found_again_are_refused(own, tmp_path):
     network: ReIDNetwork = build(4)
     with pytest.raises(ValueError, match=r"network is ReIDNetwork, wanted one that strfnet.create_model has built"):
         save(network, tmp_path / "file.safetensors")
+
+
+def test_the_run_of_a_network_of_ones_own_class_is_read_and_no_file_is_written_of_it(own, tmp_path):
+    from own_convnext import of_own_class
+
+    recipe, run = tiny_recipe(model=of_own_class), tmp_path / "run"
+    network = of_own_class(4)
+    train(network, objective_for(recipe), walkers(), recipe, run, progress=False)
+    for key, value in find_network(run).network.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key])
+    with pytest.raises(ValueError, match="run is the run of a network of the class Own, wanted a ReIDNetwork"):
+        convert(run, tmp_path / "file.safetensors")
+    assert not (tmp_path / "file.safetensors").exists()

@@ -72,6 +72,12 @@ def test_a_batch_of_one_identity_has_no_negatives():
         Recipe(identities=1, tracklets=4, batch=4)
 
 
+def test_a_compiled_network_takes_no_clips_of_unequal_lengths():
+    with pytest.raises(ValueError, match="compile is true, but sampling 'strided_ragged' makes clips of unequal"):
+        Recipe(sampling="strided_ragged", compile=True)
+    assert Recipe(sampling="strided_ragged").ragged and not Recipe(compile=True).ragged
+
+
 def test_names_known_elsewhere_are_checked_by_who_knows_them():
     recipe = Recipe()
     recipe.check_names({"model": ["strf_p3dc_resnet50"], "protocol": ["ap3d", "mars"]})
