@@ -47,7 +47,7 @@ CORE = {
 # Parts that raise below a version of PyTorch; tests/test_fresh_processes.py holds that they do.
 SINCE = {
     "optimize": (
-        "2.13",
+        "2.11",
         [f"tests/test_{name}.py" for name in ("deployment", "fusion", "winograd", "token_deployment")],
     ),
     "export": (
