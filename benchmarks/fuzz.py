@@ -3,9 +3,9 @@
     python benchmarks/fuzz.py                        # 10,000 inputs of each kind
     python benchmarks/fuzz.py --kind images --seed 7 --only 123   # one input again
 
-Kinds are configurations, listings, weights, images, logs and runs. An input fails if another error than ValueError
-leaves the reader, if the message does not name the file, if it takes over 5 s, or if the process grows by over 1 GiB.
-Failing inputs are kept in the folder that is printed.
+Kinds are configurations, listings, weights, images, logs, runs, and files of embeddings in each format. An input
+fails if another error than ValueError leaves the reader, if the message does not name the file, if it takes over 5 s,
+or if the process grows by over 1 GiB. Failing inputs are kept in the folder that is printed.
 """
 
 import argparse
@@ -28,8 +28,9 @@ import torch
 from PIL import Image
 
 from strfnet.cli.arguments import parse
-from strfnet.data import read_data_set
+from strfnet.data import Tracklet, read_data_set
 from strfnet.data.frames import read_frame
+from strfnet.inference import load_embeddings, save_embeddings
 from strfnet.models import create_model, find_network
 from strfnet.training import Recipe, read_log
 from strfnet.weights.file import BLANK, OURS, WEIGHTS, read_weights
@@ -238,8 +239,38 @@ class Runs(Kind):
         find_network(self.path.parents[2])
 
 
+class Embeddings(Kind):
+    """Files of embeddings."""
+
+    name = "embeddings.safetensors"
+
+    def contents(self) -> list[bytes]:
+        frames = (np.zeros((2, 1, 3), np.uint8),)
+        tracklets = [Tracklet(frames, identity, 1, {"track": "7"}) for identity in ("a", -1, None)]
+        save_embeddings(self.path, torch.eye(3), tracklets, {"network": "c2d_resnet8", "metric": "cosine"})
+        return [self.path.read_bytes()]
+
+    def read(self) -> None:
+        load_embeddings(self.path)
+
+
+class Parquet(Embeddings):
+    """Files of embeddings for other tools."""
+
+    name = "embeddings.parquet"
+
+
+class NumPy(Parquet):
+    name = "embeddings.npz"
+
+
+class CSV(Parquet):
+    name = "embeddings.csv"
+
+
 KINDS: dict[str, type[Kind]] = {
-    kind.__name__.lower(): kind for kind in (Configurations, Listings, Weights, Images, Logs, Runs)
+    kind.__name__.lower(): kind
+    for kind in (Configurations, Listings, Weights, Images, Logs, Runs, Embeddings, Parquet, NumPy, CSV)
 }
 
 

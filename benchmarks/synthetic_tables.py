@@ -6,7 +6,7 @@ from operator import itemgetter
 from statistics import mean, stdev
 from typing import Any
 
-from synthetic_arms import ABLATIONS, HOSTS, NVANS
+from synthetic_arms import ABLATIONS, HOSTS, NVANS, TOWERS, UNITS
 
 Row = dict[str, Any]
 
@@ -79,13 +79,13 @@ def _compared(rows: Sequence[Row], one: tuple[str, str], other: tuple[str, str],
 
 
 def _pair(arm: tuple[str, str]) -> tuple[tuple[str, str], tuple[str, str]] | None:
-    """Returns an arm and its baseline: the host for STRF, STRF for an ablation, NVAN for its variants."""
+    """Returns an arm and its baseline: the host for a unit, STRF for an ablation, NVAN for its variants."""
     host, kind = arm
     if host in NVANS:
         return None if host == "nvan" else (arm, ("nvan", "none"))
     if kind == "none":
         return None
-    return arm, (host, "none" if kind == "strf" else "strf")
+    return arm, (host, "none" if kind in UNITS else "strf")
 
 
 def _mark(values: Sequence[float]) -> str:
@@ -95,7 +95,7 @@ def _mark(values: Sequence[float]) -> str:
 
 
 def _place(arm: tuple[str, str]) -> tuple[int, int]:
-    return [*HOSTS, *NVANS].index(arm[0]), ["none", *ABLATIONS].index(arm[1])
+    return [*HOSTS, *NVANS, *TOWERS].index(arm[0]), ["none", *ABLATIONS, *UNITS].index(arm[1])
 
 
 def _name(host: str, arm: str) -> str:

@@ -176,11 +176,12 @@ def _failures(
 
 
 def middle_block(network: nn.Module) -> str:
-    """The middle child of the longest list of modules."""
+    """The middle child of the longest list of modules that are called."""
     lists = []
     for path, module in network.named_modules():
         if path and isinstance(module, nn.ModuleList | nn.Sequential):
-            blocks = [name for name, child in module.named_children() if any(child.children())]
+            children = module.named_children()
+            blocks = [name for name, one in children if any(one.children()) and not isinstance(one, nn.ModuleList)]
             lists.append((len(blocks), [f"{path}.{name}" for name in blocks]))
     number, paths = max(lists, default=(0, []))
     if number:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_runs import network_for, network_with_dropout, objective_for, ragged_walkers, tiny_recipe, walkers
 
+from strfnet.data import loader
+from strfnet.data.frames import read_pixels
 from strfnet.layers.head import Head, ReIDOutput
 from strfnet.training.distributed import gather_bytes, gather_rows, join, share_buffers, synchronize_batchnorm
 from strfnet.training.trainer import train
@@ -110,9 +113,10 @@ def figure(network):
 
 
 def resumed(folder, attempt):
-    """Trains; attempt 1 kills rank 1 in step 4, attempt 2 sends SIGTERM to rank 0 in step 6.
+    """Trains; attempt 1 kills rank 1 in step 4, attempt 2 sends SIGTERM to rank 0 in step 7.
 
-    An epoch has five steps; every second step is saved.
+    In attempt 3 rank 1 waits for a frame of step 8 that never comes, and receives SIGTERM. An epoch has five steps;
+    every second step is saved.
     """
     recipe, calls = tiny_recipe(model=network_with_dropout, **RESUMED), 0
     network = network_for(recipe).double()
@@ -123,10 +127,22 @@ def resumed(folder, attempt):
         calls += 1
         if (attempt, rank, calls) == (1, 1, 4):
             os.kill(os.getpid(), signal.SIGKILL)
-        if (attempt, rank, calls) == (2, 0, 4):  # it resumes after step 2, so this is step 6; it stops in step 7
+        if (attempt, rank, calls) == (2, 0, 5):  # it resumes after step 2
             os.kill(os.getpid(), signal.SIGTERM)
         return objective(output, labels)
 
+    frames = 0
+
+    def stalled(*args, **settings):
+        nonlocal frames
+        frames += 1
+        if (attempt, rank, frames) == (3, 1, 4):  # the first call checks the settings
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+            raise AssertionError("the frame came")
+        return read_pixels(*args, **settings)
+
+    loader.read_pixels = stalled
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it when the other rank has left
     try:
         train(network, interrupted, walkers(tracklets=6), recipe, folder, evaluate=figure, progress=False)

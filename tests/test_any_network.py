@@ -98,6 +98,12 @@ def test_one_of_several_outputs_is_selected_and_without_a_selector_they_are_name
             strfnet.inflate(network, places=[], unit=None, output=wrong)
 
 
+def test_a_function_is_called_with_a_single_tensor_too():
+    network = Cameras(lambda maps, vectors: vectors)
+    inflated = strfnet.inflate(network, places=[], unit=None, output=lambda vectors: vectors[:, :, None, None])
+    assert torch.equal(inflated(CLIP), in_clips(network(FRAMES)[:, :, None, None]))
+
+
 def test_networks_that_return_more_in_training_are_selected_from_there_alone():
     class Torchreid(Cameras):
         def forward(self, x):

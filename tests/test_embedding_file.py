@@ -191,17 +191,18 @@ def test_other_tools_read_the_same_rows(tmp_path, embedder, monkeypatch):
     table = pyarrow.parquet.read_table(tmp_path / "e.parquet")
     found = table.to_pydict()
     assert torch.equal(torch.tensor(found.pop("embedding")), vectors) and found == expected
-    assert json.loads(table.schema.metadata[b"facts"]) == facts
+    said = facts | {"integers": {"camera": True}}
+    assert json.loads(table.schema.metadata[b"facts"]) == said
     blank = {name: ["" if value is None else value for value in values] for name, values in expected.items()}
     with np.load(tmp_path / "e.npz", allow_pickle=False) as file:
         arrays = {name: file[name].tolist() for name in file}
     assert torch.equal(torch.tensor(arrays.pop("embeddings")), vectors)
-    assert json.loads(arrays.pop("facts")) == facts and arrays == blank
+    assert json.loads(arrays.pop("facts")) == said and arrays == blank
     assert (tmp_path / "e.CSV").read_bytes() == (tmp_path / "e.csv").read_bytes()
     with (tmp_path / "e.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     numbers = [[float(row[f"embedding_{at}"]) for at in range(3)] for row in rows]
-    assert torch.equal(torch.tensor(numbers), vectors) and {json.dumps(facts)} == {row["facts"] for row in rows}
+    assert torch.equal(torch.tensor(numbers), vectors) and {json.dumps(said)} == {row["facts"] for row in rows}
     assert {name: [row[name] for row in rows] for name in blank} == blank | {"frames": ["2"] * 5}
 
 

@@ -61,6 +61,17 @@ def test_a_file_of_mars_keeps_its_queries_and_protocols(tmp_path, capsys, metric
     assert found == kept and len(metrics) == 5
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".npz", ".csv"])
+def test_a_table_of_mars_keeps_junk_queries_and_protocols(tmp_path, capsys, suffix):
+    data = ["--data", write_mars_tree(tmp_path / "mars"), "--format", "mars", "--complete", "false"]
+    for file in ("e", f"e{suffix}"):
+        run("embed", *data, *NETWORK, *CLIPS, "--device", "cpu", "--out", tmp_path / file)
+    expected, found = (evaluated(capsys, tmp_path, "--embeddings", tmp_path / file) for file in ("e", f"e{suffix}"))
+    assert found[:2] == expected[:2]
+    summaries = [err.splitlines()[0] for _, _, err in (expected, found)]
+    assert summaries[0] == summaries[1] and "2 tracklets of junk, 1 tracklets of distractors" in summaries[0]
+
+
 def test_labels_may_be_given_after_embedding_and_files_may_be_several(walkers, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = sorted({path.parent for path in walkers.rglob("*.jpg")})

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import normal
 
-from strfnet.evaluation import StreamedDistances, nearest_items
+from strfnet.evaluation import StreamedDistances, nearest, nearest_items
 
 
 def sorted_matrix(query, gallery, count, distance="cosine", allowed=None):
@@ -33,14 +33,18 @@ def sorted_matrix(query, gallery, count, distance="cosine", allowed=None):
     count=st.integers(1, 40),
     budget=st.sampled_from([1, 1000, 2**26]),
     masked=st.booleans(),
+    queries=st.integers(1, 3),
+    cached=st.sampled_from([1, 200, 2**22]),
 )
-def test_the_nearest_items_are_those_of_the_sorted_matrix(seed, distance, count, budget, masked):
-    query, gallery = normal(3, 5, seed=seed), normal(30, 5, seed=seed + 100)
+def test_the_nearest_items_are_those_of_the_sorted_matrix(seed, distance, count, budget, masked, queries, cached):
+    query, gallery = normal(queries, 5, seed=seed), normal(30, 5, seed=seed + 100)
     gallery[7:11] = gallery[20]  # ties
-    gallery[12] = query[1]
+    gallery[12] = query[-1]
     allowed = torch.arange(30) % 3 > 0 if masked else None
     settings = {"distance": distance, "allowed": allowed}
-    distances, rows = nearest_items(query, gallery, count, byte_budget=budget, **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearest, "_CACHED", cached)
+        distances, rows = nearest_items(query, gallery, count, byte_budget=budget, **settings)
     expected, wanted = sorted_matrix(query, gallery, count, **settings)
     np.testing.assert_array_equal(rows, wanted)
     np.testing.assert_allclose(distances, expected, atol=1e-6)
@@ -96,6 +100,13 @@ def test_bad_input_is_refused(change, message, budget):
     call = {"query": torch.ones(2, 2), "gallery": torch.ones(4, 2), "count": 2, "byte_budget": budget} | change
     with pytest.raises(ValueError, match=message):
         nearest_items(call.pop("query"), call.pop("gallery"), call.pop("count"), **call)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_gallery_that_one_query_cannot_be_compared_with_is_refused():
+    for wrong in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match=r"gallery holds NaN.* in row 1"):
+            nearest_items(torch.ones(1, 2), torch.tensor([[1.0, 1], [wrong, -wrong], [1, 1]]), 1, unit=True)
 
 
 def test_no_query_and_nothing_allowed_give_empty_results():

@@ -4,17 +4,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import strfnet
+from strfnet.cli import main
 from strfnet.cli.arguments import parse
 from strfnet.data.readers.formats import FORMATS
+from strfnet.data.synthetic import draw_set, write_mars
 from strfnet.evaluation.protocols import PROTOCOLS
+from strfnet.models import find_network
 
 FOLDER = Path(__file__).parents[1] / "examples" / "recipes"
 STRF_TABLE = [strf + host for host in ("i3d", "p3da", "p3db", "p3dc") for strf in ("", "strf_")]
 NVAN_TABLE = ["resnet50_fpl", "resnet50_maxfpl", "nvan", "nvan_spatial", "nvan_temporal", "ste_nvan"]
 OVERLAYS = ["on_duke", "on_ilids"]
+TOWERS = ["dinov2", "clip"]
+OTHERS = ["ste_nvan_from_nvan", "walkers", "pretrained", "few_people"]
 
 
 def recipe(*names):
@@ -30,7 +36,7 @@ def others(one, *names):
 
 def test_every_row_of_both_tables_has_a_recipe_and_no_file_is_unknown():
     files = {path.stem for path in FOLDER.iterdir()}
-    assert files == {*STRF_TABLE, *NVAN_TABLE, *OVERLAYS, "ste_nvan_from_nvan", "walkers", "pretrained", "few_people"}
+    assert files == {*STRF_TABLE, *NVAN_TABLE, *OVERLAYS, *TOWERS, *OTHERS}
 
 
 @pytest.mark.parametrize("name", STRF_TABLE + NVAN_TABLE)
@@ -90,3 +96,17 @@ def test_another_data_set_is_laid_over_a_recipe(name, format):
 def test_the_parameters_of_nvan_fit_ste_nvan():
     nvan, ste = (strfnet.create_model(f"{name}_resnet18", num_classes=3) for name in ("nvan", "ste_nvan"))
     ste.load_state_dict(nvan.state_dict())
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_tower_of_tokens_is_trained_with_its_units_and_read_back(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(FOLDER.parents[1])
+    write_mars(tmp_path / "data", draw_set(train=4, test=3, cameras=2, frames=4, height=64))
+    call = ["--config", f"examples/recipes/{name}.yaml", "--out", str(tmp_path / "run")]
+    few = ["--batch=4", "--identities=2", "--tracklets=2", "--frames=2", "--epochs=1", "--warmup=0"]
+    data = ["--data", str(tmp_path / "data"), "--format=mars", "--complete=false"]
+    assert main(["train", *call, *few, *data]) == 0
+    network = find_network(tmp_path / "run").network.eval()
+    units = [module for module in network.modules() if isinstance(module, strfnet.TemporalAttention)]
+    assert len(units) == 2 and all(unit.out.weight.any() for unit in units)
+    assert network(torch.zeros(1, 3, 2, 64, 32)).embedding.shape == (1, 64)

@@ -112,8 +112,20 @@ def test_an_item_of_a_ranked_list_leads_to_its_frames(evaluations, picture):
     ]
     marks = [attributes["class"] for tag, attributes in reader.tags if tag == "li" and "class" in attributes]
     assert marks == 2 * ["query", "not", "wrong"]
-    images = [attributes for tag, attributes in reader.tags if tag == "img"]
-    assert len(images) == 6 + 2 + 7 + 7 + 7 and images[0]["src"] == images[6 + 2 + 7 + 3]["src"]  # the middle frame
+    images = [attributes for tag, attributes in reader.tags if attributes.get("role") == "img"]
+    assert (
+        len(images) == 6 + 2 + 7 + 7 + 7 and images[0]["class"] == images[6 + 2 + 7 + 3]["class"]
+    )  # the middle frame
+    shown = [item for found in lists for item in found]
+    assert [image["aria-label"] for image in images[:6]] == [", ".join(item.tracklet.caption) for item in shown]
+    (style,) = reader.text("style")
+    rule = re.compile(r"^\.(t\d+) \{ background-image: url\(data:image/jpeg;base64,([\w+/=]+)\); \}$", re.MULTILINE)
+    files = {name: b64decode(content) for name, content in rule.findall(style)}
+    assert [files[image["class"]] for image in images[:6]] == [
+        item.tracklet.frames[len(item.tracklet.frames) // 2] for item in shown
+    ]
+    distinct = {file for item in shown for file in item.tracklet.frames}
+    assert style.count("url(") == len(files) == len(distinct) and set(files.values()) == distinct
     for words in ("AP 12.5", "– 0.250", "✗ 0.500", f"track {EVIL}", f"1.5–{EVIL} s", "frame 2 of 2", "frame 9 of 9"):
         assert words in reader.text("p")
     assert (

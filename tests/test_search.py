@@ -122,11 +122,23 @@ def test_reranking_finds_the_cluster_of_the_query(tmp_path):
         ({"query": 40}, "query is row 40, wanted 0 to 39 of .*some.safetensors"),
         ({"query": torch.ones(3)}, r"query is \(1, 3\) and gallery \(40, 16\)"),
         ({"query": torch.ones(16), "settings": SearchSettings(camera_aware=True)}, "the camera of the query is not"),
+        (
+            {"query": torch.ones(16), "settings": SearchSettings(camera_aware=True), "camera": "cam"},
+            "camera is 'cam', which no tracklet of .*some.safetensors has, wanted one of cam0, cam1, cam2 for",
+        ),
+        ({"query": 4, "camera": "cam0"}, "camera is 'cam0', but row 4 of .*some.safetensors is of camera 'cam1'"),
     ],
 )
 def test_queries_that_do_not_fit_are_refused(file, call, message):
     with pytest.raises(ValueError, match=message):
         search_gallery(open_gallery(file), **call)
+
+
+def test_a_gallery_without_cameras_is_not_searched_by_camera(tmp_path):
+    save_embeddings(tmp_path / "f", normal(1, 4, seed=0), [Tracklet(FRAME, "a")], FACTS)
+    aware = SearchSettings(camera_aware=True)
+    with pytest.raises(ValueError, match=r"which no tracklet of .* has, wanted a gallery with cameras"):
+        search_gallery(open_gallery(tmp_path / "f"), torch.ones(4), aware, camera="cam0")
 
 
 def test_times_are_refused_where_no_tracklet_has_some(tmp_path):
@@ -146,6 +158,8 @@ def test_times_are_refused_where_no_tracklet_has_some(tmp_path):
         ({"expand": -1}, "top is 10 and expand -1, wanted at least 1 and 0"),
         ({"rerank": 9}, "rerank is 9, wanted at least top, 10, or 0 for none"),
         ({"since": 4.0, "until": 3.0}, "since is 4.0 and until 3.0, wanted since before until"),
+        ({"since": float("nan")}, "since is nan, wanted a number"),
+        ({"threshold": float("nan")}, "threshold is nan, wanted a number"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong, message):
@@ -359,6 +373,8 @@ def test_a_query_with_two_readings_or_none_is_refused(walkers, tmp_path, capsys,
     ):
         assert main(asked(walkers, *words)) == 1
         assert message in capsys.readouterr().err
+    assert main(asked(walkers, 2, "--camera", "gate", "--camera-aware")) == 1
+    assert "camera is 'gate', but row 2 of" in capsys.readouterr().err
     assert main(asked(walkers, "2", "--track", "7")) == 2
     assert "wanted box, or tracks with track" in capsys.readouterr().err
 

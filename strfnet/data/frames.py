@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from strfnet.data.choices import Interpolation
 from strfnet.data.tracklet import Frame
-from strfnet.system.reading import check_regular
+from strfnet.system.reading import check_regular, naming
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +24,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 2**24  # 4096 x 4096: reading such a frame takes about 0.4 GiB
 _FILTERS = Lock()  # of the warnings, which are those of the process
+_noted: set[tuple[str, str]] = set()  # frames and their warnings, where warnings are errors
 
 
 def read_clip(
@@ -122,7 +123,8 @@ def _read(frame: str | Frame, max_pixels: int, size: tuple[int, int] | None = No
     try:
         check_regular(frame)
         try:
-            return _decode(frame, max_pixels, size)
+            with naming(frame, "PIL"):
+                return _decode(frame, max_pixels, size)
         except Warning as warning:  # the filters of the process make it an error
             return _decode_without_warnings(frame, max_pixels, size, warning)
     except Exception as error:  # Pillow's decoders raise their own kinds for forged files, beside OSError
@@ -160,8 +162,10 @@ def _check_image(image: "Image", max_pixels: int) -> None:
 def _decode_without_warnings(
     frame: str | Path, max_pixels: int, size: tuple[int, int] | None, warning: Warning
 ) -> Tensor:
-    """Decode a frame whose metadata Pillow warns of, where warnings are errors: the file is named, and is read."""
-    print(f"{frame}: {warning}", file=sys.stderr)
+    """Decode a frame whose metadata Pillow warns of, where warnings are errors: it is named once, and is read."""
+    if (note := (str(frame), str(warning))) not in _noted:
+        _noted.add(note)
+        print(f"{frame}: {warning}", file=sys.stderr)
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _decode(frame, max_pixels, size)

@@ -1,29 +1,25 @@
 """Batches of training clips, decoded by worker processes. They do not depend on workers, world size or resuming."""
 
-import gc
-import multiprocessing
-import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import Thread
+import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from strfnet.data.frames import MAX_PIXELS, as_float, normalize, read_pixels
 from strfnet.data.randomness import generator
 from strfnet.data.sampling import training_sampler
 from strfnet.data.tracklet import Tracklet
 from strfnet.data.transforms import Augmentation, Changes
+from strfnet.data.workers import explained, signals_held, start_worker
 from strfnet.layers.lengths import zero_past_end
-from strfnet.system.compat import end_workers, tree_map_only
-from strfnet.system.signals import Stopped
+from strfnet.system.compat import tree_map_only
+from strfnet.system.reading import Shown, show
 
 
 class Draw(NamedTuple):
@@ -191,7 +187,7 @@ def load(
         collate_fn=_identity,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         generator=torch.Generator(),  # otherwise each iteration draws a seed from the global generator
     )
@@ -205,6 +201,7 @@ class _Pixels(NamedTuple):
     labels: Tensor
     rows: Tensor
     lengths: Tensor | None
+    warned: Sequence[Shown] = ()
 
 
 class _Batches(Dataset[Any]):
@@ -217,6 +214,15 @@ class _Batches(Dataset[Any]):
         return len(self.clips)
 
     def __getitems__(self, batch: list[Draw]) -> _Pixels | ValueError:
+        if get_worker_info() is None:
+            return self._read(batch)
+        # The main process shows the warnings, since a worker does not know which it has shown in other epochs.
+        with warnings.catch_warnings(record=True) as caught:
+            read = self._read(batch)
+        warned = [(str(one.message), one.category, one.filename, one.lineno) for one in caught]
+        return read if isinstance(read, ValueError) else read._replace(warned=warned)
+
+    def _read(self, batch: list[Draw]) -> _Pixels | ValueError:
         try:
             pixels, lengths, changes = zip(*map(self.clips.read, batch), strict=True)
         except ValueError as error:
@@ -238,15 +244,17 @@ class _Loader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         copied = _Copied(self._device)
-        for batch in _explained(self._started()):  # a name for it would keep the workers in a traceback
+        for batch in explained(self._started()):  # a name for it would keep the workers in a traceback
             if isinstance(batch, ValueError):
                 raise batch
+            for warning in batch.warned:
+                show(*warning)
             pixels, changes, labels = copied(batch[:3])
             clips = zero_past_end(self._clips.finish(pixels, changes), batch.lengths)
             yield ClipBatch(clips, labels, batch.rows, batch.lengths)
 
     def _started(self) -> Any:
-        with _signals_held():
+        with signals_held():
             return super().__iter__()
 
 
@@ -268,60 +276,8 @@ class _Copied:
         return copies
 
 
-def _explained(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same batches; a signal that stops the run ends the workers, which may wait for a file.
-
-    Raises: OSError with advice if a worker ends because the shared memory is full.
-    """
-    try:
-        yield from batches
-    except Stopped:
-        end_workers(batches)
-        raise
-    except RuntimeError as error:
-        if not any(sign in f"{error} {error.__cause__}" for sign in ("Bus error", "bus error", "shared memory")):
-            raise
-        advice = "start Docker, which allows 64 MiB, with --shm-size=8g, or decode in this process with --workers 0"
-        raise OSError(f"the shared memory (/dev/shm) is too small for batches of workers: {advice}") from error
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the end, also in workers that are forked inside, until `_start_worker` runs."""
-    if sys.platform != "linux":  # workers are not forked
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _identity(batch: Any) -> Any:
     return batch
-
-
-def _start_worker(_: int) -> None:
-    """Ignore signals that are sent to the whole process group; the main process finishes its step.
-
-    Otherwise Ctrl-C, or the SIGTERM of a scheduler or of torchrun, would kill workers that it still needs. A SIGTERM
-    of the main process ends the worker, and so does the end of the main process, within a second, also while the
-    worker waits for a file.
-    """
-    gc.freeze()  # otherwise garbage collection writes to, and so copies, pages shared with the main process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main = multiprocessing.parent_process()
-    if main is not None and hasattr(signal, "sigtimedwait"):  # not on macOS and Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_at_sigterm_of, args=(main.pid,), daemon=True).start()
-
-
-def _end_at_sigterm_of(main: int) -> None:
-    received = None
-    while os.getppid() == main and (received is None or received.si_pid != main):
-        received = signal.sigtimedwait({signal.SIGTERM}, 0.5)
-    os._exit(0)
 
 
 def _checked(labels: Sequence[int], tracklets: int) -> list[int]:

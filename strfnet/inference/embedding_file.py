@@ -17,7 +17,7 @@ from strfnet.data.readers.directory import check_file
 from strfnet.data.readers.folder import first_queries, test_set
 from strfnet.data.tracklet import DataSet, Tracklet
 from strfnet.evaluation.distances import unit_length
-from strfnet.inference.embedding_formats import WRITERS, check_format, columns_of
+from strfnet.inference.embedding_formats import WRITERS, check_format, check_suffix, read_table, write_table
 from strfnet.system.files import write_atomically
 
 # Facts in which files that are mixed agree.
@@ -79,7 +79,8 @@ def save_embeddings(
 
     A path that ends in ``.parquet``, ``.npz`` or ``.csv`` is written for other tools instead, with a column for each
     label and detail: ``embedding`` and the metadata ``facts`` (Parquet), arrays ``embeddings`` and ``facts`` (NumPy,
-    without pickle), or columns ``facts``, ``embedding_0``, ... (CSV).
+    without pickle), or columns ``facts``, ``embedding_0``, ... (CSV). The facts then also list the labels that are
+    ``integers``, because the columns hold text.
 
     Args:
         path: of the file.
@@ -106,11 +107,12 @@ def load_embeddings(*paths: str | Path) -> Embeddings:
     """Reads files of embeddings, one after the other.
 
     Args:
-        paths: one or more files of `save_embeddings` or ``strfnet embed``. Several must be of one network, with equal
-            weights, clips, preprocessing and metric.
+        paths: one or more files of `save_embeddings` or ``strfnet embed``, in any of their formats. Several must be
+            of one network, with equal weights, clips, preprocessing and metric.
 
     Raises: ValueError naming a file that is missing, damaged, given twice, or no file of embeddings; or two files
-    whose facts differ, or one of several that does not say how it was computed (a file of strfnet 0.1).
+    whose facts differ, or one of several that does not say how it was computed (a file of strfnet 0.1);
+    ImportError without pyarrow for Parquet.
     """
     files = [Path(path) for path in paths]
     if not files:
@@ -177,7 +179,7 @@ def write_rows(
     width, unit = first.shape[1], facts.get("metric") == "cosine"
     arrays = ((unit_length(part) if unit else part).contiguous().numpy() for part in chain([first], iterator))
     if suffix in WRITERS:
-        WRITERS[suffix](file, width, arrays, columns_of(json.loads(described)), json.dumps(facts))
+        write_table(file, suffix, width, arrays, json.loads(described), facts)
         return width
     file.write(header_of(described, rows, width, facts))
     for array in arrays:
@@ -186,19 +188,11 @@ def write_rows(
 
 
 def _load(file: Path) -> Embeddings:
-    from safetensors import SafetensorError, safe_open
-
     check_file(file, "a file of embeddings")
+    check_suffix(file)
+    is_table = file.suffix.lower() in WRITERS
+    vectors, tracklets, facts = read_table(file) if is_table else _read_safetensors(file)
     try:
-        with safe_open(file, "pt") as opened:
-            names, metadata = set(opened.keys()), opened.metadata() or {}
-            vectors = opened.get_tensor("embeddings") if names == {"embeddings"} else None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"cannot read {file}, wanted a safetensors file of embeddings: {error}") from error
-    if vectors is None or "tracklets" not in metadata:
-        raise ValueError(f"{file} holds {', '.join(sorted(names)) or 'nothing'}, wanted embeddings of tracklets")
-    try:
-        tracklets, facts = json.loads(metadata["tracklets"]), json.loads(metadata.get("facts", "{}"))
         tracklets = [{"details": {}, **row} for row in tracklets]
         wrong = [number for number, row in enumerate(tracklets) if not _is_tracklet(row)]
         if wrong or not isinstance(facts, dict):
@@ -208,7 +202,26 @@ def _load(file: Path) -> Embeddings:
     if vectors.ndim != 2 or len(vectors) != len(tracklets):
         found = f"embeddings {tuple(vectors.shape)} and {len(tracklets)} tracklets"
         raise ValueError(f"{file} holds {found}, wanted a row for each")
-    return Embeddings(vectors.float(), tracklets, facts)
+    return Embeddings(torch.as_tensor(vectors).float(), tracklets, facts)
+
+
+def _read_safetensors(file: Path) -> tuple[Tensor, Any, Any]:
+    """The vectors of a file, and what its metadata lists, unchecked."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            names, metadata = set(opened.keys()), opened.metadata() or {}
+            vectors = opened.get_tensor("embeddings") if names == {"embeddings"} else None
+    except (SafetensorError, OSError) as error:
+        formats = f"(or {', '.join(WRITERS)} with that suffix)"
+        raise ValueError(f"cannot read {file}, wanted a safetensors file of embeddings {formats}: {error}") from error
+    if vectors is None or "tracklets" not in metadata:
+        raise ValueError(f"{file} holds {', '.join(sorted(names)) or 'nothing'}, wanted embeddings of tracklets")
+    try:
+        return vectors, json.loads(metadata["tracklets"]), json.loads(metadata.get("facts", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the list of tracklets in {file} is damaged: {error}") from error
 
 
 def _is_tracklet(row: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from strfnet.evaluation.distances import unit_length
 from strfnet.evaluation.nearest import Rows, nearest_items
 from strfnet.inference.approximate import Approximate
 from strfnet.inference.embedding_file import ALIKE, check_alike, load_embeddings
+from strfnet.inference.embedding_formats import WRITERS
 from strfnet.system.files import lock, write_atomically
 from strfnet.system.reading import read_regular
 
@@ -100,10 +101,12 @@ class Gallery:
 
 
 def open_gallery(path: str | Path) -> Gallery:
-    """Opens a file of embeddings, or the folder of an index; vectors are read when they are searched.
+    """Opens a file of embeddings, or the folder of an index.
 
-    Raises: ValueError naming a path that is missing, damaged, or neither; ImportError if the index has one of faiss
-    and faiss is missing.
+    Vectors are read when they are searched; those of a table (.parquet, .npz, .csv) are held in memory.
+
+    Raises: ValueError naming a path that is missing, damaged, or neither; ImportError naming what to install for
+    Parquet or faiss.
     """
     path = Path(path)
     if not path.is_dir():
@@ -128,8 +131,8 @@ def add_to_index(folder: str | Path, *files: str | Path, faiss: bool = False, re
 
     Args:
         folder: of the index; only its last level is made.
-        files: of `save_embeddings` or ``strfnet embed``, one or more, all of one network, with equal weights, clips,
-            preprocessing and metric.
+        files: of `save_embeddings` or ``strfnet embed``, one or more, in any of their formats, all of one network,
+            with equal weights, clips, preprocessing and metric.
         faiss: also build an approximate index, for millions of rows. An index that has one keeps one.
         recall: fraction of the 10 nearest rows that the approximate index finds at least, where it can. It is
             measured against the exact search, with 100 rows as queries.
@@ -218,10 +221,8 @@ def _open_file(path: Path) -> Gallery:
     shape, size = (vectors.shape[0], vectors.shape[1]), path.stat().st_size
     with path.open("rb") as file:
         header = 8 + int.from_bytes(file.read(8), "little")
-    in_float32 = size == header + 4 * vectors.numel()
-    return Gallery(
-        path, MappedRows(path, shape, header) if in_float32 and vectors.numel() else vectors, tracklets, facts
-    )
+    is_mapped = vectors.numel() > 0 and path.suffix.lower() not in WRITERS and size == header + 4 * vectors.numel()
+    return Gallery(path, MappedRows(path, shape, header) if is_mapped else vectors, tracklets, facts)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

@@ -53,11 +53,11 @@ def search_gallery(
         query: an embedding (d,) of the network of the gallery, see `check_query`; or a row of the gallery, which is
             left out of the hits.
         settings: which tracklets are searched, and how they are ordered; None for the defaults.
-        camera: of the query, for ``camera_aware``; not needed for a row.
+        camera: of the query, for ``camera_aware``, one of the gallery; not needed for a row.
 
     Returns: at most ``top`` hits; none if all are above the threshold.
-    Raises: ValueError for a row that is out of range, ``camera_aware`` without the camera of the query, or times if
-    no tracklet has some.
+    Raises: ValueError for a row that is out of range or of another camera, ``camera_aware`` without the camera of the
+    query or with one that the gallery does not have (naming those that it has), or times if no tracklet has some.
     Source: average query expansion is that of Chum et al., ICCV 2007. The threshold's distance is ours.
     """
     settings, total = settings or SearchSettings(), gallery.vectors.shape[0]
@@ -65,8 +65,10 @@ def search_gallery(
     if isinstance(query, int):
         if not 0 <= query < total:
             raise ValueError(f"query is row {query}, wanted 0 to {total - 1} of {gallery.path}")
-        camera, vector = gallery.tracklets[query]["camera"], gallery.vectors[torch.tensor([query])]
-        _leave_out(gallery, allowed, settings, camera)
+        own, vector = gallery.tracklets[query]["camera"], gallery.vectors[torch.tensor([query])]
+        if camera is not None and str(camera) != str(own):
+            raise ValueError(f"camera is {camera!r}, but row {query} of {gallery.path} is of camera {own!r}")
+        _leave_out(gallery, allowed, settings, own)
         allowed[query] = False
     else:
         vector = query[None]
@@ -111,14 +113,21 @@ def _leave_out(gallery: Gallery, allowed: Tensor, settings: SearchSettings, came
     if not timed and not settings.camera_aware:
         return
     timeless = 0
+    cameras: set[str] = set()
     for row, tracklet in enumerate(gallery.tracklets):
-        if settings.camera_aware and str(tracklet["camera"]) == str(camera):
-            allowed[row] = False
+        if settings.camera_aware and tracklet["camera"] is not None:
+            cameras.add(str(tracklet["camera"]))
+            if str(tracklet["camera"]) == str(camera):
+                allowed[row] = False
         if timed:
             first, last = (_seconds(tracklet, name) for name in ("first_time", "last_time"))
             timeless += first is None or last is None
             if first is None or last is None or last < since or first > until:
                 allowed[row] = False
+    if settings.camera_aware and str(camera) not in cameras:
+        wanted = f"one of {', '.join(sorted(cameras))}" if cameras else "a gallery with cameras"
+        which = f"camera is {camera!r}, which no tracklet of {gallery.path} has"
+        raise ValueError(f"{which}, wanted {wanted} for camera_aware")
     if timed and timeless == len(allowed):
         raise ValueError(f"no tracklet of {gallery.path} has times, wanted a gallery of videos for since and until")
 

@@ -1,5 +1,6 @@
 """The settings of a search, which the command line reads without PyTorch."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -32,5 +33,8 @@ class SearchSettings:
             raise ValueError(f"top is {self.top} and expand {self.expand}, wanted at least 1 and 0")
         if self.rerank and self.rerank < self.top:
             raise ValueError(f"rerank is {self.rerank}, wanted at least top, {self.top}, or 0 for none")
+        for name in ("since", "until", "threshold"):
+            if math.isnan(getattr(self, name) or 0):
+                raise ValueError(f"{name} is nan, wanted a number")
         if self.since is not None and self.until is not None and self.since > self.until:
             raise ValueError(f"since is {self.since} and until {self.until}, wanted since before until")

@@ -83,14 +83,16 @@ MAPS = Layout()
 
 
 def select(output: Any, item: Item | Callable[[Any], Any] | None) -> Any:
-    """Returns the item of a tuple, list, dict or record; a tensor is returned as it is.
+    """Returns the item of a tuple, list, dict or record, or what a function makes of it.
+
+    An index, a key or an attribute leaves a tensor as it is.
 
     Raises: ValueError naming what ``output`` holds if the item is not in it.
     """
-    if item is None or isinstance(output, Tensor):
-        return output
     if callable(item):
         return item(output)
+    if item is None or isinstance(output, Tensor):
+        return output
     try:
         return output[item] if isinstance(item, int) or isinstance(output, Mapping) else getattr(output, item)
     except (LookupError, AttributeError, TypeError) as error:

@@ -147,6 +147,8 @@ def _builder(name: str) -> tuple[Callable[..., ReIDNetwork], str]:
 
 def _listed(value: Any) -> Any:
     """A value as JSON holds it."""
+    if isinstance(value, Mapping):
+        return {key: _listed(one) for key, one in value.items()}
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 

@@ -18,7 +18,7 @@ from strfnet.layers.head import ReIDOutput
 from strfnet.system.compat import compile_separately, lookup_inductor, renew_threads
 from strfnet.system.modes import modes_kept
 from strfnet.system.progress import inform
-from strfnet.training.distributed import synchronize_batchnorm
+from strfnet.training.distributed import host_group, synchronize_batchnorm
 from strfnet.training.environment import environment_of_torchrun
 from strfnet.training.optimization import freeze, make_optimizer
 from strfnet.training.recipe import Recipe
@@ -40,6 +40,7 @@ class Engine:
         optimizer: torch's.
         scaled_optimizer: ``optimizer`` behind the gradient scaler of fp16.
         ignored: settings in the environment that are not used.
+        host: see `host_group`.
     """
 
     accelerator: Accelerator
@@ -48,6 +49,7 @@ class Engine:
     optimizer: torch.optim.Optimizer
     scaled_optimizer: Any
     ignored: list[str]
+    host: Any
 
     @property
     def device(self) -> torch.device:
@@ -131,7 +133,8 @@ def make_engine(network: nn.Module, recipe: Recipe) -> Engine:
     choose_attention(network, dtype=computed, training=True, deterministic=recipe.deterministic)
     optimizer = make_optimizer(recipe, network)
     wrapped = accelerator.prepare_model(_Wrapper(network, compiled=recipe.compile))
-    return Engine(accelerator, network, wrapped, optimizer, accelerator.prepare_optimizer(optimizer), ignored)
+    scaled = accelerator.prepare_optimizer(optimizer)
+    return Engine(accelerator, network, wrapped, optimizer, scaled, ignored, host_group())
 
 
 @contextmanager

@@ -99,11 +99,21 @@ def join_rows(output: ReIDOutput, labels: Tensor, counts: Sequence[int]) -> tupl
     return ReIDOutput(parts[0], parts[1], logits), gather_rows(labels, counts)
 
 
-def highest(number: int | Tensor, device: torch.device) -> Tensor:
-    """The highest of the numbers of all processes, (1,) on the device."""
+def host_group() -> Any:
+    """A process group for tensors on the CPU, which waits for no GPU; None if there is one process."""
+    return dist.new_group(backend="gloo") if world_size() > 1 else None
+
+
+def highest_on_host(number: int, group: Any) -> int:
+    """The highest of the numbers of all processes, over their `host_group`."""
+    return number if group is None else int(highest(number, torch.device("cpu"), group))
+
+
+def highest(number: int | Tensor, device: torch.device, group: Any = None) -> Tensor:
+    """The highest of the numbers of all processes, (1,) on the device of the group; None is the group of all."""
     most = torch.full((1,), float(number), device=device)
     if world_size() > 1:
-        dist.all_reduce(most, dist.ReduceOp.MAX)
+        dist.all_reduce(most, dist.ReduceOp.MAX, group)
     return most
 
 

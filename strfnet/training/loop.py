@@ -5,7 +5,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +20,7 @@ from strfnet.layers.head import ReIDOutput
 from strfnet.system.progress import ProgressLine
 from strfnet.system.signals import Stopped, StopRequest
 from strfnet.training.accelerator import Engine, state_kept
-from strfnet.training.distributed import gather_bytes, highest, join_rows, share_buffers
+from strfnet.training.distributed import gather_bytes, highest, highest_on_host, join_rows, share_buffers
 from strfnet.training.optimization import learning_rate
 from strfnet.training.recipe import Recipe
 from strfnet.training.run_directory import Outcome, RunDirectory
@@ -39,7 +39,7 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class _Made:
-    """A step whose values are still computed: of each batch its three losses, then gradient norm and signal."""
+    """A step whose values are still computed: of each batch its three losses, then the gradient norm."""
 
     number: int
     epoch: int
@@ -65,7 +65,6 @@ class TrainingLoop:
     request: StopRequest
     halted: Tensor = field(init=False)  # 1 from the first loss or gradient that is not finite
     unread: _Made | None = None
-    signal: int = 0  # the highest of all processes, in the last step that was read
 
     def run(self, evaluate: Evaluate | None, progress: bool, flushed: bool) -> Outcome:
         self.halted = torch.zeros((), device=self.engine.device)
@@ -109,17 +108,17 @@ class TrainingLoop:
     def _started(self, stream: Iterator[ClipBatch], line: ProgressLine) -> Iterator[ClipBatch]:
         """The batches of a step, of which the first is read.
 
-        One process stops at a signal without this step, because a file may stall for hours. Several processes cannot:
-        the others wait in the step.
+        A signal stops the run without this step, because a file may stall for hours. Processes wait here for each
+        other, so that all stop before the same step.
         """
-        if self.engine.world_size > 1:
-            return stream
-        try:
-            with self.request.immediate():
-                return chain([next(stream)], stream)
-        except Stopped:
+        batches = stream
+        with suppress(Stopped), self.request.immediate():
+            batches = chain([next(stream)], stream)
+        signal = highest_on_host(self.request.number, self.engine.host)
+        if signal:
             self._save(line)
-            raise
+            raise Stopped(signal)
+        return batches
 
     def _save(self, line: ProgressLine) -> None:
         self._read(line)
@@ -162,7 +161,7 @@ class TrainingLoop:
         if self.recipe.clip_gradients is not None:
             torch.nn.utils.clip_grads_with_norm_(engine.trained, self.recipe.clip_gradients, norm)
         engine.step(self.halted)
-        return torch.cat([*losses, norm.reshape(1), highest(self.request.number, engine.device)])
+        return torch.cat([*losses, norm.reshape(1)])
 
     def _check_stepped(self) -> None:
         if not self.directory.position.step:
@@ -174,8 +173,7 @@ class TrainingLoop:
         made, self.unread = self.unread, None
         if made is None:
             return
-        *losses, norm, signal = made.values.tolist()
-        self.signal = int(signal)
+        *losses, norm = made.values.tolist()
         self._check_finite(losses[::3], norm, made)
         parts = {name: sum(losses[at::3]) / len(made.group) for at, name in enumerate(_LOSSES)}
         images = sum(self._frames(row) for batch in made.group for row in batch)
@@ -218,12 +216,9 @@ class TrainingLoop:
         raise Diverged(f"after step {step}, {what}; they are not saved, and {saved}")
 
     def _after_step(self, made: _Made, batches: int, line: ProgressLine) -> None:
-        """Count the step, save if it is due, and stop if a signal requests it.
-
-        Several processes exchange their signals at the end of a step and stop together after the next.
-        """
+        """Count the step, and save if it is due. One process stops if a signal requests it, several in `_started`."""
         last, every, self.unread = made.batch == batches, self.recipe.save_every, made
-        signal = self.request.number if self.engine.world_size == 1 else self.signal
+        signal = self.request.number if self.engine.world_size == 1 else 0
         self.directory.position = replace(
             self.directory.position, step=made.number, epoch=made.epoch + last, batch=0 if last else made.batch
         )

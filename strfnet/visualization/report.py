@@ -41,9 +41,9 @@ def report_page(
 ) -> str:
     """Returns the report as HTML: notes, the metrics of all protocols, what was evaluated, then the sections.
 
-    Images are embedded in the page; it has no scripts. A tracklet of a ranked list is a link to its frames, which
-    are the last section. The page follows the light or dark scheme of the browser, and suits narrow screens and
-    paper. All text is escaped, and so are bytes of names that are no UTF-8.
+    Images are embedded in the page, a thumbnail once however many lists show it; there are no scripts. A tracklet of
+    a ranked list is a link to its frames, which are the last section. The page follows the light or dark scheme of
+    the browser, and suits narrow screens and paper. All text is escaped, and so are bytes of names that are no UTF-8.
 
     Args:
         title: title of the page.
@@ -52,7 +52,7 @@ def report_page(
         evaluations: rows of the table, as in `strfnet.evaluation.table`.
         sections: the sections, in order.
     """
-    body = [f"<h1>{escape(title)}</h1>"]
+    body, thumbnails = [f"<h1>{escape(title)}</h1>"], _Thumbnails()
     body += [f'<p class="note">{escape(note)}</p>' for note in notes]
     body += ["<h2>Metrics</h2>", *_table(evaluations), "<h2>What was evaluated</h2>", "<dl>"]
     body += [f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()]
@@ -61,15 +61,16 @@ def report_page(
         body += [
             f"<h2>{escape(section.title)}</h2>",
             f"<p>{escape(section.text)}</p>",
-            *map(_list, section.lists),
+            *(_list(items, thumbnails) for items in section.lists),
             *map(_figure, section.figures),
         ]
     tracklets = {item.tracklet.row: item.tracklet for one in sections for items in one.lists for item in items}
     if tracklets:
-        body += ["<h2>Frames</h2>", *(_frames(tracklets[row]) for row in sorted(tracklets))]
+        body += ["<h2>Frames</h2>", *(_frames(tracklets[row], thumbnails) for row in sorted(tracklets))]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
     head += f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">\n'
-    head += f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text()}</style>'
+    style = _STYLE.read_text() + thumbnails.style()
+    head += f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>\n{style}</style>'
     lines = "\n".join(body)
     page = f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{lines}\n</body>\n</html>\n'
     return page.encode(errors="backslashreplace").decode()
@@ -93,27 +94,27 @@ def _table(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _figure(figure: ReportFigure) -> str:
-    caption = escape(figure.caption)
-    return f"<figure>{_image(figure.png, figure.caption, 'png')}<figcaption>{caption}</figcaption></figure>"
+    source, caption = f"data:image/png;base64,{_base64(figure.png)}", escape(figure.caption)
+    return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
-def _list(items: Sequence[ReportItem]) -> str:
+def _list(items: Sequence[ReportItem], thumbnails: "_Thumbnails") -> str:
     """A query and its ranked list; each tracklet is a link to its frames."""
     parts = []
     for item in items:
         tracklet = item.tracklet
-        image = _thumbnail(tracklet.frames[len(tracklet.frames) // 2], ", ".join(tracklet.caption))
+        image = thumbnails.element(tracklet.frames[len(tracklet.frames) // 2], ", ".join(tracklet.caption))
         lines = "<br>".join(map(escape, (item.text, *tracklet.caption)))
         link = f'<a href="#{_anchor(tracklet)}">{image}</a>'
         parts.append(f'<li class="{item.mark.partition(" ")[0]}">{link}<p>{lines}</p></li>')
     return f'<ol class="ranked">{"".join(parts)}</ol>'
 
 
-def _frames(tracklet: ReportTracklet) -> str:
+def _frames(tracklet: ReportTracklet, thumbnails: "_Thumbnails") -> str:
     """The frames of a tracklet, where the links of the ranked lists lead."""
     *known, _ = tracklet.caption  # the last is the middle frame
     frames = "".join(
-        f"<li>{_thumbnail(image, f'frame {name}')}<p>frame {escape(name)}</p></li>"
+        f"<li>{thumbnails.element(image, f'frame {name}')}<p>frame {escape(name)}</p></li>"
         for image, name in zip(tracklet.frames, tracklet.names, strict=True)
     )
     heading = f"<h3>{escape(', '.join(known))}</h3><p>{escape(tracklet.source)}</p>"
@@ -124,9 +125,27 @@ def _anchor(tracklet: ReportTracklet) -> str:
     return f"row{tracklet.row}"
 
 
-def _thumbnail(content: bytes, text: str) -> str:
-    return _image(content, text, "jpeg", f' width="{SIZE[1]}" height="{SIZE[0]}"')
+def _base64(content: bytes) -> str:
+    return b64encode(content).decode()
 
 
-def _image(content: bytes, text: str, kind: str, size: str = "") -> str:
-    return f'<img src="data:image/{kind};base64,{b64encode(content).decode()}" alt="{escape(text)}"{size}>'
+class _Thumbnails:
+    """JPEG files as the backgrounds of elements: the style has each file once, however many elements show it."""
+
+    def __init__(self) -> None:
+        self._classes: dict[bytes, str] = {}
+
+    def element(self, content: bytes, text: str) -> str:
+        """An element that shows a file, with its alternative text."""
+        name = self._classes.setdefault(content, f"t{len(self._classes)}")
+        return f'<span class="{name}" role="img" aria-label="{escape(text)}"></span>'
+
+    def style(self) -> str:
+        """The rules of all elements."""
+        height, width = SIZE
+        shape = f".ranked span {{ aspect-ratio: {width} / {height}; }}\n"
+        files = (
+            f".{name} {{ background-image: url(data:image/jpeg;base64,{_base64(content)}); }}\n"
+            for content, name in self._classes.items()
+        )
+        return shape + "".join(files)

@@ -4,7 +4,18 @@ import ast
 
 import pytest
 
-COUNTS = {"configurations": 2, "listings": 40, "weights": 4, "images": 40, "logs": 40, "runs": 3}
+COUNTS = {
+    "configurations": 2,
+    "listings": 40,
+    "weights": 4,
+    "images": 40,
+    "logs": 40,
+    "runs": 3,
+    "embeddings": 40,
+    "parquet": 40,
+    "numpy": 40,
+    "csv": 40,
+}
 
 
 @pytest.mark.parametrize("kind", COUNTS)

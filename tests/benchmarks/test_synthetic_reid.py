@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from strategies import normal, wake
 
 
 @pytest.fixture
@@ -149,6 +150,26 @@ def test_all_arms_of_all_hosts_are_built_and_differ(modules):
         assert arms.build(*run, 14)(clip).embedding.shape == (2, 64), run
 
 
+@pytest.mark.parametrize("host", ["dinov2", "clip"])
+def test_a_tower_keeps_its_settings_and_its_units_alone_see_the_order_of_frames(modules, host):
+    arms, clip = modules["arms"], normal(2, 3, 4, 64, 32, dtype=torch.float32)
+    networks = {}
+    for arm in ("none", *arms.UNITS):
+        torch.manual_seed(3)
+        networks[arm] = arms.build(host, arm, 14).eval()
+    plain = {key: value.clone() for key, value in networks["none"].state_dict().items()}
+    settings = {"backbone.blocks.0.ls1.gamma": "dinov2", "backbone.norm_pre.weight": "clip"}
+    assert [settings[key] for key in plain if key in settings] == [host]
+    with torch.no_grad():
+        start = networks["none"](clip).embedding
+        for arm, network in networks.items():
+            state = network.state_dict()
+            assert all(torch.equal(state[key], value) for key, value in plain.items()), arm
+            assert torch.equal(network(clip).embedding, start), arm
+            difference = wake(network)(clip).embedding - network(clip.flip(2)).embedding
+            assert (difference.abs().max() > 1e-3) == (arm != "none"), arm
+
+
 def test_every_comparison_has_five_seeds_on_two_data_seeds(modules):
     runs = list(modules["arms"].planned())
     assert len(runs) == len(set(runs))
@@ -194,6 +215,7 @@ def test_tables_hold_means_deviations_and_paired_differences(modules, run, tmp_p
     rows = [row("c2d", "none", seed, mean) for seed, mean in enumerate(plain)]
     rows += [row("c2d", "strf", seed, mean) for seed, mean in reversed(list(enumerate(better)))]
     rows += [row("c2d", "no mask", 1, 43.0), row("nvan", "none", 0, 30.0), row("ste_nvan", "none", 0, 29.0)]
+    rows += [row("clip", "temporal attention", 0, 31.0), row("clip", "none", 0, 30.0)]
     rows += [row("c2d", "strf", 7, 99.0), row("c2d", "strf", 0, 77.0, steps=600)]
     lines = modules["tables"].tables(rows).splitlines()
     assert "### badge, 300 steps" in lines and "### badge, 600 steps" in lines
@@ -202,6 +224,7 @@ def test_tables_hold_means_deviations_and_paired_differences(modules, run, tmp_p
     assert "| c2d + strf − c2d | heavy | +0.0 +0.0 +0.0 +0.0 +0.0 | +0.0 ± 0.0 | 0 of 5 |" in lines
     assert "| c2d + no mask − c2d + strf | clean | -1.0 | -1.0 ± ? | 0 of 1 |" in lines
     assert "| ste_nvan − nvan | clean | -1.0 | -1.0 ± ? | 0 of 1 |" in lines
+    assert "| clip + temporal attention − clip | clean | +1.0 | +1.0 ± ? | 1 of 1 |" in lines
 
     short = modules["tables"].summary(rows).splitlines()
     assert "| comparison | badge clean | badge heavy |" in short

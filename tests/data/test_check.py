@@ -115,6 +115,29 @@ def test_the_listing_of_every_format_is_the_same_data(format, tmp_path):
     assert [len(item.frames) for item in again.train] == [len(item.frames) for item in data_set.train]
 
 
+def test_tracks_below_cameras_are_checked_without_identities(tmp_path, capsys):
+    root, listing = tmp_path / "own", tmp_path / "tracks.csv"
+    for seed, camera in enumerate(("gate", "yard")):
+        write_walkers(root / camera, identities=1, cameras=1, tracklets=2, frames=2, height=16, seed=seed)
+        for number, track in enumerate(sorted((root / camera).glob("*/*/*"))):
+            track.rename(root / camera / str(number))
+        shutil.rmtree(root / camera / "walker1")
+    words = ["check", str(root), "--layout", "camera/track"]
+    assert main([*words, "--write-listing", str(listing)]) == 0
+    assert "4 tracklets without a finding" in capsys.readouterr().out
+    data = read_data_set("folder", root, layout="camera/track")
+    again = read_data_set("csv", listing)
+    assert [(one.identity, one.camera, one.details) for one in again.test] == [
+        (None, camera, {"track": track}) for camera in ("gate", "yard") for track in "01"
+    ]
+    frames = [[[frame.resolve() for frame in one.frames] for one in read.test] for read in (data, again)]
+    assert frames[0] == frames[1]
+    (root / "gate/1/0002.jpg").write_bytes(b"")
+    assert main(words) == 1
+    assert capsys.readouterr().out.startswith(f"damaged: cannot read the frame {root / 'gate/1/0002.jpg'}")
+    assert main([*words, "--format", "csv"]) == 1  # its layout is its own
+
+
 def test_an_error_of_the_whole_set_is_the_only_finding(tmp_path, capsys):
     assert main(["check", str(tmp_path / "nothing")]) == 1
     assert capsys.readouterr().out.startswith(f"unreadable: {tmp_path / 'nothing'} is missing")

@@ -182,6 +182,33 @@ def test_frames_of_several_tracklets_are_not_one(tmp_path):
     assert [len(t.frames) for t in read_listing(listing(tmp_path, *rows)).test] == [2, 1]
 
 
+NAMED = (
+    ("MARS (format mars)", "0001C1T0001F001", "C1T0001"),
+    ("DukeMTMC-VideoReID (format duke)", "0001_C6_F0099_X30823", "C6"),
+    ("DukeMTMC-VideoReID (format duke)", "0001C6F0099X30823", "C6"),
+    ("Market-1501", "0001_c1s1_000151_01", "c1s1"),
+    ("LS-VID (format ls_vid)", "0001_003_01_0042", "003_01"),
+    ("iLIDS-VID (format ilids)", "cam1_person001_00317", "cam1"),
+    ("AG-VPReID (format ag_vpreid)", "P1T230811A1C4E1K1F001", "C4"),
+)
+
+
+@pytest.mark.parametrize(("data_set", "name", "code"), NAMED)
+@pytest.mark.parametrize("head", [HEAD, ("path", "identity", "subset"), ("path", "identity")])
+def test_frames_that_name_their_camera_need_a_column_of_cameras(tmp_path, head, data_set, name, code):
+    touch(tmp_path, f"a/{name}.jpg", "b/1.jpg")
+    fields = {"path": "a", "identity": "7" if "subset" in head else "", "camera": "", "subset": "test"}
+    for path in ("a", "a/*.jpg"):
+        file = listing(tmp_path, [{**fields, "path": path}[name] for name in head], head=head)
+        refused(
+            file,
+            f"line 2 of {file}: {tmp_path}/a/{name}.jpg is named as in {data_set}, by camera and tracklet {code}",
+        )
+    (tracklet,) = read_listing(listing(tmp_path, ("a", "7", "1", "test"))).test
+    assert tracklet.camera == "1"
+    assert read_listing(listing(tmp_path, ("b", "7", "", "test"))).test[0].camera is None
+
+
 def test_line_numbers_are_those_of_an_editor(tmp_path):
     touch(tmp_path, "two\nlines/1.jpg")
     file = listing(tmp_path, ("two\nlines", "7", "1", "test"), ("none", "7", "1", "test"))

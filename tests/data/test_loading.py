@@ -255,8 +255,8 @@ from strfnet.data.tracklet import Tracklet
 
 frames = tuple(np.zeros((16, 8, 3), np.uint8) for _ in range(4))
 clips = TrainingClips([Tracklet(frames, 0)], [0], seed=0, frames=2, size=(16, 8))
-start = loader._start_worker
-loader._start_worker = lambda number: (time.sleep(number), start(number))  # the second is slow
+start = loader.start_worker
+loader.start_worker = lambda number: (time.sleep(number), start(number))  # the second is slow
 batches = iter(load(clips, [[Draw(0, at, 0)] for at in range(40)], workers=2))
 next(batches)
 if sys.argv[1] == "finishing":  # handlers that the workers have not inherited

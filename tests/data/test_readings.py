@@ -62,7 +62,9 @@ def test_published_names_below_their_camera_are_one_tracklet(tmp_path):
     refused(lambda: read_folder(tmp_path), "DukeMTMC-VideoReID (format duke) two tracklets, here one")
 
 
-@pytest.mark.parametrize("name", ["c1_1.jpg", "9c3f21d5.jpg", "img_c2.jpg", "20240102_000_01.jpg", "f0099.jpg"])
+@pytest.mark.parametrize(
+    "name", ["c1_1.jpg", "P1T2C3.jpg", "9c3f21d5.jpg", "img_c2.jpg", "20240102_000_01.jpg", "f0099.jpg"]
+)
 def test_other_names_are_free(tmp_path, name):
     touch(tmp_path, f"ann/{name}", f"ann/x{name}")
     assert len(read_folder(tmp_path)[0].frames) == 2
@@ -112,6 +114,8 @@ def test_tracks_below_cameras_have_no_identity(tmp_path):
         lambda: read_folder(tmp_path, layout="camera"), "layout must be one of identity/camera/track, camera/track"
     )
     refused(lambda: read_data_set("csv", tmp_path, layout="camera/track"), "csv has its own: wanted it with format")
+    touch(tmp_path / "mixed", "gate/7/0002C1T0003F004.jpg", "gate/7/0002C2T0003F004.jpg")
+    refused(lambda: read_folder(tmp_path / "mixed", layout="camera/track"), "two tracklets, here one")
 
 
 def test_a_summary_counts_what_was_read(tmp_path):

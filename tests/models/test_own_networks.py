@@ -36,6 +36,10 @@ def plain():
     return build(4)
 
 
+def nested(num_classes, sizes=None):
+    return build(num_classes, **(sizes or {}))
+
+
 def maps(num_classes):
     return build(num_classes).backbone
 
@@ -120,6 +124,16 @@ def test_a_function_itself_is_a_model(own, tmp_path):
         assert torch.equal(value, found.state_dict()[key])
     assert create_model(plain, num_classes=None).num_classes == 4
     print(convert(tmp_path / "run", tmp_path / "converted.safetensors"))
+
+
+def test_an_option_may_hold_options(own, tmp_path):
+    from own_convnext import nested
+
+    network = create_model(nested, num_classes=4, sizes={"width": 4, "reduction": 2})
+    assert network.head.channels == 32 and network.options == {"sizes": {"width": 4, "reduction": 2}}
+    save(network, tmp_path / "file.safetensors")
+    found = load(tmp_path / "file.safetensors", model=nested)
+    assert not found.differences() and found.options == network.options
 
 
 def test_what_the_recipe_does_not_name_is_refused_before_the_first_step(own, tmp_path):

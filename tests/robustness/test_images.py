@@ -5,6 +5,7 @@ import socket
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 
 from strfnet.data import Tracklet
 from strfnet.data.frames import read_clip, read_frame
-from strfnet.data.loader import Draw, TrainingClips
+from strfnet.data.loader import Draw, TrainingClips, load
 from strfnet.inference import embed
 
 
@@ -118,6 +119,71 @@ def test_warnings_of_pillow_end_nothing_where_warnings_are_errors(tmp_path, pict
         expected = read_frame(tmp_path / name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(read_frame(tmp_path / name), expected)
+        for _ in range(2):
+            assert torch.equal(read_frame(tmp_path / name), expected)
     assert capsys.readouterr().err.count(str(tmp_path / name)) == bool(usual)
     assert bool(usual) == (save is not with_transparent_colours)
+
+
+@pytest.fixture
+def warned_of(tmp_path, picture):
+    """Two files of which Pillow warns in the same words, and one of which it does not."""
+    for name in ("first.jpg", "second.jpg"):
+        with_cut_exif(tmp_path / name, picture)
+    picture.save(tmp_path / "sound.jpg")
+    return [tmp_path / name for name in ("first.jpg", "sound.jpg", "second.jpg")]
+
+
+def names_in(caught, files):
+    """How often each file starts a line."""
+    return [sum(str(one.message).startswith(f"{file}: ") for one in caught) for file in files]
+
+
+@pytest.mark.parametrize(("action", "times"), [("default", 1), ("always", 3), ("ignore", 0)])
+def test_a_warning_of_pillow_names_its_file_once_for_each(warned_of, action, times):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter(action)
+        before = warnings.showwarning
+        for file in 3 * warned_of:
+            read_frame(file)
+        assert warnings.showwarning is before
+        warnings.warn("of another", UserWarning, stacklevel=1)
+    lines = len({str(one.message) for one in caught}) - (action != "ignore")
+    assert names_in(caught, warned_of) == [times * lines // 2, 0, times * lines // 2] and (lines > 0) == (times > 0)
+    if times:
+        assert caught.pop().message.args == ("of another",)
+        assert all(issubclass(one.category, UserWarning) and "PIL" in one.filename for one in caught)
+
+
+def test_what_a_process_was_warned_of_before_hides_no_file(warned_of):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        with Image.open(warned_of[0]) as image:
+            image.getexif()
+        unnamed = len(caught)
+        read_frame(warned_of[2])
+    assert unnamed and names_in(caught, warned_of) == [0, 0, len(caught) - unnamed] and len(caught) > unnamed
+
+
+def test_threads_name_their_own_files(tmp_path, picture):
+    files = [tmp_path / f"{number}.jpg" for number in range(40)]
+    for number, file in enumerate(files):
+        with_cut_exif(file, picture) if number % 2 else picture.save(file)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        before = warnings.showwarning
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(read_frame, 5 * files))
+        assert warnings.showwarning is before
+    each = len(caught) // 20
+    assert each and names_in(caught, files) == 20 * [0, each]
+
+
+def test_warnings_of_workers_are_shown_by_the_run_once_for_each_file(warned_of):
+    clips = TrainingClips([Tracklet((file,), 0) for file in warned_of], [0, 0, 0], seed=0, frames=1, size=(8, 4))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for epoch in range(2):
+            list(load(clips, [[Draw(epoch, row, row)] for row in range(3)], workers=1))
+    first, sound, second = names_in(caught, warned_of)
+    assert (first, sound) == (second, 0) and first == len({str(one.message) for one in caught}) / 2 > 0

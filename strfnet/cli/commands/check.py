@@ -18,6 +18,7 @@ def run(call: Check) -> None:
         progress=True,
         split=call.split,
         complete=False,
+        layout=call.layout,
     )
     for finding in findings:
         print(f"{finding.kind}: {finding.text}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from strfnet.cli.options.groups import check_positive
 from strfnet.data.choices import Kind
+from strfnet.data.readers.folder import Layout
 from strfnet.data.readers.formats import Format
 
 
@@ -15,6 +16,7 @@ class Check:
     Args:
         data: Folder of the data set, or its CSV file.
         format: Layout of the data set on disk.
+        layout: Layout of the folders of the format folder; camera/track for tracklets without identities.
         split: Split to read, from 0.
         allow: Findings that are right for these data, such as [one_frame,one_camera]: they are not listed.
         workers: Threads that decode frames. Default: one for each processor.
@@ -23,6 +25,7 @@ class Check:
 
     data: Path = field(metadata={"positional": True, "metavar": "DATA"})
     format: Format = "folder"
+    layout: Layout = "identity/camera/track"
     split: int = 0
     allow: tuple[Kind, ...] = ()
     workers: int | None = None

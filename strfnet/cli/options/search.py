@@ -25,7 +25,7 @@ class Search:
             of a row of the gallery, from 0, which needs no network.
         gallery: File of strfnet embed, or folder of strfnet index. Clips and preprocessing of the query are those of
             the gallery.
-        camera: Name of the query's camera, for camera-aware.
+        camera: Name of the query's camera in the gallery, for camera-aware.
         box: Box in one frame of the video, as [frame, left, top, width, height] in pixels, frames from 0.
         tracks: Files of tracks of the video, as for strfnet crop.
         track: Name of the track that is the query.

@@ -16,6 +16,7 @@ from strfnet.data.tracklet import DETAILS, DataSet, Tracklet, natural_order
 from strfnet.system.names import check_commas, nearest
 
 _NEEDED, _OPTIONAL = ("path", "identity"), ("subset", "camera", *DETAILS, "clothes", "platform")
+_NO_DETAILS = {*_NEEDED, "subset", "camera"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ def read_listing(path: str | Path) -> DataSet:
       the CSV file's folder, or absolute. Frames are in natural number order.
     - ``identity``: of the person; empty in ``test`` and ``gallery`` if it is unknown; ``junk`` or ``distractor`` for
       -1 and 0 of MARS
-    - ``camera``: of the frames; the column may be missing, or empty for all tracklets
+    - ``camera``: of the frames; the column may be missing, or empty for all tracklets, unless the frames are named by
+      camera as in published data sets
     - ``subset``: ``train``; ``test`` (the gallery, of which ``first_queries`` selects the queries), or ``query`` and
       ``gallery`` instead. A tracklet may be in both of these, in two lines. The column may be missing if no line has
       an identity: all are ``test``.
@@ -45,7 +47,8 @@ def read_listing(path: str | Path) -> DataSet:
     Raises: ValueError naming the file and the line for a column whose name is close to a known one, an unknown
     subset, too many or too few fields, an empty field, a path without frames, a tracklet that is listed twice, a file
     in two tracklets, whatever paths lead to it, two spellings of one identity or camera that look alike, an identity
-    ``-1``, ``00-1`` or ``0000``, or frames that published data sets count to several tracklets.
+    ``-1``, ``00-1`` or ``0000``, frames that published data sets count to several tracklets, or frames without a
+    camera that these name by one.
     """
     path = Path(path)
     check_file(path, "a CSV listing of tracklets")
@@ -116,21 +119,20 @@ def _line(fields: dict[str, str], place: str, base: Path) -> list[_Line]:
             raise ValueError(f"{place} has an empty {name}")
     if subset not in PARTS:
         raise ValueError(f"{place} has the subset {subset!r}, the nearest known is {nearest(subset, PARTS)!r}")
+    camera = fields.get("camera", "").strip() or None
     try:
         frames = _frames(fields["path"], base)
+        check_one_tracklet(frames, frames[0].parent, needs_camera=camera is None)
     except (ValueError, OSError) as error:
         raise ValueError(f"{place}: {error}") from error
-    check_one_tracklet(frames, place, needs_camera=False)
-    camera = fields.get("camera", "").strip() or None
-    others = ((name, value.strip()) for name, value in fields.items() if name not in (*_NEEDED, "subset", "camera"))
-    details = {name: value for name, value in others if value}
+    details = {name: text for name, value in fields.items() if name not in _NO_DETAILS and (text := value.strip())}
     known = identity_of(identity, place) if identity else None
     return [_Line(place, subset, Tracklet(frames, known, camera, details))]
 
 
 def _frames(text: str, base: Path) -> tuple[Path, ...]:
     place = base / text
-    if place.is_dir():  # first, because a folder may be named "[a]"
+    if os.path.isdir(place):  # first, because a folder may be named "[a]"
         return frames_in(place)
     if place.is_file():
         raise ValueError(f"{place} is a file, wanted a folder or a pattern: a line for each tracklet, not frame")

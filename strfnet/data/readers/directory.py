@@ -20,7 +20,8 @@ _OTHER_IMAGES = frozenset(
 _OF_SYSTEMS = frozenset(  # folders that file servers, archives and file systems add
     {"@eaDir", "#recycle", "#snapshot", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 )
-_MASK = re.compile(r".*[_-](mask|masks|seg|segmentation|depth|alpha|parsing|pose|flow)", re.IGNORECASE)
+_MASK = re.compile(r"[_-](mask|masks|seg|segmentation|depth|alpha|parsing|pose|flow)\Z", re.IGNORECASE)
+_NEGATIVE, _FRACTION = re.compile(r"-[0-9.]+"), re.compile(r"[0-9]+\.[0-9]+")
 
 _collected: ContextVar[list[ValueError] | None] = ContextVar("collected", default=None)
 Arguments = ParamSpec("Arguments")
@@ -118,22 +119,24 @@ def frames_among(files: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def _check_names(frames: list[Path]) -> None:
-    names: dict[tuple[Path, str], Path] = {}
-    fractions: dict[Path, Path] = {}
+    names: dict[tuple[str, str], Path] = {}
+    fractions: dict[str, Path] = {}
     for frame in frames:
-        stem, twin = frame.stem, names.setdefault((frame.parent, frame.stem.lower()), frame)
+        folder, name = os.path.split(frame)  # the properties of paths are several times slower
+        stem = os.path.splitext(name)[0]
+        twin = names.setdefault((folder, stem.lower()), frame)
         if twin is not frame:
-            raise ValueError(f"{twin} and {frame.name} are two images of one frame, wanted the frames alone")
-        if _MASK.fullmatch(stem):
+            raise ValueError(f"{twin} and {name} are two images of one frame, wanted the frames alone")
+        if _MASK.search(stem):
             raise ValueError(
                 f"{frame} is named as what belongs to a frame, such as its mask; wanted the frames alone"
             )
-        if len(frames) > 1 and re.fullmatch(r"-[0-9.]+", stem):
+        if len(frames) > 1 and _NEGATIVE.fullmatch(stem):
             raise ValueError(f"the place of {frame} among the frames is ambiguous, wanted numbers from 0")
-        if re.fullmatch(r"[0-9]+\.[0-9]+", stem):
-            other = fractions.setdefault(frame.parent, frame)
+        if _FRACTION.fullmatch(stem):
+            other = fractions.setdefault(folder, frame)
             if len(other.suffixes[0]) != len(frame.suffixes[0]):
-                raise ValueError(f"the order of {other} and {frame.name} is ambiguous, wanted as many digits in each")
+                raise ValueError(f"the order of {other} and {name} is ambiguous, wanted as many digits in each")
 
 
 def check_folder(path: Path, wanted: str) -> None:
@@ -150,17 +153,20 @@ def check_file(path: Path, wanted: str) -> None:
 
 def _scan(folder: Path) -> tuple[list[str], list[str]]:
     """The names of the files and of the folders in a folder; paths for all would take longer than the scan."""
-    check_folder(folder, "a folder")
     files: list[str] = []
     folders: list[str] = []
-    with os.scandir(folder) as found:  # it distinguishes files from folders without a call for each
+    try:
+        found = os.scandir(folder)  # it distinguishes files from folders without a call for each
+    except (FileNotFoundError, NotADirectoryError):
+        check_folder(folder, "a folder")
+        raise
+    with found:
         for entry in found:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir() and entry.name in _OF_SYSTEMS:
-                continue
             if entry.is_dir():
-                folders.append(entry.name)
+                if entry.name not in _OF_SYSTEMS:
+                    folders.append(entry.name)
             elif entry.is_file():
                 files.append(entry.name)
             else:
@@ -169,4 +175,6 @@ def _scan(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _paths(folder: Path, names: list[str]) -> tuple[Path, ...]:
-    return tuple([folder / name for name in sorted(names, key=natural_key)])
+    if len(names) > 1:
+        names = sorted(names, key=natural_key)
+    return tuple([folder / name for name in names])

@@ -1,6 +1,7 @@
 """Tracklets from folders of image files that are named by identity and camera."""
 
 import filecmp
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ _LAYOUTS: dict[str, str] = {
     "camera/track": "<camera>/<track>/*.jpg",
 }
 PARTS = ("train", "test", "query", "gallery")
+_Found = tuple[Path, tuple[str, ...], tuple[Path, ...]]  # a folder, its names below the root, and its images
 _WANTED = "wanted train, and test or both query and gallery"
 
 
@@ -50,18 +52,18 @@ def read_folder(root: str | Path, *, layout: Layout = "identity/camera/track") -
     files, folders = entries(root)
     if layout == "identity/camera/track":
         check_names(root, folders, PARTS)
-    found = [one for folder in folders for one in _folders(folder, root, layout)]
+    found = [one for folder in folders for one in _folders(folder, (folder.name,), root, layout)]
     if frames_among(files):
         raise ValueError(f"images are directly in {root}, wanted {wanted} in it")
     if not found:
         raise ValueError(f"no images below {root}, wanted {wanted} in it")
-    depths = {len(folder.relative_to(root).parts): folder for folder, _ in found}
+    depths = {len(names): folder for folder, names, _ in found}
     if len(depths) > 1:
         one, other = list(depths.values())[:2]
         raise ValueError(f"tracklets {one} and {other} have different depths, wanted {wanted} for all")
     if layout == "camera/track" and 2 not in depths:
         raise ValueError(f"{found[0][0]} is a tracklet, wanted {wanted} in {root}")
-    return [one for folder, frames in found for one in _tracklet(folder, frames, root, layout)]
+    return [one for folder, names, frames in found for one in _tracklet(folder, names, frames, layout)]
 
 
 def read_folder_data_set(root: str | Path, *, layout: Layout = "identity/camera/track") -> DataSet:
@@ -93,7 +95,7 @@ def read_folder_data_set(root: str | Path, *, layout: Layout = "identity/camera/
         raise ValueError(f"{stray} is beside {', '.join(name for name in PARTS if name in parts)}, {_WANTED}")
     check_parts(parts, root)
     tracklets = {name: read_folder(path, layout=layout) for name, path in parts.items()}
-    check_apart(Placed(name, str(Path(one.where).parent), one) for name in tracklets for one in tracklets[name])
+    check_apart(Placed(name, os.path.dirname(one.where), one) for name in tracklets for one in tracklets[name])
     return data_set_of(f"folder {root.name}", tracklets, same=_same_files)
 
 
@@ -174,27 +176,27 @@ def _same_files(one: Tracklet, other: Tracklet) -> bool:
 
 
 @collected
-def _folders(folder: Path, root: Path, layout: Layout) -> list[tuple[Path, tuple[Path, ...]]]:
-    """The folders with images in or below ``folder``, and their images."""
+def _folders(folder: Path, names: tuple[str, ...], root: Path, layout: Layout) -> list[_Found]:
+    """The folders with images in or below ``folder``, which has these names below the root."""
     files, inner = entries(folder)
     frames, wanted = frames_among(files), _LAYOUTS[layout]
     if frames and inner:
         raise ValueError(f"{folder} holds images beside folders, wanted one or the other: {wanted} in {root}")
     if frames:
-        return [(folder, frames)]
+        return [(folder, names, frames)]
     if not inner:
         raise ValueError(f"{folder} holds no {', '.join(sorted(FRAME_SUFFIXES))} images, wanted at least one")
-    if len(folder.relative_to(root).parts) == len(layout.split("/")):
+    if len(names) == len(layout.split("/")):
         raise ValueError(f"{folder} holds folders one level deeper than {wanted} in {root}")
-    return [found for child in inner for found in _folders(child, root, layout)]
+    return [found for child in inner for found in _folders(child, (*names, child.name), root, layout)]
 
 
 @collected
-def _tracklet(folder: Path, frames: tuple[Path, ...], root: Path, layout: Layout) -> list[Tracklet]:
-    """The tracklet of a folder."""
-    place = folder.relative_to(root).parts
+def _tracklet(folder: Path, names: tuple[str, ...], frames: tuple[Path, ...], layout: Layout) -> list[Tracklet]:
+    """The tracklet of a folder with these names below the root."""
     if layout == "camera/track":
-        return [Tracklet(frames, None, place[0], {"track": place[1]})]
-    camera = place[1] if len(place) == 3 else None
+        check_one_tracklet(frames, folder, needs_camera=False)
+        return [Tracklet(frames, None, names[0], {"track": names[1]})]
+    camera = names[1] if len(names) == 3 else None
     check_one_tracklet(frames, folder, needs_camera=camera is None)
-    return [Tracklet(frames, identity_of(place[0], folder), camera)]
+    return [Tracklet(frames, identity_of(names[0], folder), camera)]

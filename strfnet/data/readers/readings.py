@@ -9,12 +9,14 @@ from strfnet.data.tracklet import DISTRACTOR, JUNK
 
 # Frames of published data sets; the group is the camera, with the tracklet where the name has it.
 _NAMES = {
-    "MARS (format mars)": re.compile(r"(?:\d{4}|00-1)(C\dT\d+)F\d+", re.IGNORECASE),
-    "DukeMTMC-VideoReID (format duke)": re.compile(r"\d{4}_?(C\d)_?F\d+_?[XD]\d+", re.IGNORECASE),
-    "Market-1501": re.compile(r"-?\d+_(c\ds\d)_\d+.*", re.IGNORECASE),
-    "LS-VID (format ls_vid)": re.compile(r"\d{4}_(\d{3}_\d{2})_\d{4}"),
-    "iLIDS-VID (format ilids)": re.compile(r"(cam\d)_person\d+_\d+"),
+    "MARS (format mars)": r"(?i:(?:\d{4}|00-1)(C\dT\d+)F\d+)",
+    "DukeMTMC-VideoReID (format duke)": r"(?i:\d{4}_?(C\d)_?F\d+_?[XD]\d+)",
+    "Market-1501": r"(?i:-?\d+_(c\ds\d)_\d+.*)",
+    "LS-VID (format ls_vid)": r"\d{4}_(\d{3}_\d{2})_\d{4}",
+    "iLIDS-VID (format ilids)": r"(cam\d)_person\d+_\d+",
+    "AG-VPReID (format ag_vpreid)": r"(?i:P\d+T\d+A\d+(C\d+)E\d+K\d+F\d+)",
 }
+_NAMED = re.compile("|".join(_NAMES.values()))
 _CAMERA = re.compile(r"cam(era)?[ _-]?(\d+|[a-z])", re.IGNORECASE)
 _WORDS = {"junk": JUNK, "distractor": DISTRACTOR}
 
@@ -68,8 +70,9 @@ def check_one_tracklet(frames: Sequence[Path], place: object, *, needs_camera: b
     Raises: ValueError for frames that published data sets count to several tracklets or, with ``needs_camera``, name
     by their camera.
     """
-    for data_set, pattern in _NAMES.items():
-        named = {found[1]: frame for frame in frames if (found := pattern.fullmatch(frame.stem))}
+    found = [(match, frame) for frame in frames if (match := _NAMED.fullmatch(frame.stem))]
+    for group, data_set in enumerate(_NAMES if found else (), start=1):
+        named = {match[group]: frame for match, frame in found if match[group]}
         if len(named) > 1:
             one, other = list(named.values())[:2]
             raise ValueError(

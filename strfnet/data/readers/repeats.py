@@ -25,10 +25,12 @@ def check_apart(found: Iterable[Placed]) -> None:
     """
     files: dict[tuple[int, int], Placed] = {}
     names: dict[tuple[str, str], tuple[str, str]] = {}
+    known: set[tuple[str, str]] = set()
     for placed in found:
         for kind, name in (("identity", placed.tracklet.identity), ("camera", placed.tracklet.camera)):
-            if not isinstance(name, str):
+            if not isinstance(name, str) or (kind, name) in known:
                 continue
+            known.add((kind, name))
             other, place = names.setdefault((kind, _seen(name)), (name, placed.place))
             if other != name:
                 both = f"{other!a} of {place} and {name!a} of {placed.place}"
