@@ -5,7 +5,7 @@ DATA ?=
 # Processes of the test suite; each keeps to one thread.
 JOBS ?= 2
 # What `make test-versions` runs, and the Python of its environments.
-VERSIONS ?= oldest 2.8 2.11 newest
+VERSIONS ?= oldest 2.8 2.11 2.13 newest
 OLD_PYTHON ?= $(PYTHON)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal

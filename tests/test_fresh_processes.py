@@ -114,7 +114,7 @@ def test_a_command_is_the_first_call(command, files):
 def test_an_older_pytorch_is_refused_with_its_version_and_the_one_wanted(monkeypatch, tmp_path):
     network = strfnet.create_model("c2d_resnet8")
     monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
-    with pytest.raises(RuntimeError, match=r"optimize needs PyTorch 2\.14 or newer, found 2\.7\.1"):
+    with pytest.raises(RuntimeError, match=r"optimize needs PyTorch 2\.11 or newer, found 2\.7\.1"):
         optimize(network, (1, 3, 2, 32, 16))
     with pytest.raises(RuntimeError, match=r"export needs PyTorch 2\.14 or newer, found 2\.7\.1"):
         export(network, tmp_path / "network.onnx")

@@ -1,6 +1,6 @@
 """Runs the core of the suite under several versions of PyTorch and prints the table versions x parts.
 
-    python tests/versions.py                      # the oldest, 2.8, 2.11 and the newest
+    python tests/versions.py                      # the oldest, 2.8, 2.11, 2.13 and the newest
     python tests/versions.py --only oldest newest
 
 The newest is the environment that runs this file. The others are made in .venvs/, about 6 GB each; the oldest has the
@@ -20,7 +20,13 @@ from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
-VERSIONS = {"oldest": ("2.6.0", "0.21.0"), "2.8": ("2.8.0", "0.23.0"), "2.11": ("2.11.0", "0.26.0"), "newest": None}
+VERSIONS = {
+    "oldest": ("2.6.0", "0.21.0"),
+    "2.8": ("2.8.0", "0.23.0"),
+    "2.11": ("2.11.0", "0.26.0"),
+    "2.13": ("2.13.0", "0.28.0"),
+    "newest": None,
+}
 # Parts of the suite and the paths of their tests. Tests of tools that older PyTorch lacks are in tests/tools.
 CORE = {
     "layers": ["tests/layers"],
@@ -40,8 +46,14 @@ CORE = {
 }
 # Parts that raise below a version of PyTorch; tests/test_fresh_processes.py holds that they do.
 SINCE = {
-    "optimize": ("2.14", ["tests/test_deployment.py", "tests/test_fusion.py", "tests/test_winograd.py"]),
-    "export": ("2.14", ["tests/test_exporting.py", "tests/models/test_deployment.py"]),
+    "optimize": (
+        "2.11",
+        [f"tests/test_{name}.py" for name in ("deployment", "fusion", "winograd", "token_deployment")],
+    ),
+    "export": (
+        "2.14",
+        ["tests/test_exporting.py", "tests/test_exporting_settings.py", "tests/models/test_deployment.py"],
+    ),
 }
 INSTALLED = """import json, platform, torch, torchvision, numpy
 print(json.dumps({"Python": platform.python_version(), "PyTorch": torch.__version__,

@@ -22,6 +22,7 @@ from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
 from strfnet.system.compat import clear_hooks
 
 Network = TypeVar("Network", bound=nn.Module)
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 Pass = Callable[[nn.Module, tuple[int, ...]], int]
 CONVOLUTIONS = (nn.Conv2d, C2D, I3D, P3DA, P3DB, P3DC, AP3DI, AP3DA, AP3DB, AP3DC)
 
@@ -65,11 +66,12 @@ def fuse_batch_norms(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
     """Fuses batch norms into the convolutions before them.
 
     The pairs are found by a run on the meta device. A norm stays if it follows a unit or a P3D-C convolution, is of
-    another class than ``nn.BatchNorm2d``, or has no running statistics. Products are computed in float64.
+    another class than ``nn.BatchNorm2d`` and ``nn.BatchNorm3d``, or has no running statistics. Products are computed
+    in float64.
     """
     pairs = followed_by_norm(network, clip_shape)
     for conv, norm in pairs.items():
-        fuse_norm(network.get_submodule(conv), cast(nn.BatchNorm2d, network.get_submodule(norm)))
+        fuse_norm(network.get_submodule(conv), cast(Norm, network.get_submodule(norm)))
         set_module(network, norm, nn.Identity())
     channels_last(network)
     return len(pairs)
@@ -121,12 +123,12 @@ def _is_mergeable(block: NonLocalBlock) -> bool:
     return plain and (block.norm is None or (type(block.norm) is nn.BatchNorm1d and has_statistics(block.norm)))
 
 
-def has_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:
+def has_statistics(norm: Norm) -> bool:
     """Whether a norm computes the same for every batch in evaluation."""
     return norm.running_mean is not None and norm.running_var is not None
 
 
-def scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
     """Returns what a norm in evaluation multiplies each channel by and adds to it, in float64.
 
     Raises: ValueError if the norm has no running statistics.
@@ -140,7 +142,7 @@ def scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tens
     return scale, shift
 
 
-def fuse_norm(conv: Any, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+def fuse_norm(conv: Any, norm: Norm) -> None:
     """Multiplies ``norm`` into the weights and the bias of the layer before it, ``conv``, in place.
 
     Raises: ValueError if the norm has no running statistics, or the layer is a P3D-C convolution.
@@ -156,7 +158,8 @@ def fuse_norm(conv: Any, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         part.weight = nn.Parameter(scaled.to(weight), requires_grad=False)
     if last.bias is not None:
         shift = shift + last.bias.double() * scale
-    last.bias = nn.Parameter(shift.to(last.weight), requires_grad=False)
+    bias = nn.Parameter(shift.to(last.weight), requires_grad=False)
+    nn.Module.register_parameter(last, "bias", bias)  # P3D refuses one that comes without a scaled temporal kernel
 
 
 def followed_by_norm(network: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, str]:
@@ -178,7 +181,7 @@ def followed_by_norm(network: nn.Module, clip_shape: tuple[int, ...]) -> dict[st
     for path, module in probe.named_modules():
         if own_class(module) in CONVOLUTIONS and not isinstance(module, P3DC | Followed):
             module.register_forward_hook(lambda _module, _args, output, path=path: record_output(path, output))
-        elif type(module) is nn.BatchNorm2d and has_statistics(module):
+        elif type(module) in (nn.BatchNorm2d, nn.BatchNorm3d) and has_statistics(module):
             module.register_forward_pre_hook(lambda _module, args, path=path: record_input(path, args[0]))
     like = next(probe.parameters())
     with torch.inference_mode():

@@ -53,7 +53,8 @@ class NormInPlace(Extension):
         shift = -self.running_mean * scale
         if self.affine:
             shift = shift + self.bias
-        return torch.addcmul(shift[:, None, None], x, scale[:, None, None], out=x)
+        out = None if torch.compiler.is_compiling() else x  # PyTorch 2.13 does not compile it for a channels-last x
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None], out=out)
 
 
 class SumInPlace(Extension):

@@ -203,7 +203,9 @@ class I3D(ConvertedState, ConvertedKernels, TemporalConv):
 class P3D(TemporalConv):
     """A spatial and a temporal convolution; its subclasses combine them.
 
-    ``temporal.weight`` is (o, i, time_kernel, 1), without bias, and starts at zero.
+    ``temporal.weight`` is (o, i, time_kernel, 1), without bias, and starts at zero. A batch norm behind the layer is
+    fused by `strfnet.deployment.fuse`; ``torch.nn.utils.fuse_conv_bn_eval`` would leave out the temporal convolution,
+    and raises where the layer has no bias.
     """
 
     def __init__(
@@ -211,6 +213,16 @@ class P3D(TemporalConv):
     ) -> None:
         super().__init__(conv, time_kernel=time_kernel, time_stride=time_stride, time_dilation=time_dilation)
         self.temporal = temporal_conv(self, self.out_channels)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Registers a parameter. Raises: ValueError for a bias, as folding a batch norm adds it, if there is none."""
+        if name == "bias" and param is not None and getattr(self, "bias", param) is None:
+            raise ValueError(
+                "bias is a parameter, but this layer was made without one; a batch norm folded into its weight and "
+                "bias, as fuse_conv_bn_eval does it, leaves out the temporal convolution: "
+                "strfnet.deployment.fuse fuses batch norms"
+            )
+        super().register_parameter(name, param)
 
     def reset_temporal(self) -> None:
         """Initialises the temporal kernel, so that the layer is the 2-D convolution on every frame."""

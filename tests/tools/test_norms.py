@@ -9,6 +9,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import resnet18
 
 import strfnet
+from strfnet.deployment import fuse
+from strfnet.deployment.fusion import CONVOLUTIONS
+from strfnet.layers.temporal import P3D
 
 CLIP = normal(2, 3, 3, 64, 32).float()
 TOOLS = {
@@ -64,10 +67,48 @@ def test_fuse_conv_bn_eval_keeps_the_output_of_plain_convolutions(name):
     torch.testing.assert_close(embedding(network), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["strf_c2d", "i3d", "p3da", "p3dc", "ap3d"])
+@pytest.mark.parametrize("name", ["strf_c2d", "i3d"])
 def test_fuse_conv_bn_eval_of_an_inflated_convolution_is_refused_when_it_runs(name):
     network = woken(name)
     block = network.backbone.layer2[0]
     block.conv2, block.bn2 = fuse_conv_bn_eval(block.conv2, block.bn2), nn.Identity()
     with pytest.raises(ValueError, match=r"a copy of a layer.*strfnet\.deployment\.fuse fuses batch norms"):
         embedding(network)
+
+
+@pytest.mark.parametrize("name", ["p3da", "p3dc", "ap3d"])
+def test_fuse_conv_bn_eval_of_an_inflated_p3d_convolution_is_refused_at_once(name):
+    network = woken(name)
+    expected = embedding(network)
+    block = network.backbone.layer2[0]
+    with pytest.raises(ValueError, match=r"leaves out the temporal convolution: strfnet\.deployment\.fuse fuses"):
+        fuse_conv_bn_eval(block.conv2, block.bn2)
+    assert torch.equal(embedding(network), expected)
+
+
+class OnClips(nn.Module):
+    """A network of a user's own on clips: a layer and the norm behind it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.conv = wake(layer(nn.Conv2d(3, 4, 3, padding=1, bias=False)))
+        self.norm = wake(nn.BatchNorm3d(4), seed=1)
+
+    def forward(self, clip):
+        return self.norm(self.conv(clip))
+
+
+@pytest.mark.parametrize("layer", [layer for layer in CONVOLUTIONS if layer is not nn.Conv2d])
+def test_a_norm_behind_a_layer_on_clips_is_fused_right_or_not_at_all(layer):
+    torch.manual_seed(0)
+    network = OnClips(layer).eval().requires_grad_(False)
+    expected = network(CLIP)
+    fused = fuse(network, tuple(CLIP.shape))
+    assert type(fused.norm) is nn.Identity
+    torch.testing.assert_close(fused(CLIP), expected, rtol=1e-4, atol=1e-4)
+    if issubclass(layer, P3D):
+        with pytest.raises(ValueError, match="bias is a parameter, but this layer was made without one"):
+            fuse_conv_bn_eval(network.conv, network.norm)
+    else:
+        network.conv, network.norm = fuse_conv_bn_eval(network.conv, network.norm), nn.Identity()
+    torch.testing.assert_close(network(CLIP), expected, rtol=1e-4, atol=1e-4)

@@ -7,16 +7,18 @@ import sys
 
 import pytest
 import torch
+from accelerate import Accelerator
 from host_reads import HostReads
 from tiny_runs import checkpoints, metadata_of, network_for, objective_for, tiny_recipe, walkers
 from torch import nn
 from torch.backends import cudnn
 from torch.utils import deterministic
 
-from strfnet.training import loop
+from strfnet.training import accelerator, loop
 from strfnet.training.accelerator import deterministic_kernels, flushed_denormals, make_engine
 from strfnet.training.log import read_log
 from strfnet.training.optimization import make_optimizer
+from strfnet.training.recipe import Recipe
 from strfnet.training.trainer import train
 from strfnet.weights.file import read_weights
 
@@ -86,8 +88,27 @@ def test_an_unset_setting_of_cublas_is_reported_for_gpus(monkeypatch, capsys, de
     assert (f"{CUBLAS} is unset; deterministic training sets it to :4096:8" in capsys.readouterr().err) == said
 
 
-@pytest.mark.parametrize("changes", [{"accumulate": 2, "clip_gradients": 1.0, "erasing": 0.5}, {"optimizer": "sgd"}])
+class ScalingOnCpu(Accelerator):
+    """Scales losses as under fp16, which Accelerate does on GPUs alone."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings | {"mixed_precision": "bf16"})
+        self.state._mixed_precision, self.scaler = "fp16", torch.amp.GradScaler("cpu", init_scale=2.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulate": 2, "clip_gradients": 1.0, "erasing": 0.5},
+        {"optimizer": "sgd"},
+        {"precision": "fp16", "clip_gradients": 1.0},
+    ],
+    ids=str,
+)
 def test_a_step_reads_one_vector_on_the_host_and_does_so_a_step_late(tmp_path, monkeypatch, changes):
+    if changes.get("precision") == "fp16":
+        monkeypatch.setattr(accelerator, "Accelerator", ScalingOnCpu)
+        monkeypatch.setattr(Recipe, "check_device", lambda self: None)
     order, reads = [], HostReads()
 
     def quiet(*arguments, **options):  # decoding is the work of other processes
