@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from strategies import normal, wake
+from sweeps import sweep
 
 import strfnet
 from strfnet.cli.parser import main
@@ -34,7 +35,7 @@ def assert_same(one, two):
         assert value.dtype == state[key].dtype and torch.equal(value, state[key]), key
 
 
-@pytest.mark.parametrize("name", [name for name in strfnet.list_models() if name.endswith("resnet8")])
+@pytest.mark.parametrize("name", sweep([name for name in strfnet.list_models() if name.endswith("resnet8")], quick=5))
 def test_a_network_is_rebuilt_as_it_was(name, tmp_path):
     network = built(name)
     save(network, tmp_path / "network.safetensors")

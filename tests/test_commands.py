@@ -15,6 +15,7 @@ import torch
 from data_trees import TREES, write_g2a_vreid_tree, write_ilids_tree
 from safetensors.torch import load_file
 from scipy.io import savemat
+from sweeps import sweep
 
 from strfnet.cli import main
 from strfnet.data.readers.formats import FORMATS
@@ -147,6 +148,7 @@ def test_reranked_distances_are_judged_where_that_is_asked(run, walkers, capsys)
     assert "cosine re-ranked" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one_and_print_once(run, walkers, tmp_path, capsys):
     words = ["evaluate", *asked(run, walkers), "--protocol", "ap3d", "--out"]
     assert main([*words, str(tmp_path / "one.json")]) == 0
@@ -396,7 +398,7 @@ def test_a_folder_without_a_run_is_refused(walkers, tmp_path, capsys, best):
     assert f"{tmp_path} holds no run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", sweep(FORMATS, quick=5))
 def test_every_data_set_is_trained_on_and_judged_by_its_protocol(tmp_path, capsys, format):
     data = TREES[format](tmp_path / "data")
     protocol = {"csv": "folder", "ag_vpreid": "aerial_to_ground"}.get(format, format)

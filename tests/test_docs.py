@@ -190,6 +190,7 @@ def rows_of(page):
     return [(name, [cell.strip() for cell in cells.split("|")]) for name, cells in lines]
 
 
+@pytest.mark.slow
 def test_cards_hold_every_form_once_and_its_parameters():
     costs = {name: cells for name, cells in rows_of("docs/networks.md") if len(cells) == 4}
     assert sorted(costs) == sorted(name for name in strfnet.list_models() if "resnet50" in name)
@@ -289,6 +290,7 @@ class Page(HTMLParser):
             self.loads += [value for key in ("src", "href", "srcset") if (value := values.get(key))]
 
 
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere_and_its_links_resolve(site):
     pages = {page: Page(page.read_text()) for page in site.rglob("*.html")}
     for page, parsed in pages.items():

@@ -158,6 +158,7 @@ def rounding(embedding, clip):
     return (embedding + 2e4) - 2e4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1, 1.01])
 def test_the_allowed_difference_follows_the_rounding_of_the_network(factor, tmp_path):
     wrong = lambda embedding, clip: embedding * factor if torch.compiler.is_exporting() else embedding  # noqa: E731

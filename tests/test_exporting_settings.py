@@ -31,13 +31,14 @@ def exported(network, form, folder):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "form", "least"),
     [
-        pytest.param({"time_kernel": 5}, "onnx", 1, marks=pytest.mark.slow),
-        pytest.param({"time_kernel": 5}, "pt2", 1, marks=pytest.mark.slow),
+        ({"time_kernel": 5}, "onnx", 1),
+        ({"time_kernel": 5}, "pt2", 1),
         # frames_at_least is 5, but ONNX Runtime takes fewer
-        pytest.param({"time_kernel": 5, "time_stride": 2}, "onnx", 1, marks=pytest.mark.slow),
+        ({"time_kernel": 5, "time_stride": 2}, "onnx", 1),
         ({"time_kernel": 5, "time_stride": 2}, "pt2", 5),
     ],
 )

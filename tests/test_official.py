@@ -12,6 +12,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from strategies import assert_golden, golden, normal, wake
+from sweeps import sweep
 
 import strfnet
 from strfnet.layers.ap3d import AppearancePreserving
@@ -79,11 +80,14 @@ def published_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("table", "name"),
-    [
-        ("ap3d_ap3dnlres50", "ap3d_nl_resnet50"),
-        ("ste_resnet50_NL_stripe_hr", "ste_nvan_resnet50"),
-        ("torchvision_resnet50", "c2d_resnet50"),
-    ],
+    sweep(
+        [
+            ("ste_resnet50_NL_stripe_hr", "ste_nvan_resnet50"),
+            ("ap3d_ap3dnlres50", "ap3d_nl_resnet50"),
+            ("torchvision_resnet50", "c2d_resnet50"),
+        ],
+        quick=1,
+    ),
 )
 def test_a_file_of_the_published_names_gives_an_embedding_and_itself_again(table, name, tmp_path):
     shapes = json.loads((ROOT / f"tests/golden/keys_{table}.json").read_text())["keys"]
@@ -140,7 +144,7 @@ def test_every_published_form_comes_back_as_it_was(name, published_file, tmp_pat
     assert_same_file(path, tmp_path / "again.pth")
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", sweep(SMALL, quick=5))
 def test_a_network_is_recognised_by_names_and_shapes_where_they_tell(name, published_file):
     path = published_file(name)
     alike = [["nvan", "nvan_spatial", "nvan_temporal", "ste_nvan"], ["p3da", "p3db", "p3dc"]]

@@ -11,6 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_the_command_reports_that_all_printed_costs_agree():
     done = subprocess.run([sys.executable, BENCHMARKS / "flops.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from strategies import normal, wake
+from sweeps import sweep
 
 import strfnet
 from strfnet.layers.non_local import NonLocalBlock
@@ -35,7 +36,7 @@ def relative_difference(one, other):
     return ((one - other).abs().max() / other.abs().max()).item()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", sweep(FAMILIES, quick=2))
 def test_a_restated_network_gives_our_embeddings(restate, name):
     network = wake(strfnet.create_model(name.replace("50", "18"), num_classes=3)).eval()
     clip = normal(2, 3, 4, 256, 16)
@@ -47,7 +48,7 @@ def test_a_restated_network_gives_our_embeddings(restate, name):
         assert relative_difference(restated.feature, ours.feature) <= bound
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", sweep(FAMILIES, quick=2))
 def test_a_restated_network_has_the_published_parameters(restate, name):
     content = json.loads((ROOT / "tests" / "golden" / f"keys_{FAMILIES[name]}.json").read_text())["keys"]
     theirs = {key.removeprefix("module."): shape for key, shape in content.items()}

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from strategies import normal, reordered, wake
+from sweeps import sweep
 from torch import nn
 from torch.func import functional_call
 
@@ -119,7 +120,7 @@ def test_the_state_dict_is_all_that_a_layer_knows(name):
     assert torch.equal(other(clip), layer(clip))
 
 
-@every_layer
+@pytest.mark.parametrize("name", sweep(LAYERS, quick=6))
 def test_one_compiled_graph_agrees_for_any_batch_and_any_number_of_frames(name):
     torch._dynamo.reset()
     layer, graphs = awake(name), []

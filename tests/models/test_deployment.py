@@ -67,6 +67,7 @@ for b, t in ((2, 4), (3, 6)):
 """
 
 
+@pytest.mark.slow
 def test_a_network_is_compiled_before_anything_else_has_run():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FRESH], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from strategies import wake
+from sweeps import sweep
 from torch import nn
 
 import strfnet
@@ -77,7 +78,8 @@ def test_a_network_returns_embeddings_in_evaluation_and_logits_too_in_training(n
 
 
 @pytest.mark.parametrize(
-    ("depth", "stage2", "stage3"), [("resnet18", 2, 2), ("resnet50", 4, 6), ("resnet101", 4, 23)]
+    ("depth", "stage2", "stage3"),
+    sweep([("resnet50", 4, 6), ("resnet18", 2, 2), ("resnet101", 4, 23)], quick=1),
 )
 def test_units_stand_where_the_papers_place_them(depth, stage2, stage3):
     strf = on_meta(f"strf_p3dc_{depth}")

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from strategies import normal, wake
+from sweeps import sweep
 
 import strfnet
 from strfnet import NonLocalBlock
@@ -39,7 +40,9 @@ TOLD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "told", "given"), TOLD, ids=[f"{name}-{told}" for name, told, _ in TOLD])
+@pytest.mark.parametrize(
+    ("name", "told", "given"), sweep(TOLD, quick=2), ids=[f"{name}-{told}" for name, told, _ in TOLD]
+)
 def test_files_give_the_same_network_back(name, told, given, tmp_path):
     network = wake(strfnet.create_model(name, num_classes=4, **told, **given)).eval()
     assert network.options == {**told, **given}
@@ -79,6 +82,7 @@ def test_weights_saved_with_other_options_are_refused_by_name(tmp_path):
     strfnet.create_model("p3db_resnet8", num_classes=3, pretrained=file)  # another model is not compared
 
 
+@pytest.mark.slow
 def test_without_a_name_the_file_tells_places_too(tmp_path):
     for name, options in (
         ("i3d_nl_resnet18", {"non_local": ["layer4.1"], "time_kernel": 5}),

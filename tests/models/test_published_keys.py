@@ -63,6 +63,7 @@ def test_a_network_has_the_published_parameters(file):
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", OTHERS)
 def test_published_tables_of_other_settings_are_built_and_read_off_the_file(file, tmp_path):
     family, name, options = OTHERS[file]

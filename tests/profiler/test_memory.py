@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from sweeps import sweep
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -34,7 +35,9 @@ def measured(network, *inputs, **keywords):
     return sum(kept.values()), live.peak
 
 
-@pytest.mark.parametrize("name", ["strf_p3dc_resnet8", "ste_nvan_resnet8", "nvan_resnet8", "ap3d_nl_resnet8"])
+@pytest.mark.parametrize(
+    "name", sweep(["strf_p3dc_resnet8", "ste_nvan_resnet8", "nvan_resnet8", "ap3d_nl_resnet8"], quick=1)
+)
 def test_memory_is_that_of_a_pass_on_values(name):
     torch.manual_seed(0)
     network = strfnet.create_model(name, num_classes=5)
