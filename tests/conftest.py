@@ -4,6 +4,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the suite runs in several processes, and they start others: one thread each
 
+import signal
 import sys
 
 import pytest
@@ -17,6 +18,14 @@ settings.register_profile("thorough", settings.get_profile("quick"), max_example
 settings.register_profile("search", settings.get_profile("thorough"), derandomize=False, print_blob=True)
 settings.load_profile("quick")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangups():
+    """Lets SIGHUP act where nohup has started the suite, too: processes of tests would inherit its setting."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(autouse=True)

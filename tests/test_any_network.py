@@ -7,6 +7,7 @@ import timm
 import torch
 import torchvision
 from strategies import wake
+from sweeps import sweep
 from torch import nn
 
 import strfnet
@@ -131,7 +132,7 @@ BUILDERS = {
 }
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", sweep(BUILDERS, quick=3))
 @torch.no_grad()
 def test_a_builder_gets_the_width_that_a_run_finds_and_the_network_stays_the_same(name):
     build, path, channels = BUILDERS[name]

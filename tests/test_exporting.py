@@ -74,6 +74,7 @@ def test_onnx_answers_as_the_network_does_for_any_batch_and_frames(name, tmp_pat
     assert told.description["frames_at_least"] == (5 if "ste" in name else 1)
 
 
+@pytest.mark.slow
 def test_a_program_answers_as_the_network_does_for_any_batch_and_frames(tmp_path):
     network = woken("strf_p3dc_resnet8")
     export(network, tmp_path / "network.pt2", "pt2", size=(32, 16))
@@ -96,6 +97,7 @@ def test_a_package_answers_as_the_network_does(tmp_path):
     assert json.loads(package.loader.get_metadata()["strfnet"]) == json.loads(json.dumps(told.description))
 
 
+@pytest.mark.slow
 def test_merged_frames_need_five_in_a_program_and_the_file_says_so(tmp_path):
     network = wake(Merging())
     told = export(network, tmp_path / "network.pt2", "pt2", size=(16, 12))

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from sweeps import sweep
 from torchvision.models import resnet18
 
 import strfnet
@@ -66,7 +67,8 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["strf_c2d_resnet8", "strf_p3dc_resnet18"])
+@pytest.mark.fresh_process
+@pytest.mark.parametrize("name", sweep(["strf_c2d_resnet8", "strf_p3dc_resnet18"], quick=1))
 @pytest.mark.parametrize("asked", ["import strfnet", "from strfnet import create_model"])
 def test_a_network_is_created_on_the_meta_device(name, asked):
     create = "create_model" if "from" in asked else "strfnet.create_model"
@@ -102,7 +104,8 @@ def test_every_command_is_tried():
     assert COMMANDS.keys() == options.COMMANDS.keys()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.fresh_process
+@pytest.mark.parametrize("command", sweep(COMMANDS, quick=5))
 def test_a_command_is_the_first_call(command, files):
     done = fresh("-m", "strfnet.cli", *COMMANDS[command].format(files).split())
     if command == "export" and TORCH < (2, 14):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import normal, wake
+from sweeps import sweep
 from torch import nn
 from torchvision.models import resnet18
 
@@ -69,7 +70,7 @@ def test_a_convolution_with_its_norm_fused_computes_both(kind, groups, biased, a
     agree(frames_of(network(clip)), expected)
 
 
-@pytest.mark.parametrize("form", ARCHITECTURES)
+@pytest.mark.parametrize("form", sweep(ARCHITECTURES, quick=11))
 def test_a_fused_network_computes_the_same_and_has_no_norm_left_behind_a_convolution(form):
     network = woken(form.format("resnet8")).double()
     state = copy.deepcopy(network.state_dict())

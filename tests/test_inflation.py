@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 from strategies import normal, wake
+from sweeps import sweep
 from torch import nn
 
 import strfnet
@@ -58,7 +59,7 @@ def resnet18():
     return image_network("torchvision.resnet18")
 
 
-@pytest.mark.parametrize("name", [*SMALL, *LARGE, *(pytest.param(name, marks=pytest.mark.slow) for name in SWEEP)])
+@pytest.mark.parametrize("name", sweep([*SMALL, *LARGE, *SWEEP], quick=3))
 @torch.no_grad()
 def test_an_inflated_network_answers_as_the_image_network_on_every_frame(name):
     network = image_network(name)

@@ -217,6 +217,7 @@ def test_a_signal_leaves_at_once_with_the_code_of_training(walkers, tmp_path, un
     assert (tmp_path / "e.safetensors").read_bytes() == unbroken
 
 
+@pytest.mark.slow
 def test_two_processes_and_one_go_on_with_what_the_others_began(walkers, tmp_path, unbroken, capsys):
     call = words(walkers, tmp_path / "one_then_two")
     assert killed("save", 2, call)

@@ -7,6 +7,7 @@ import timm
 import torch
 import torchvision
 from strategies import wake
+from sweeps import sweep
 from torch import nn
 
 import strfnet
@@ -104,7 +105,7 @@ def by_hand(network, path, clip, unit, prefix, grid, output):
     return vectors.unflatten(0, (clip.shape[0], -1)).mean(dim=1)
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", sweep(TOWERS, quick=7))
 @torch.no_grad()
 def test_a_unit_behind_a_block_of_tokens_sees_the_clip_made_by_hand(name):
     network, path, clip, prefix, grid, output = tower(name)

@@ -101,8 +101,7 @@ def find_network(
     Args:
         source: one of
 
-            - the folder of a training run: its network at the newest checkpoint, a `ReIDNetwork` without its
-              classifier;
+            - the folder of a run: its network at the newest checkpoint, a `ReIDNetwork` without its classifier;
             - a weights file of `strfnet.save`, or a published one that fits a single network;
             - a name of `strfnet.list_models`, with ``weights``, or else without trained weights;
             - "walkers": the network whose weights are shipped with strfnet;

@@ -13,6 +13,7 @@ def benchmark(load):
     return load("embedding")
 
 
+@pytest.mark.slow
 def test_the_measured_command_embeds_the_synthetic_tracklets(benchmark, tmp_path):
     data = benchmark.draw(tmp_path / "data", 1030)
     assert len(list(data.rglob("*.jpg"))) == 2060

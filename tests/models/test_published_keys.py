@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from sweeps import sweep
 
 import strfnet
 from strfnet.weights.published import AP3D, IMAGE, PREFIX, STE_NVAN, published_state
@@ -51,7 +52,7 @@ def shapes(state):
     return {name: list(value.shape) for name, value in state.items()}
 
 
-@pytest.mark.parametrize("file", TABLES)
+@pytest.mark.parametrize("file", sweep(TABLES, quick=6))
 def test_a_network_has_the_published_parameters(file):
     family, name = TABLES[file]
     with torch.device("meta"):

@@ -96,6 +96,7 @@ def check_state(network, before):
         assert torch.equal(after[0][name], value), name
 
 
+@pytest.mark.slow
 def test_eight_threads_on_one_network_get_what_each_gets_alone(network, tracklets, tmp_path):
     """The short form of ``python benchmarks/threads.py``."""
     before = state(network)

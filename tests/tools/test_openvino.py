@@ -8,7 +8,7 @@ from strategies import normal, wake
 import strfnet
 from strfnet.deployment import export
 
-QUICK = ("p3dc_resnet8", "nvan_resnet8")
+QUICK = ("p3dc_resnet8",)
 NAMES = [name for name in strfnet.list_models() if "resnet8" in name]
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from strategies import normal, wake
+from sweeps import sweep
 from torch import nn
 
 import strfnet
@@ -27,7 +28,7 @@ def test_safetensors_saves_and_returns_a_state_dict(name, tmp_path):
         assert torch.equal(again(CLIP).embedding, network(CLIP).embedding)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sweep(NAMES, quick=6))
 def test_a_state_dict_is_contiguous_and_shares_memory_with_the_network(name, tmp_path):
     network = woken(name)
     strfnet.save(network, tmp_path / "network.safetensors")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from strategies import normal, wake
+from sweeps import sweep
 from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -41,7 +42,7 @@ def test_torchvision_extracts_features_of_an_inflated_network(temporal, unit):
             torch.testing.assert_close(features[name], expected[path])
 
 
-@pytest.mark.parametrize("name", [name for name in strfnet.list_models() if "resnet8" in name])
+@pytest.mark.parametrize("name", sweep([name for name in strfnet.list_models() if "resnet8" in name], quick=8))
 def test_a_named_network_is_traced_by_torchvision_s_tracer(name):
     network = wake(strfnet.create_model(name, num_classes=3)).eval()
     extractor = create_feature_extractor(network.backbone, ["layer3"], tracer_kwargs=LEAVES)

@@ -65,6 +65,7 @@ def test_losses_weights_and_metrics_of_every_step_are_those_of_one_process(tmp_p
     )
 
 
+@pytest.mark.slow
 def test_killed_stopped_and_started_again_two_ranks_end_bit_for_bit_alike(folder):
     broken = folder / "broken"
     killed = on_both_ranks("1", folder)

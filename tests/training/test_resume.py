@@ -158,6 +158,7 @@ test_resume.dropout_run(sys.argv[2], int(sys.argv[3]))
 """
 
 
+@pytest.mark.slow
 def test_killed_with_workers_and_started_again_a_run_ends_bit_for_bit_alike(tmp_path):
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(tmp_path / "b"), "6"]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
