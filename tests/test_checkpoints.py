@@ -58,7 +58,7 @@ def test_a_rebuilt_network_can_be_trained_and_draws_no_random_number(tmp_path):
     torch.optim.SGD(network.parameters(), lr=0.1).step()
 
 
-@pytest.mark.parametrize("classes", [None, 1, 702])
+@pytest.mark.parametrize("classes", sweep([1, None, 702], quick=1))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_classes_and_dtype_are_kept(classes, dtype, tmp_path):
     network = built("nvan_resnet8", classes).to(dtype)
@@ -310,7 +310,7 @@ def plain(network, path):
     save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
 
 
-@pytest.mark.parametrize("write", [save, save_official, plain])
+@pytest.mark.parametrize("write", sweep([save, save_official, plain], quick=1))
 def test_create_model_takes_a_file_of_any_kind(write, tmp_path):
     network = built("ap3d_nl_resnet8")
     write(network, tmp_path / "file")

@@ -258,7 +258,7 @@ def trained(out, *words, data):
     return main(["train", "--format", "folder", "--data", str(data), "--out", str(out), *small, *words])
 
 
-@pytest.mark.parametrize("kind", ["walkers", "run", "file", "published"])
+@pytest.mark.parametrize("kind", sweep(["run", "walkers", "file", "published"], quick=2))
 def test_a_network_is_tuned_from_whatever_embed_takes(kind, people, tmp_path, capsys):
     if kind == "walkers":
         weights, name, size = "walkers", "strf_c2d_resnet8", (64, 32)

@@ -174,6 +174,7 @@ def test_the_allowed_difference_follows_the_rounding_of_the_network(factor, tmp_
     assert all(1e-5 < check.rounding < 1e-3 and check.error <= 4 * check.rounding for check in told.checks)
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_run_in_float64_is_compared_in_float32(tmp_path):
     told = export(
         wake(Own(lambda embedding, clip: embedding @ torch.eye(4))), tmp_path / "network.pt2", "pt2", size=(16, 12)

@@ -105,7 +105,7 @@ def test_every_command_is_tried():
 
 
 @pytest.mark.fresh_process
-@pytest.mark.parametrize("command", sweep(COMMANDS, quick=5))
+@pytest.mark.parametrize("command", sweep(COMMANDS, quick=3))
 def test_a_command_is_the_first_call(command, files):
     done = fresh("-m", "strfnet.cli", *COMMANDS[command].format(files).split())
     if command == "export" and TORCH < (2, 14):

@@ -78,16 +78,14 @@ def published_file(tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "name"),
-    sweep(
-        [
-            ("ste_resnet50_NL_stripe_hr", "ste_nvan_resnet50"),
-            ("ap3d_ap3dnlres50", "ap3d_nl_resnet50"),
-            ("torchvision_resnet50", "c2d_resnet50"),
-        ],
-        quick=1,
-    ),
+    [
+        ("ste_resnet50_NL_stripe_hr", "ste_nvan_resnet50"),
+        ("ap3d_ap3dnlres50", "ap3d_nl_resnet50"),
+        ("torchvision_resnet50", "c2d_resnet50"),
+    ],
 )
 def test_a_file_of_the_published_names_gives_an_embedding_and_itself_again(table, name, tmp_path):
     shapes = json.loads((ROOT / f"tests/golden/keys_{table}.json").read_text())["keys"]

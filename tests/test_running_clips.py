@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from strategies import normal, wake
+from sweeps import sweep
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -117,7 +118,7 @@ def replicate(monkeypatch):
     return module.replicate
 
 
-@pytest.mark.parametrize("form", ARCHITECTURES)
+@pytest.mark.parametrize("form", sweep(ARCHITECTURES, quick=8))
 def test_replicas_of_data_parallel_run_at_once_on_batches_of_their_own(form, replicate):
     net = network(form.format("resnet8")).eval()
     clips = [clip(1, 4), clip(3, 4)]

@@ -52,6 +52,7 @@ def figures(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_several_pictures_go_into_a_folder_and_one_into_a_file(walkers, tmp_path, capsys):
     data = ["--data", str(walkers), *NETWORK, "--queries-shown", "1", "--ranks-shown", "2"]
     out = tmp_path / "new" / "shown"

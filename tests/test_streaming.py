@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import normal, wake
+from sweeps import sweep
 
 import strfnet
 from strfnet.inference import exact
@@ -241,7 +242,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text()
 TABLE = PAGE.partition("### Which networks")[2].partition("`Stream(")[0]
 
 
-@pytest.mark.parametrize("form", ARCHITECTURES)
+@pytest.mark.parametrize("form", sweep(ARCHITECTURES, quick=10))
 def test_the_page_says_which_networks_are_exact(form):
     rows = [line.split("|")[1:-1] for line in TABLE.splitlines() if line.startswith("| `")]
     listed = {name: cells[1].strip() for cells in rows for name in re.findall(r"`(\S+?)`", cells[0])}

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 
 def test_all_triplet_losses_agree(run):
     status, shown = run("triplet", "--quick")
@@ -17,6 +19,7 @@ def test_a_wrong_triplet_loss_fails_the_run(load, run, monkeypatch):
     assert status == 1 and "MISSED" in shown
 
 
+@pytest.mark.slow
 def test_all_rankings_agree_and_memory_is_measured(run):
     status, shown = run("ranking", "--quick", "--json")
     assert status == 0

@@ -125,6 +125,7 @@ def test_bfloat16_is_tried_on_a_small_clip_where_it_is_emulated(rooms, monkeypat
     assert settings.half == settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("emulated", [True, False])
 def test_bfloat16_that_is_emulated_is_not_compiled(rooms, monkeypatch, emulated):
     monkeypatch.setattr(rooms.cases, "has_bfloat16", lambda: not emulated)
@@ -140,6 +141,7 @@ def test_bfloat16_that_is_emulated_is_not_compiled(rooms, monkeypatch, emulated)
     assert asked == {torch.float32: True, torch.bfloat16: not emulated}
 
 
+@pytest.mark.slow
 def test_strf_has_a_price(rooms, monkeypatch):
     monkeypatch.setattr(rooms.cases, "probes", lambda device: importlib.import_module("roof").probes(channels=8))
     rows = by_quantity(rooms.cases.inference("p3dc_{}", 1, rooms.settings))
@@ -150,6 +152,7 @@ def test_strf_has_a_price(rooms, monkeypatch):
     assert not any("STRF" in name for name in by_quantity(rooms.cases.inference("p3dc_{}", 1, settings)))
 
 
+@pytest.mark.slow
 def test_every_part_of_a_network_matters(rooms):
     for form in rooms.cases.NETWORKS:
         network = rooms.cases.awake(form.format("resnet18"), rooms.settings)

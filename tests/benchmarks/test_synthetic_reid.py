@@ -136,6 +136,7 @@ def test_a_batch_holds_three_clips_each_of_eight_identities_as_the_recipe_says(m
     assert not task.twins or len(twins) > 24  # of 48 groups, 40 drawn
 
 
+@pytest.mark.slow
 def test_all_arms_of_all_hosts_are_built_and_differ(modules):
     arms = modules["arms"]
     sizes = {

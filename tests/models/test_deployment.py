@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from strategies import wake
+from sweeps import sweep
 from torch.export import Dim
 
 import strfnet
 from strfnet.models.registry import ARCHITECTURES
 
-QUICK = ["ap3d_nl_resnet8", "ste_nvan_resnet8"]  # with strf_p3dc_resnet8 they hold every kind of unit
-SLOW = [pytest.param(form.format("resnet18"), marks=pytest.mark.slow) for form in ARCHITECTURES]
+NAMES = ["ste_nvan_resnet8", "ap3d_nl_resnet8"]  # with strf_p3dc_resnet8 they hold every kind of unit
+NAMES = sweep([*NAMES, *(form.format("resnet18") for form in ARCHITECTURES)], quick=1)
 
 
 def woken(name):
@@ -31,7 +32,7 @@ def assert_equal(output, expected):
     assert (output.embedding - expected.embedding).abs().max() <= 1e-4 * expected.embedding.abs().max()
 
 
-@pytest.mark.parametrize("name", QUICK + SLOW)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_network_is_compiled_in_one_graph_for_any_batch_and_frames(name):
     network = woken(name)
     torch._dynamo.reset()
@@ -40,7 +41,7 @@ def test_a_network_is_compiled_in_one_graph_for_any_batch_and_frames(name):
         assert_equal(compiled(clip(b, t, name)), network(clip(b, t, name)))
 
 
-@pytest.mark.parametrize("name", ["strf_p3dc_resnet8", *QUICK, *SLOW])
+@pytest.mark.parametrize("name", ["strf_p3dc_resnet8", *NAMES])
 def test_a_network_is_exported_for_any_batch_and_frames(name):
     network = woken(name)
     # Merging pairs twice leaves (t + 3) // 4 frames, and an exported axis must be longer than one.

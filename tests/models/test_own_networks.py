@@ -82,6 +82,7 @@ def run(own):
     return own / "run", data
 
 
+@pytest.mark.slow
 def test_every_command_takes_it_and_gives_the_same_embeddings(own, run, tmp_path, capsys):
     run, data = run
     recipe, tensors = read_run(run)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from strategies import normal, wake
+from sweeps import sweep
 from torchvision.models import resnet18
 
 import strfnet
@@ -21,7 +22,10 @@ def poisoned_memory(monkeypatch):
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize(
     ("temporal", "unit"),
-    [("c2d", "strf"), ("p3d_a", "non_local"), ("p3d_c", "strf"), ("ap3d_p3d_a", None), ("ap3d_i3d", "strf")],
+    sweep(
+        [("p3d_c", "strf"), ("p3d_a", "non_local"), ("c2d", "strf"), ("ap3d_p3d_a", None), ("ap3d_i3d", "strf")],
+        quick=2,
+    ),
 )
 def test_what_the_2_d_checkpoint_lacks_is_initialised(temporal, unit, assign):
     torch.manual_seed(0)

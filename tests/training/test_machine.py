@@ -236,6 +236,7 @@ def compiled_run(tmp_path, **changes):
     torch.testing.assert_close(dict(plain.named_parameters()), dict(whole.named_parameters()), rtol=1e-2, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_keeps_its_keys_and_resumes(tmp_path, monkeypatch):
     compiled = []
 

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from sweeps import sweep
 from tiny_runs import (
     TINY,
     checkpoints,
@@ -317,7 +318,7 @@ def test_labels_are_places_in_sorted_order_numbers_first():
     assert of(7, 1, 7, 10) == [1, 0, 1, 2] and of("b", "a", "b") == [1, 0, 1] and of("a", 3) == [1, 0]
 
 
-@pytest.mark.parametrize("name", [name for name in list_models() if name.endswith("resnet8")])
+@pytest.mark.parametrize("name", sweep([name for name in list_models() if name.endswith("resnet8")], quick=8))
 def test_every_parameter_of_every_network_has_a_gradient(name):
     """Else DistributedDataParallel would wait for it."""
     network = create_model(name, num_classes=2)
