@@ -129,6 +129,7 @@ def test_examples_import_from_packages_only(path):
     assert "walker_tasks" not in modules
 
 
+@pytest.mark.slow
 def test_a_video_becomes_crops_a_search_a_threshold_a_tuned_network_and_a_report(run, tmp_path):
     out = tmp_path / "cameras"
     lines = run("camera_to_answer", "--out", out, "--epochs", 1, PEOPLE=6)

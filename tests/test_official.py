@@ -180,8 +180,8 @@ def test_a_c2d_by_the_name_of_a_3d_kernel_is_a_c2d(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "ending"),
-    [(None, "pth"), (None, "safetensors"), ("i3d_resnet18", "pth"), ("strf_p3dc_resnet18", "pth"),
-     ("nvan_resnet18", "pth")],
+    sweep([(None, "pth"), ("strf_p3dc_resnet18", "pth"), (None, "safetensors"), ("i3d_resnet18", "pth"),
+           ("nvan_resnet18", "pth")], quick=2),
 )  # fmt: skip
 def test_an_image_resnet_fills_the_image_network(name, ending, tmp_path):
     image = wake(torchvision.models.resnet18(num_classes=5)).eval()

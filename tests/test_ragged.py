@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from strategies import normal, wake
+from sweeps import sweep
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet18
@@ -51,7 +52,7 @@ def largest(tensors):
     return max(tensor.abs().max().item() for tensor in tensors)
 
 
-@pytest.mark.parametrize("form", ARCHITECTURES)
+@pytest.mark.parametrize("form", sweep(ARCHITECTURES, quick=10))
 @pytest.mark.parametrize(
     ("lengths", "t", "filling"),
     [

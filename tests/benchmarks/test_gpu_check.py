@@ -15,6 +15,7 @@ def check(load, monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_every_section_runs_and_is_stored(check, run, tmp_path):
     file = tmp_path / "gpu.json"
     status, out = run("gpu_check", "--dry", "--json", file)
