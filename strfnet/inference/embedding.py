@@ -1,6 +1,5 @@
 """Embeddings of tracklets."""
 
-import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -196,16 +195,10 @@ def _decoded(
         yield from ((group, part, _stacked([read(group, piece) for piece in part])) for group, part in batches)
         return
     pool = ThreadPoolExecutor(workers)
-    ahead: deque[tuple[_Group, list[_Piece], list[Future[list[Tensor]]]]] = deque()
-
-    def read_all(group: _Group, pieces: Sequence[_Piece]) -> list[Tensor]:
-        return [read(group, piece) for piece in pieces]
-
+    ahead: deque[tuple[_Group, list[_Piece], list[Future[Tensor]]]] = deque()
     try:
         for group, part in batches:
-            share = math.ceil(len(part) / workers)
-            shares = [part[start : start + share] for start in range(0, len(part), share)]
-            ahead.append((group, part, [pool.submit(read_all, group, pieces) for pieces in shares]))
+            ahead.append((group, part, [pool.submit(read, group, piece) for piece in part]))
             if len(ahead) > 2:
                 yield _joined(*ahead.popleft())
         while ahead:
@@ -214,10 +207,8 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _joined(
-    group: _Group, part: list[_Piece], shares: list[Future[list[Tensor]]]
-) -> tuple[_Group, list[_Piece], Tensor]:
-    return group, part, _stacked([clip for share in shares for clip in share.result()])
+def _joined(group: _Group, part: list[_Piece], clips: list[Future[Tensor]]) -> tuple[_Group, list[_Piece], Tensor]:
+    return group, part, _stacked([clip.result() for clip in clips])
 
 
 def _normalized(pixels: Tensor, lengths: Sequence[int]) -> Tensor:
