@@ -51,6 +51,7 @@ from strfnet.data.frames import read_clip
 from strfnet.data.readers.folder import read_folder
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference.embedding import embed
+from strfnet.system.allocation import keep_freed_memory
 
 HEIGHT, WIDTH, FRAMES = 32, 16, 2
 SLOWER_GOAL, GROWTH_GOAL = 1.05, 5.0  # times; MiB for 1000 tracklets
@@ -243,6 +244,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the command does
     most = given.tracklets or (3000 if given.quick else 10_000)
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
