@@ -69,7 +69,7 @@ def test_a_file_that_is_read_at_once_and_a_larger_one_are_read_alike(tmp_path, p
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter(action)
             read.append([read_frame(tmp_path / name) for name in ("warned.jpg", "sound.png")])
-            with pytest.raises(ValueError, match="empty.jpg: cannot identify image file, wanted JPEG or PNG"):
+            with pytest.raises(ValueError, match=r"empty\.jpg: cannot identify image file, wanted JPEG or PNG"):
                 read_frame(tmp_path / "empty.jpg")
         warned.append([str(one.message) for one in caught])
     assert all(map(torch.equal, *read)) and warned[0] == warned[1] and bool(warned[0]) == (action == "default")
