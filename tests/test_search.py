@@ -332,6 +332,16 @@ def test_a_network_of_other_weights_is_refused(walkers, capsys):
     assert "model and trained are missing" in capsys.readouterr().err
 
 
+def test_a_wrong_camera_is_found_before_the_query_is_embedded(walkers, capsys, monkeypatch):
+    monkeypatch.setattr("strfnet.cli.commands.search.load", lambda *_: pytest.fail("a network was loaded"))
+    folder = Path(open_gallery(walkers / "some.safetensors").tracklets[0]["path"]).parent
+    words = ["--model", "c2d_resnet8", "--device", "cpu"]
+    assert main(asked(walkers, folder, *words, "--camera", "gate", "--camera-aware")) == 1
+    assert "camera is 'gate', which no tracklet of" in capsys.readouterr().err
+    assert main(asked(walkers, folder, *words, "--since", "3")) == 1
+    assert "has times, wanted a gallery of videos for since and until" in capsys.readouterr().err
+
+
 def test_no_match_is_said_with_the_nearest_distance(walkers, tmp_path, capsys):
     assert main(asked(walkers, 0, "--threshold", "-1", "--picture", tmp_path / "none.png")) == 0
     assert capsys.readouterr().out.startswith("no match: the nearest is at 0.")
