@@ -180,7 +180,7 @@ def test_the_picture_has_path_camera_and_time_below_each_hit(tmp_path):
     assert (title, empty) == ("some", "no image")
     assert first.split("\n") == ["query", "track 7 of camera door", "camera door"]
     lines = one.split("\n")
-    assert lines[0] == "1   distance 0.250" and lines[-2:] == ["camera hall", "1.5 to 4.0 s"]
+    assert lines[0] == "1   distance 0.250" and lines[-2:] == ["camera hall", "1.5–4.0 s"]
     assert "".join(lines[1:-2]).removeprefix("…") == seen["path"][-len("".join(lines[1:-2]).removeprefix("…")) :]
     assert other.startswith("2   distance 0.500\n…") and other.endswith("/long/0001.png")
     assert all(text.get_fontsize() >= 8.8 for text in figure.texts)  # 11 pixels

@@ -41,7 +41,7 @@ def run(call: Search) -> None:
     if not hits:
         plain = replace(call.search, top=1, expand=0, rerank=0, threshold=None)
         nearest = search_gallery(gallery, sought, plain, camera=call.camera, allowed=allowed)
-        reason = "the gallery has no such tracklet"
+        reason = f"camera and times leave no tracklet of {call.gallery}"
         if nearest:
             reason = f"the nearest is at {nearest[0].distance:.4f}, above the threshold {call.search.threshold}"
         (note if call.json else say)(f"no match: {reason}")
@@ -122,4 +122,4 @@ def _cells(hit: Hit) -> tuple[str, ...]:
     details = tracklet.get("details", {})
     times = [details[name] for name in ("first_time", "last_time") if name in details]
     names = ("" if tracklet[name] is None else str(tracklet[name]) for name in ("identity", "camera"))
-    return f"{hit.distance:.4f}", str(hit.row), *names, " to ".join(times), tracklet["path"]
+    return f"{hit.distance:.4f}", str(hit.row), *names, " to ".join(dict.fromkeys(times)), tracklet["path"]
