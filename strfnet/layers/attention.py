@@ -5,6 +5,7 @@ for training and for deployment; `set_attention` sets one by name.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -81,7 +82,8 @@ FORMS: dict[AttentionForm, Callable[[Tensor, Tensor, Tensor, Tensor | None], Ten
 
 
 def _weighed(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
-    with torch.autocast(query.device.type, enabled=False):  # it would round the logits
+    # Autocast would round the logits. The meta device has none.
+    with nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False):
         logits = query @ key.mT
         if exists is not None:
             logits = logits.masked_fill(~exists, float("-inf"))
