@@ -6,7 +6,7 @@ for training and for deployment; `set_attention` sets one by name.
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,11 @@ def _weighed(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -
         return logits.softmax(dim=-1).to(value.dtype) @ value
 
 
+def width_of(layer: Any) -> int:
+    """Returns the number of outputs of a convolution or a linear layer, also of a quantised one, without a weight."""
+    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+
+
 def set_attention(network: nn.Module, form: AttentionForm) -> int:
     """Sets the form of attention of all layers that attend, in place. Returns their number.
 
@@ -123,7 +128,9 @@ def choose_attention(
     for layer in network.modules():
         if not isinstance(layer, Attending) or (sizes := layer.attention_sizes()) is None:
             continue
-        weight, (key_size, value_size, masked) = next(layer.parameters()), sizes
+        weight, (key_size, value_size, masked) = next(layer.parameters(), None), sizes
+        if weight is None:  # all are quantised, which runs on CPUs alone
+            continue
         form = attention_form(
             weight.device,
             weight.dtype if dtype is None else dtype,
