@@ -16,6 +16,7 @@ from torch import nn
 import strfnet
 from strfnet.cli import parser as cli
 from strfnet.deployment import export, open_exported
+from strfnet.layers import set_attention
 from strfnet.layers.head import ReIDOutput
 from strfnet.layers.reduction import TemporalReduction
 
@@ -154,6 +155,14 @@ def test_the_network_stays_as_it_was_and_need_not_be_float32_or_in_evaluation(tm
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     (answer,) = onnx_session(tmp_path / "network.onnx").run(None, {"clip": clip(2, 3).numpy()})
     agree(answer, network.eval()(clip(2, 3).double()).embedding.detach())
+
+
+def test_a_network_whose_attention_suits_a_gpu_is_exported_in_the_form_of_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("strfnet.layers.attention.CHUNK", 5)
+    network = woken("nvan_resnet8")
+    set_attention(network, "chunked")
+    assert export(network, tmp_path / "n.pt2", "pt2", size=(64, 32)).description["frames_at_least"] == 1
+    assert network.backbone.layer2[0].after[0].attention_form == "chunked"
 
 
 def test_a_file_says_how_its_embeddings_are_used(tmp_path):

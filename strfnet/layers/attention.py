@@ -5,7 +5,8 @@ for training and for deployment; `set_attention` sets one by name.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from contextlib import nullcontext
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -81,11 +82,17 @@ FORMS: dict[AttentionForm, Callable[[Tensor, Tensor, Tensor, Tensor | None], Ten
 
 
 def _weighed(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
-    with torch.autocast(query.device.type, enabled=False):  # it would round the logits
+    # Autocast would round the logits. The meta device has none.
+    with nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False):
         logits = query @ key.mT
         if exists is not None:
             logits = logits.masked_fill(~exists, float("-inf"))
         return logits.softmax(dim=-1).to(value.dtype) @ value
+
+
+def width_of(layer: Any) -> int:
+    """Returns the number of outputs of a convolution or a linear layer, also of a quantised one, without a weight."""
+    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
 
 
 def set_attention(network: nn.Module, form: AttentionForm) -> int:
@@ -121,7 +128,9 @@ def choose_attention(
     for layer in network.modules():
         if not isinstance(layer, Attending) or (sizes := layer.attention_sizes()) is None:
             continue
-        weight, (key_size, value_size, masked) = next(layer.parameters()), sizes
+        weight, (key_size, value_size, masked) = next(layer.parameters(), None), sizes
+        if weight is None:  # all are quantised, which runs on CPUs alone
+            continue
         form = attention_form(
             weight.device,
             weight.dtype if dtype is None else dtype,

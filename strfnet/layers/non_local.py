@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.layers.attention import Attending, AttentionForm
+from strfnet.layers.attention import Attending, AttentionForm, width_of
 from strfnet.layers.clip import bands_of, check_clip, flatten_time, unflatten_time
 from strfnet.layers.lengths import check_lengths, norm_of_existing, zero_past_end
 from strfnet.system.names import check_choice, check_count, check_flags
@@ -146,7 +146,7 @@ class NonLocalBlock(Attending):
     def attention_sizes(self) -> tuple[int, int, bool] | None:
         if self.pairing == "dot":
             return None
-        return len(self.query.weight), len(self.value.weight), self.window is not None
+        return width_of(self.query), width_of(self.value), self.window is not None
 
     def restore(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Returns tokens (b, t, n, c) as a clip that can be added to ``x``."""

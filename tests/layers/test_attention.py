@@ -166,3 +166,10 @@ def test_an_unknown_form_is_refused():
         with pytest.raises(ValueError, match="must be one of fused, chunked, rounded, plain, got 'flash'"):
             call()
     assert block.attention_form == "fused"
+
+
+@pytest.mark.parametrize("form", list(forms.FORMS))
+def test_every_form_has_an_output_on_the_meta_device(form):
+    """There networks are probed, by their profile and before norms are fused."""
+    block = NonLocalBlock(4, attention=form).to("meta")
+    assert block(torch.empty(1, 4, 3, 4, 2, device="meta")).shape == (1, 4, 3, 4, 2)
