@@ -6,7 +6,8 @@
 
 All weights are random. A tower is small where its library allows it. A cell is "all" if a new unit behind one block
 leaves the output of the 2-D network as it is, bit for bit; its checkpoint loads strictly; `deflate` returns its
-classes, keys and values; a gradient reaches the unit; the profiler counts all; and both files of --export are right.
+classes, keys and values; a gradient reaches the unit; the profiler counts all; and both files of --export, with
+the unit awake, are right.
 A family is counted if a unit follows its middle block by path alone; a refusal prints its reason. Exits 1 if a cell
 fails, or if fewer than 58 of the 60 families take a unit.
 """
@@ -14,10 +15,10 @@ fails, or if fewer than 58 of the 60 families take a unit.
 import argparse
 import resource
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from interleaved import in_turn
 from torch import nn
 
 import strfnet
@@ -110,6 +112,7 @@ COSTED = {
     "DINOv2-small": ("vit_small_patch14_dinov2", (252, 126)),
     "CLIP ViT-B/16": ("vit_base_patch16_clip_224", (256, 128)),
 }
+COSTED_UNITS: tuple[Unit | None, ...] = (None, "strf", "temporal_attention")
 
 FAMILIES = {
     "timm": """vit_small_patch16_224 deit_small_distilled_patch16_224 beit_base_patch16_224 eva02_tiny_patch14_224
@@ -126,11 +129,15 @@ FAMILIES = {
 
 def build_tower(name: str) -> nn.Module:
     torch.manual_seed(0)
-    network = TOWERS[name][0]().eval()
-    for parameter in network.parameters():
-        if not parameter.any():  # some libraries start heads and last norms at zero, which hides what is before
+    return wake(TOWERS[name][0]().eval())
+
+
+def wake(module: nn.Module) -> nn.Module:
+    """Fills parameters that start at zero, in place: they hide what is before them."""
+    for parameter in module.parameters():
+        if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
-    return network
+    return module
 
 
 def row(name: str, *, exported: bool) -> dict[str, str]:
@@ -166,6 +173,7 @@ def _failures(
     if uncounted := strfnet.profile(inflated, clip.shape).uncounted:
         yield f"not counted: {uncounted[0].operator}"
     if exported:
+        wake(units[0])
         with TemporaryDirectory() as folder:
             formats: tuple[Format, ...] = ("pt2", "onnx")
             for format in formats:
@@ -200,23 +208,39 @@ def refusal(library: str, name: str) -> str | None:
     return None
 
 
-def cost(tower: str, unit: Unit | None) -> str:
-    """A row of the table of costs; changes this process, so run it in a fresh one."""
+def tower_with(tower: str, unit: Unit | None) -> tuple[nn.Module, torch.Tensor]:
+    """A tower of `COSTED` with a unit behind three of its blocks, and a clip."""
     torch.set_num_threads(1)
     name, size = COSTED[tower]
     network = timm.create_model(name, img_size=size, num_classes=0).eval()
     places = [] if unit is None else [f"blocks.{block}" for block in (3, 6, 9)]
-    inflated = strfnet.inflate(network, places=places, unit=unit)
-    profile, clip = strfnet.profile(inflated, (1, 3, 8, *size)), torch.randn(1, 3, 8, *size)
-    seconds, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return strfnet.inflate(network, places=places, unit=unit), torch.randn(1, 3, 8, *size)
+
+
+def added_memory(tower: str, unit: Unit | None) -> float:
+    """MiB that a first call adds to this process, so run it in a fresh one."""
+    network, clip = tower_with(tower, unit)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.inference_mode():
-        for _ in range(3):
-            start = time.perf_counter()
-            inflated(clip)
-            seconds.append(time.perf_counter() - start)
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    millions = profile.parameters / 1e6
-    return f"| {tower} | {unit or 'none'} | {profile.gmacs:.2f} | {millions:.2f} | {min(seconds):.2f} | {added:.0f} |"
+        network(clip)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def costs(tower: str) -> Iterator[str]:
+    """Rows of the table of costs: times are of interleaved calls, ratios of adjacent ones."""
+    networks = {unit or "none": tower_with(tower, unit) for unit in COSTED_UNITS}
+    with torch.inference_mode():
+        calls: dict[str, Callable[[], Any]] = {name: partial(*pair) for name, pair in networks.items()}
+        timings = in_turn(calls, rounds=5, shortest=1e-3)
+    for unit in COSTED_UNITS:
+        network, clip = networks[unit or "none"]
+        profile, ratio = strfnet.profile(network, clip.shape), timings.ratio(unit or "none", "none")
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            memory = fresh.submit(added_memory, tower, unit).result()
+        sizes = f"{profile.gmacs:.2f} | {profile.parameters / 1e6:.2f}"
+        spread = f"{ratio.median:.2f} ({ratio.least:.2f} .. {ratio.most:.2f})"
+        seconds = f"{timings.of(unit or 'none').least:.2f} | {spread}"
+        yield f"| {tower} | {unit or 'none'} | {sizes} | {seconds} | {memory:.0f} |"
 
 
 def main() -> int:
@@ -227,12 +251,11 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.cost:
-        print("| tower | unit | GMAC | parameters (M) | s, one thread | MiB |\n|---|---|---|---|---|---|")
-        units: tuple[Unit | None, ...] = (None, "strf", "temporal_attention")
+        columns = ("tower", "unit", "GMAC", "parameters (M)", "s, one thread", "of the plain tower's", "MiB")
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
         for tower in COSTED:
-            for unit in units:
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-                    print(fresh.submit(cost, tower, unit).result(), flush=True)
+            for line in costs(tower):
+                print(line, flush=True)
         return 0
     failed = 0
     print(f"| tower | {' | '.join(UNITS)} |\n|---|{'---|' * len(UNITS)}")
