@@ -1,13 +1,13 @@
 """Units in the networks that the field uses: a table of towers x units, and the count of families that take a unit.
 
     python benchmarks/towers.py             # 31 towers x 3 units, and 60 families by name
-    python benchmarks/towers.py --export    # the table's ONNX and pt2 files too: minutes
+    python benchmarks/towers.py --export    # and a column of ONNX and pt2 files: minutes
     python benchmarks/towers.py --cost      # MACs, parameters, time and memory of DINOv2-small and CLIP ViT-B/16
 
 All weights are random. A tower is small where its library allows it. A cell is "all" if a new unit behind one block
 leaves the output of the 2-D network as it is, bit for bit; its checkpoint loads strictly; `deflate` returns its
-classes, keys and values; a gradient reaches the unit; the profiler counts all; and both files of --export, with
-the unit awake, are right.
+classes, keys and values; a gradient reaches the unit; and the profiler counts all. Under "files" it is "all" if the
+tower with all three units, awake and one behind the other, is exported to both formats within the bound of `export`.
 A family is counted if a unit follows its middle block by path alone; a refusal prints its reason. Exits 1 if a cell
 fails, or if fewer than 58 of the 60 families take a unit.
 """
@@ -36,6 +36,7 @@ from strfnet.deployment.exporting import Format
 from strfnet.inflation.inflation import Unit
 
 UNITS: tuple[Unit, ...] = ("strf", "non_local", "temporal_attention")
+BUILDERS = (strfnet.STRF, strfnet.NonLocalBlock, strfnet.TemporalAttention)
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
 HF = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 HF |= {"image_size": 64, "patch_size": 16}
@@ -149,13 +150,16 @@ def row(name: str, *, exported: bool) -> dict[str, str]:
     plain = strfnet.inflate(network, places=[], unit=None, output=output)
     with torch.no_grad():
         expected = plain(clip)
-    return {
-        unit: ", ".join(_failures(network, unit, path, clip, output, expected, state, exported)) for unit in UNITS
+    cells: dict[str, Iterator[str]] = {
+        unit: _failures(network, unit, path, clip, output, expected, state) for unit in UNITS
     }
+    if exported:
+        cells["files"] = _wrong_files(plain, path, size)
+    return {column: ", ".join(failures) for column, failures in cells.items()}
 
 
 def _failures(
-    network: nn.Module, unit: Unit, path: str, clip: Any, output: Any, expected: Any, state: Any, exported: bool
+    network: nn.Module, unit: Unit, path: str, clip: Any, output: Any, expected: Any, state: Any
 ) -> Iterator[str]:
     inflated = strfnet.inflate(network, places=[path], temporal="c2d", unit=unit, output=output)
     with torch.no_grad():
@@ -172,15 +176,20 @@ def _failures(
         yield "does not learn"
     if uncounted := strfnet.profile(inflated, clip.shape).uncounted:
         yield f"not counted: {uncounted[0].operator}"
-    if exported:
-        wake(units[0])
-        with TemporaryDirectory() as folder:
-            formats: tuple[Format, ...] = ("pt2", "onnx")
-            for format in formats:
-                try:
-                    export(inflated, Path(folder) / f"file.{format}", format, size=clip.shape[3:])
-                except ValueError as error:
-                    yield f"{format}: {error}"
+
+
+def _wrong_files(network: nn.Module, path: str, size: tuple[int, int]) -> Iterator[str]:
+    """Which files of the tower with all units, one behind the other and awake, are not right, and why."""
+    for builder in BUILDERS:
+        network = strfnet.splice(network, {path: builder})
+    wake(network)
+    formats: tuple[Format, ...] = ("pt2", "onnx")
+    with TemporaryDirectory() as folder:
+        for format in formats:
+            try:
+                export(network, Path(folder) / f"file.{format}", format, size=size)
+            except ValueError as error:
+                yield f"{format}: {error}"
 
 
 def middle_block(network: nn.Module) -> str:
@@ -251,14 +260,15 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.cost:
-        columns = ("tower", "unit", "GMAC", "parameters (M)", "s, one thread", "of the plain tower's", "MiB")
-        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        heads = ("tower", "unit", "GMAC", "parameters (M)", "s, one thread", "of the plain tower's", "MiB")
+        print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
         for tower in COSTED:
             for line in costs(tower):
                 print(line, flush=True)
         return 0
     failed = 0
-    print(f"| tower | {' | '.join(UNITS)} |\n|---|{'---|' * len(UNITS)}")
+    columns = (*UNITS, "files") if options.export else UNITS
+    print(f"| tower | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name in options.towers:
         cells = row(name, exported=options.export)
         failed += sum(map(bool, cells.values()))

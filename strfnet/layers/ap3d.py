@@ -137,7 +137,7 @@ class AP3DI(I3D):
         self.appearance = _appearance(self, self.in_channels, temperature, gate)
 
     def convolve(self, clip: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self._convolve3d(_registered_frames(self, clip), step=self.time_kernel, padding=0)
+        return self._convolve3d(self.appearance(clip), step=self.time_kernel * self.time_stride, padding=0)
 
 
 class _Registered(P3D):
@@ -145,12 +145,12 @@ class _Registered(P3D):
 
     def __init__(self, conv: nn.Conv2d, *, temperature: float = 4.0, gate: bool = True, **time: Any) -> None:
         super().__init__(conv, **time)
-        self.temporal.stride = (self.time_kernel, 1)
+        self.temporal.stride = (self.time_kernel * self.time_stride, 1)
         self.temporal.padding, self.temporal.dilation = (0, 0), (1, 1)
         self.appearance = _appearance(self, self.temporal.in_channels, temperature, gate)
 
     def neighbours(self, clip: Tensor) -> Tensor:
-        return _registered_frames(self, clip)
+        return self.appearance(clip)
 
 
 class AP3DA(_Registered, P3DA):
@@ -205,9 +205,3 @@ def _appearance(conv: TemporalConv, channels: int, temperature: float, gate: boo
         time_dilation=conv.time_dilation,
     )
     return module.to(conv.weight).train(conv.training)
-
-
-def _registered_frames(conv: Any, clip: Tensor) -> Tensor:
-    """Returns every ``time_stride``-th frame among its registered neighbours: (b, c, time_kernel t', h, w)."""
-    frames = conv.appearance(clip).unflatten(2, (-1, conv.time_kernel))
-    return conv.strided(frames).flatten(2, 3)
