@@ -114,7 +114,7 @@ class Suite:
     def __init__(self, folder: Path, tests: list[str]) -> None:
         self.folder, self.tests = folder, [f"tests/{test}" for test in tests]
         self.seconds: dict[str, float] = {}
-        self.lines = coverage.CoverageData(str(folder / "lines"))
+        self.lines = coverage.CoverageData()
 
     def record(self, session: pytest.Session) -> None:
         """Runs all tests. Raises: ValueError if one fails."""
@@ -137,6 +137,7 @@ class Suite:
 
     def read(self) -> list[str]:
         """Reads what `record` has found. Returns the names of the modules outside the package that tests import."""
+        self.lines = coverage.CoverageData(str(self.folder / "lines"))  # one of another process erases the file
         self.lines.read()
         self.seconds, modules = json.loads((self.folder / "recorded.json").read_text())
         return list(modules)
@@ -213,12 +214,11 @@ class Suite:
 
 
 def run(session: pytest.Session, items: list[pytest.Item]) -> bool:
-    """Runs tests until one fails. Returns whether none does."""
-    for item, following in zip(items, [*items[1:], None], strict=True):
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.testsfailed:
-            return False
-    return True
+    """Runs tests until one fails. Returns whether none does, nor failed as it was collected."""
+    for item, following in zip(items, [*items[1:], None], strict=False):
+        if not session.testsfailed:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+    return not session.testsfailed
 
 
 def passes(body: Callable[[], bool], seconds: float) -> bool:

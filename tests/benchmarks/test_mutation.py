@@ -104,6 +104,7 @@ def test_functions_that_exist_get_the_code_of_a_mutant(load, tmp_path):
 def test_the_tests_of_a_mutant_run_its_statement_and_those_of_its_module_come_first(load, tmp_path):
     mutation = load("mutation")
     suite = mutation.Suite(tmp_path, [])  # without a run of the tests
+    suite.lines = mutation.coverage.CoverageData(str(tmp_path / "lines"))
     suite.seconds = {"test_a.py::slow": 2.0, "test_a.py::fast": 1.0, "test_b.py::other": 0.1}
     for test, lines in {"test_a.py::slow": [4], "test_a.py::fast": [4, 6], "test_b.py::other": [4, 7]}.items():
         suite.lines.set_context(test)
@@ -115,6 +116,54 @@ def test_the_tests_of_a_mutant_run_its_statement_and_those_of_its_module_come_fi
     assert tests_of(4, 5) == ["test_a.py::fast", "test_a.py::slow", "test_b.py::other"]
     assert tests_of(5, 8) == ["test_a.py::fast", "test_b.py::other"]
     assert len(tests_of(0)) == 3 and tests_of(1, 2) == []
+
+
+PART = """
+LIMIT = 3
+
+def at_least(x, by=0):
+    return x + by >= LIMIT
+
+def unused():
+    return 1 + 1
+"""
+WEAK = """
+from strfnet.part import at_least, LIMIT
+
+assert LIMIT == 3
+
+def test_part():
+    assert at_least(3) and not at_least(1)
+"""
+
+
+def test_mutants_that_the_tests_do_not_find_are_counted_and_shown(load, run, monkeypatch, tmp_path):
+    for file, text in {
+        "strfnet/__init__.py": "",
+        "strfnet/part.py": PART,
+        "tests/test_part.py": WEAK,
+        "tests/conftest.py": (Path(__file__).parents[1] / "conftest.py").read_text(),
+        "benchmarks/none.py": "",
+        "pyproject.toml": "",
+        "setup.cfg": "[tool:pytest]\nmarkers = slow\n",
+    }.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+    mutation = load("mutation")
+    monkeypatch.setattr(mutation, "ROOT", tmp_path)
+    monkeypatch.setitem(mutation.PARTS, "losses", (["strfnet"], ["test_part.py"]))
+    why = {("strfnet/part.py", "return x + by >= LIMIT", "Add -> Sub"): "nobody gives by"}
+    monkeypatch.setattr(mutation, "EQUIVALENT", why)
+    status, shown = run("mutation", "--part", "losses")
+    assert status == 1 and shown.splitlines() == [
+        "survives 1 tests: strfnet/part.py:4 0 -> 1: def at_least(x, by=0):",
+        "survives for nobody gives by: strfnet/part.py:5 Add -> Sub: return x + by >= LIMIT",
+        "survives 0 tests: strfnet/part.py:8 returns None: return 1 + 1",
+        "survives 0 tests: strfnet/part.py:8 Add -> Sub: return 1 + 1",
+        "survives 0 tests: strfnet/part.py:8 1 -> 2: return 1 + 1",
+        "survives 0 tests: strfnet/part.py:8 1 -> 2: return 1 + 1",
+        "losses: 3 of 9 mutants killed (33.3 %), 3 of 8 without those that are equivalent (37.5 %)",
+    ]
 
 
 @pytest.mark.slow
