@@ -30,8 +30,8 @@ AT_A_TIME = 4096  # pixels, or one frame: what is transformed at a time stays in
 def use_winograd(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
     """Computes 3x3 convolutions by Winograd's algorithm; kernels take four times the memory.
 
-    The algorithm applies to 3x3 convolutions in float32 or bfloat16 on the CPU with stride 1, zero padding of 1 and at
-    least 128 input and output channels. Returns the number of convolutions that were changed.
+    The algorithm applies to 3x3 convolutions in float32 or bfloat16 on the CPU with stride 1, zero padding of 1 and
+    at least 128 input and output channels. Returns the number of convolutions that were changed.
     """
     found = [module for module in network.modules() if is_suited(module)]
     for conv in found:
