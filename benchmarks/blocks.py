@@ -20,6 +20,7 @@ FORMS: dict[str, tuple[dict[str, Any], int, int, float]] = {  # options, batch, 
     "block, dot": ({"pairing": "dot"}, 1, 8, 5.0),
     "block, T = 32": ({}, 1, 32, 1.6),
 }
+BATCHED = "block, batch 4"
 GROWTH = {"block": (4, 8, 16), "nvan": (4, 8)}
 
 

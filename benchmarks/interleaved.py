@@ -17,7 +17,7 @@ from torch import Tensor
 Call = Callable[[], Any]
 WARM_UPS = 3  # calls on a GPU, in which kernels are chosen and compiled
 SHORTEST = 0.1  # seconds that a turn should last at least: the clock and the interpreter cost microseconds
-KNOWN, LONG = 0.015, 30.0  # the standard error at which ratios are known; seconds after which no further round begins
+KNOWN, LONG = 0.015, 20.0  # the standard error at which ratios are known; seconds after which no further round begins
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
 """Speed of the networks beside the published code and relative to the machine's roof, and their memory.
 
-    python benchmarks/speed.py                                 # 16 minutes on two cores
+    python benchmarks/speed.py                                 # ten minutes on two cores
+    python benchmarks/speed.py --all                           # also the cases that make a run long: an hour or two
     python benchmarks/speed.py --json speed.json --plot speed.png
     python benchmarks/speed.py --quick                         # 90 seconds: outputs are checked, speed is not
     python benchmarks/speed.py --only "batch 4" --jobs 1       # cases whose name contains this
     python benchmarks/speed.py --peers ../STE-NVAN             # also the published code, with the same weights
     python benchmarks/speed.py --from docs/data/speed.json --page docs/performance.md
 
-Every case runs in its own process on one thread; cases bound by memory run one at a time. The
-variants take turns: the published computation as restated in restatements.py, our eager network, the deployed one
-(`strfnet.optimize`; at batch 4 where it has a goal), and the probes of the roof. Outputs are compared
-before anything is timed. Times are process CPU time, or on a GPU (`--device cuda`) the time between device events.
-Other runtimes (OpenVINO, ONNX Runtime) take turns with `optimize(backend="auto")`. Speed in bfloat16 is not judged
-where the processor emulates it. One row is printed for each kind of figure, the worst of them by its goal; `--full`
-prints all. With `--json` all are stored, each case as soon as it is done, and `--only` measures some of a stored run
-again. Exits 1 if a goal is missed.
+Every case runs in its own process on one thread, two at a time; some run alone, and some of ``--all`` on all threads.
+Variants take turns: the published computation as restated in restatements.py, our eager network, the deployed one
+(`strfnet.optimize`), OpenVINO and ONNX Runtime with the same network beside `optimize(backend="auto")`, and the
+probes of the roof. There are three to nine rounds, until ratios are known to 1.5 % or 20 seconds have passed. Outputs
+are compared before anything is timed. Times are process CPU time, on all threads those of the clock, and on a GPU
+(`--device cuda`) those between device events. Speed in bfloat16 is not judged where the processor emulates it.
+
+One row is printed for each kind of figure, the worst of them by its goal; `--full` prints all. With `--json` all are
+stored, each case as soon as it is done, and cases measured again replace those of a stored run. Without `--all` these
+are left out: deployed networks but P3D-C, NVAN, STE-NVAN and STRF; batches of 4 but of P3D-C, and of 8; all threads;
+STRF's cost but at 8 frames and batch 1. Exits 1 if a goal is missed.
 """
 
 import argparse
@@ -33,7 +37,7 @@ from typing import Any
 
 import memory
 import torch
-from blocks import FORMS, GROWTH, block, growth
+from blocks import BATCHED, FORMS, GROWTH, block, growth
 from cases import NETWORKS, QUICK, TRAINED, Settings, features, has_bfloat16
 from figures import Figure, dumped, figures_of, markdown, minutes, put, summary, table
 from networks import DEPLOYED, EAGER, PRICED, RAN, deployed, eager, one_more_frame, price
@@ -81,7 +85,7 @@ def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
         if on_cpu:
             named["one more frame"] = Case(partial(one_more_frame, settings))
     for form in FORMS:
-        named[form] = Case(partial(block, form, settings), alone=True)
+        named[form] = Case(partial(block, form, settings), usual=form != BATCHED, alone=True)
     for form in TRAINED:
         named[f"{name(form)}, training"] = Case(partial(training, form, settings))
     if settings.judged:
