@@ -16,9 +16,9 @@ are compared before anything is timed. Times are process CPU time, on all thread
 (`--device cuda`) those between device events. Speed in bfloat16 is not judged where the processor emulates it.
 
 One row is printed for each kind of figure, the worst of them by its goal; `--full` prints all. With `--json` all are
-stored, each case as soon as it is done, and cases measured again replace those of a stored run. Without `--all` these
-are left out: deployed networks but P3D-C, NVAN, STE-NVAN and STRF; batches of 4 but of P3D-C, and of 8; all threads;
-STRF's cost but at 8 frames and batch 1. Exits 1 if a goal is missed.
+stored, each case as soon as it is done, and cases measured again replace those of a stored run. Only with ``--all``:
+deployed networks other than P3D-C, NVAN, STE-NVAN and STRF on P3D-C; batch 4, except P3D-C's; batch 8; all threads;
+STRF's cost at other lengths than 8 frames. Exits 1 if a goal is missed.
 """
 
 import argparse
@@ -44,14 +44,14 @@ from networks import DEPLOYED, EAGER, PRICED, RAN, deployed, eager, one_more_fra
 from steps import training
 
 LATEST = 75  # seconds after which a quick run begins no further case
-LONGEST = ("deployed", "training", "memory", "growth of nvan", "T = 32")
+LONGEST = ("deployed", "training", "memory", "growth of nvan", "one more frame", "STRF, T = 8, batch 1", "batch 8")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What measures a case, on how many threads; whether it runs without ``--all``, and alone.
+    """What measures a case, on how many threads; whether it runs without ``--all``; and whether it runs alone.
 
-    Times of the block hang on the way to memory, which neighbours share.
+    The block runs alone, because its times depend on the bandwidth of memory, which processes share.
     """
 
     measure: Callable[[], list[Figure]]

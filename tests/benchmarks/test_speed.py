@@ -81,7 +81,8 @@ def test_the_table_has_ten_rows(rooms):
     assert len(rooms.figures.ROWS) == 10
 
 
-def test_the_usual_run_has_the_goals_that_people_read(rooms):
+def test_the_usual_run_has_the_goals_that_people_read(rooms, monkeypatch):
+    monkeypatch.setattr(rooms.speed.os, "cpu_count", lambda: 2)
     named = rooms.speed.cases(rooms.cases.Settings())
     usual = {name for name, case in named.items() if case.usual}
     assert {
