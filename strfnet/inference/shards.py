@@ -15,7 +15,7 @@ from strfnet.data.fingerprint import fingerprint
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference.embedding_file import describe, header_of, write_rows
 from strfnet.inference.embedding_formats import check_format
-from strfnet.system.files import Lock, check_writable, lock, replacing
+from strfnet.system.files import Lock, check_writable, lock, make_folder, replacing
 from strfnet.system.progress import inform
 from strfnet.training.distributed import gather_bytes, world_size
 from strfnet.weights.store import CheckpointStore, pack, sha256
@@ -128,7 +128,7 @@ class Shards:
 
     def _open(self) -> list[int]:
         """Lock and clean the folder, and verify its shards. Returns the numbers of the missing ones."""
-        self.folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         self._lock = lock(self.folder / ".lock")
         self._store.clean()
         try:
