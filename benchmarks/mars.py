@@ -47,7 +47,8 @@ def write_tree(root: Path, share: int = 1) -> Path:
         owners = [first + 2 * (number % identities) for number in range(people)]
         owners = sorted(owners + ([-1] * JUNK + [0] * DISTRACTORS if part == "test" else []))
         short, longer = divmod(max(frames // share, len(owners)), len(owners))
-        names, table = [], []
+        names: list[str] = []
+        table: list[tuple[int, int, int, int]] = []
         for number, owner in enumerate(owners):
             camera, length = 1 + number % CAMERAS, short + (number < longer)
             folder = "00-1" if owner == -1 else f"{owner:04d}"
