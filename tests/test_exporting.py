@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 
 import onnx
 import onnxruntime
@@ -87,11 +90,22 @@ def test_a_program_answers_as_the_network_does_for_any_batch_and_frames(tmp_path
     assert (tmp_path / "network.pt2").stat().st_size < 1.5e6  # no sample clip, no traces
 
 
+PACKAGE = "import pathlib, sys, test_exporting; test_exporting.package_answers(pathlib.Path(sys.argv[1]))"
+
+
 @pytest.mark.slow
 def test_a_package_answers_as_the_network_does(tmp_path):
+    # In a process of its own: machine code that fails ends the process, and this shows where.
+    command = [sys.executable, "-X", "faulthandler", "-c", PACKAGE, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
+def package_answers(folder):
     network = wake(Own())
-    told = export(network, tmp_path / "network.pt2", "package", size=(16, 12))
-    package = torch._inductor.aoti_load_package(str(tmp_path / "network.pt2"))
+    told = export(network, folder / "network.pt2", "package", size=(16, 12))
+    package = torch._inductor.aoti_load_package(str(folder / "network.pt2"))
     network.eval()
     for b, t in ((2, 8), (5, 1)):
         agree(package(clip(b, t)), network(clip(b, t)).detach())

@@ -41,8 +41,9 @@ class NonLocalBlock(Attending):
             None: all frames of the clip.
         subsample: max-pool keys and values over 2 x 2 pixels (a last odd row or column is dropped).
         norm: batch norm behind ``out``. Without it, the weight of ``out`` starts at zero.
-        attention: form in which softmax pairs are computed, one of `Attending`'s: "fused", "chunked", "rounded" or
-            "plain". All hold less than A except "plain", which supports ``torch.func`` and gradients of gradients.
+        attention: form in which softmax pairs are computed, one of `Attending`'s: "fused", "chunked", "recomputed",
+            "rounded" or "plain". All hold less than A except "plain", which supports ``torch.func`` and gradients of
+            gradients.
 
     Shape: (b, c, t, h, w) -> (b, c, t, h, w).
     Raises: ValueError for more stripes than rows, for stripes with ``subsample``, or a clip with other channels.
