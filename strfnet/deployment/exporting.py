@@ -20,6 +20,7 @@ from strfnet.deployment.fusion import fuse
 from strfnet.deployment.runtimes import OPSET
 from strfnet.deployment.verification import Check, random_clip, unequal_lengths, verified
 from strfnet.evaluation.protocols import Distance
+from strfnet.layers.attention import choose_attention
 from strfnet.layers.clip import AXES
 from strfnet.system.compat import compile_package, require_torch
 from strfnet.system.files import check_writable, write_atomically
@@ -116,6 +117,7 @@ def export(
     clip = random_clip(BATCH, FRAMES, size)
     inputs = (clip, unequal_lengths(clip)) if lengths else (clip,)
     original = EmbeddingAlone(copy.deepcopy(network).float().cpu()).eval()
+    choose_attention(original)  # that of a GPU takes a number of queries at a time, which depends on the frames
     start = time.perf_counter()
     try:
         fused = fuse(original, tuple(clip.shape))
