@@ -3,17 +3,16 @@
     python benchmarks/mutation.py --part losses            # every mutant of one part
     python benchmarks/mutation.py --sample 50 --seed 1     # 50 mutants of each part, drawn by a seed
 
-A mutant swaps an operator or a comparison, negates a condition, changes a number by one, turns True into False, or
-drops a statement. Docstrings, messages of errors and ``__repr__`` are left alone.
+`mutants.py` says what a mutant is; `equivalent_mutants.py` lists those that change nothing that a test could see.
 
-The tests of a part, without the slow ones, run once on a copy of the package, under coverage. A mutant is made in
-that copy. The tests that run its lines then run, those of the file named like the module first and short ones first,
-until one fails. A mutant is killed if a test fails or takes too long. Each of these runs is a fork of a process that
-has imported PyTorch and all else that is not of the project.
+The tests of a part, without the slow ones, are collected once, on a copy of the package. The process that holds them
+forks for each run. The first run is of all tests, under coverage. In each other run, functions get the code of a
+mutant, and the tests that run its lines follow, those of the file named like the module first and short ones first,
+until one fails. A mutant is killed if a test fails or takes too long. A mutant that is left, or whose code runs when
+a module is imported, is written into the copy, and its tests are collected again.
 """
 
 import argparse
-import ast
 import importlib
 import json
 import os
@@ -25,15 +24,17 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import coverage
 import pytest
 import torch
+from equivalent_mutants import EQUIVALENT
 from hypothesis import HealthCheck, Phase, settings
+from mutants import Codes, Mutant, changed_code, functions_in, mutants, mutated
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE = ["strfnet/weights/store.py", "strfnet/weights/file.py"]
@@ -59,132 +60,25 @@ PARTS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
 }
-OPERATORS: dict[type, Any] = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Div,
-    ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.Mult,
-    ast.Pow: ast.Mult,
-    ast.BitAnd: ast.BitOr,
-    ast.BitOr: ast.BitAnd,
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-}
 SECONDS = 30  # of computing, beside five times the seconds of the tests
 MEMORY = 16 << 30  # bytes of addresses, so that a mutant cannot take the machine's memory
+OPTIONS = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow"]
 
 
-class Mutant(NamedTuple):
-    """A change of one place: its line, what changes, and the lines of its statement, none outside functions."""
+class Place(NamedTuple):
+    """A mutant of a file, by its number there."""
 
-    line: int
-    what: str
-    statement: range
-
-
-def mutants(source: str) -> list[Mutant]:
-    """All mutants of a file."""
-    return [Mutant(node.lineno, what, statement) for node, what, statement in _places(ast.parse(source))]
-
-
-def mutated(source: str, number: int) -> str:
-    """The source with the change of one of its `mutants`."""
-    tree = ast.parse(source)
-    _change([*_places(tree)][number][0])
-    return ast.unparse(ast.fix_missing_locations(tree))
-
-
-def _places(tree: ast.AST) -> Iterator[tuple[Any, str, range]]:
-    """The nodes that a mutant changes, how, and the lines of their statements, in the order of the source."""
-    node: Any
-    for node, statement in _walk(tree, range(0)):
-        if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in OPERATORS:
-            yield node, _swap(node.op), statement
-        elif isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
-            yield node, _swap(node.ops[0]), statement
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
-            yield node, f"{type(node.op).__name__} dropped", statement
-        elif isinstance(node, ast.Constant) and type(node.value) in (bool, int, float):
-            yield node, f"{node.value!r} -> {_other(node.value)!r}", statement
-        elif isinstance(node, ast.If | ast.IfExp):
-            yield node, "condition negated", statement
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            yield node, f"dropped {ast.unparse(node)[:40]}", statement
-        elif isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant):
-            yield node, "returns None", statement
-
-
-def _walk(node: ast.AST, statement: range) -> Iterator[tuple[ast.AST, range]]:
-    """All nodes but texts, which are annotations, imports, messages of errors and representations."""
-    skipped = ("annotation", "returns", "decorator_list")
-    if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
-        return
-    if isinstance(node, ast.FunctionDef) and node.name in ("extra_repr", "__repr__", "__str__"):
-        return
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-        return
-    if isinstance(node, ast.FunctionDef):
-        statement = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    elif isinstance(node, ast.stmt) and statement:
-        body = getattr(node, "body", None)
-        end = body[0].lineno if body else (node.end_lineno or node.lineno) + 1
-        statement = range(node.lineno, max(end, node.lineno + 1))
-    yield node, statement
-    for name, value in ast.iter_fields(node):
-        if name not in skipped:
-            for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST):
-                    yield from _walk(child, statement)
-
-
-def _swap(operator: ast.AST) -> str:
-    return f"{type(operator).__name__} -> {OPERATORS[type(operator)].__name__}"
-
-
-def _other(value: Any) -> Any:
-    return not value if isinstance(value, bool) else value + 1
-
-
-def _change(node: Any) -> None:
-    """Changes a node in place."""
-    if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp):
-        node.op = OPERATORS[type(node.op)]()
-    elif isinstance(node, ast.Compare):
-        node.ops[0] = OPERATORS[type(node.ops[0])]()
-    elif isinstance(node, ast.UnaryOp):
-        node.op = ast.UAdd() if isinstance(node.op, ast.USub) else ast.Not()
-        if isinstance(node.op, ast.Not):
-            node.operand = ast.UnaryOp(ast.Not(), node.operand)
-    elif isinstance(node, ast.Constant):
-        node.value = _other(node.value)
-    elif isinstance(node, ast.If | ast.IfExp):
-        node.test = ast.UnaryOp(ast.Not(), node.test)
-    else:
-        node.value = ast.Constant(None)
+    file: Path
+    number: int
+    mutant: Mutant
 
 
 class Recorder:
     """A plugin of pytest: the seconds of each test, and the tests that run each line, in a file of coverage."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.seconds: dict[str, float] = defaultdict(float)
-        self.coverage = coverage.Coverage(_lines_in(folder), config_file=False, source=[f"{folder}/strfnet"])
-
-    def pytest_sessionstart(self) -> None:
-        self.coverage.start()
+        self.coverage = coverage.Coverage(folder / "lines", config_file=False, source=[f"{folder}/strfnet"])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.coverage.switch_context(nodeid)
@@ -192,134 +86,192 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[report.nodeid] += report.duration
 
-    def pytest_sessionfinish(self) -> None:
-        self.coverage.stop()
-        self.coverage.save()
-        files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
-        modules = [name for name, file in files.items() if file and not file.startswith(str(self.folder))]
-        _seconds_in(self.folder).write_text(json.dumps([self.seconds, modules]))
-
 
 class Chosen:
-    """A plugin of pytest: some tests in their order. Hypothesis does not look for a smaller example that fails."""
+    """A plugin of pytest: calls a function with the session instead of running its tests.
 
-    def __init__(self, tests: list[str]) -> None:
-        self.places = {test: place for place, test in enumerate(tests)}
+    Hypothesis does not look for a smaller example that fails.
+    """
+
+    def __init__(self, work: Callable[[pytest.Session], None]) -> None:
+        self.work = work
 
     def pytest_collection(self) -> None:
-        changes: dict[str, Any] = {
-            "phases": (Phase.explicit, Phase.generate),
-            "suppress_health_check": [*HealthCheck],
-        }
-        settings.register_profile("mutants", settings.get_profile("quick"), **changes)
+        phases, checks = (Phase.explicit, Phase.generate), [*HealthCheck]
+        quick = settings.get_profile("quick")
+        settings.register_profile("mutants", quick, phases=phases, suppress_health_check=checks)
         settings.load_profile("mutants")
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if item.nodeid in self.places]
-        items.sort(key=lambda item: self.places[item.nodeid])
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.work(session)
+        return True
 
 
 class Suite:
-    """The tests of a part, on the package in a folder.
-
-    Raises: ValueError if one fails.
-    """
+    """The tests of a part, on the package in a folder."""
 
     def __init__(self, folder: Path, tests: list[str]) -> None:
-        self.folder = folder
-        if _status(folder, [f"tests/{test}" for test in tests], Recorder(folder), 1800):
-            raise ValueError(f"a test fails without a mutant:\n{_output_in(folder).read_text()[-2000:]}")
-        self.seconds, modules = json.loads(_seconds_in(folder).read_text())
-        for name in modules:
-            with suppress(Exception):
-                importlib.import_module(name)
-        self.lines = coverage.CoverageData(str(_lines_in(folder)))
-        self.lines.read()
-        sys.dont_write_bytecode = True
+        self.folder, self.tests = folder, [f"tests/{test}" for test in tests]
+        self.seconds: dict[str, float] = {}
+        self.lines = coverage.CoverageData()
 
-    def of(self, file: Path, statement: range) -> list[str]:
+    def record(self, session: pytest.Session) -> None:
+        """Runs all tests. Raises: ValueError if one fails."""
+        recorder = Recorder(self.folder)
+
+        def recorded() -> bool:
+            session.config.pluginmanager.register(recorder)
+            recorder.coverage.start()
+            passed = run(session, session.items)
+            recorder.coverage.stop()
+            recorder.coverage.save()
+            files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+            modules = [name for name, file in files.items() if file and not file.startswith(str(self.folder))]
+            (self.folder / "recorded.json").write_text(json.dumps([recorder.seconds, modules]))
+            return passed
+
+        if not passes(recorded, 600):
+            raise ValueError("a test fails without a mutant")
+        self.read()
+
+    def read(self) -> list[str]:
+        """Reads what `record` has found. Returns the names of the modules outside the package that tests import."""
+        self.lines = coverage.CoverageData(str(self.folder / "lines"))  # one of another process erases the file
+        self.lines.read()
+        self.seconds, modules = json.loads((self.folder / "recorded.json").read_text())
+        return list(modules)
+
+    def of(self, place: Place) -> list[str]:
         """The tests that run a statement, or for none any of a file, those that find a fault soonest first."""
-        found = self.lines.contexts_by_lineno(str(file))
+        found, statement = self.lines.contexts_by_lineno(str(place.file)), place.mutant.statement
         tests = {test for line, tests in found.items() if not statement or line in statement for test in tests}
-        own = f"test_{file.stem}"
+        own = f"test_{place.file.stem}"
         return sorted(tests & self.seconds.keys(), key=lambda test: (own not in test, self.seconds[test]))
 
-    def kills(self, tests: list[str]) -> bool:
-        """Whether one of the tests fails or takes too long."""
-        for some in (tests[:8], tests[8:]):  # seldom more than the first files are collected
-            files = sorted({test.split("::")[0] for test in some})
-            seconds = sum(self.seconds[test] for test in some)
-            if some and _status(self.folder, files, Chosen(some), seconds) not in (
-                0,
-                pytest.ExitCode.NO_TESTS_COLLECTED,
-            ):
-                return True
-        return False
+    def time_of(self, tests: list[str]) -> float:
+        return sum(self.seconds[test] for test in tests)
+
+    def tried(self, places: list[Place], seconds: float) -> list[bool]:
+        """Whether each mutant is killed where functions get its code, of as many as there is time for."""
+        kept = self.folder / "killed.json"
+
+        def work(session: pytest.Session) -> None:
+            self.record(session)
+            items = {item.nodeid: item for item in session.items}
+            functions = {file: functions_in(file) for file in {place.file for place in places}}
+            end, killed = time.monotonic() + seconds, []
+            for place in places:
+                if time.monotonic() > end:
+                    break
+                tests, file = self.of(place), place.file
+                changes = changed_code(file, place.number)
+
+                def with_change(tests: list[str] = tests, file: Path = file, changes: Codes = changes) -> bool:
+                    for old, new in changes.items():
+                        for function in functions[file].get(old, ()):
+                            function.__code__ = new
+                    return run(session, [items[test] for test in tests])
+
+                killed.append(bool(changes) and not passes(with_change, self.time_of(tests)))
+                print(f"{len(killed)} of {len(places)} tried", file=sys.stderr, end="\r", flush=True)
+            kept.write_text(json.dumps(killed))
+
+        kept.unlink(missing_ok=True)
+        status = in_fork(lambda: self.collect(self.tests, work), None)
+        if not kept.exists():
+            raise RuntimeError(f"pytest ends with {status}:\n{(self.folder / 'output').read_text()[-2000:]}")
+        found: list[bool] = json.loads(kept.read_text())
+        return found
+
+    def kills(self, place: Place) -> bool:
+        """Whether a test fails or takes too long where a mutant is written into the copy."""
+        tests, source = self.of(place), place.file.read_text()
+        place.file.write_text(mutated(source, place.number))
+        try:
+            for some in (tests[:8], tests[8:]):  # seldom more than the first files are collected
+                files = sorted({test.split("::")[0] for test in some})
+
+                def work(session: pytest.Session, some: list[str] = some) -> None:
+                    items = {item.nodeid: item for item in session.items}
+                    if not run(session, [items[test] for test in some if test in items]):
+                        os._exit(1)
+
+                if some and not passes(lambda: self.collect(files, work) in (0, 5), self.time_of(some)):  # noqa: B023
+                    return True
+            return False
+        finally:
+            place.file.write_text(source)
+
+    def collect(self, files: list[str], work: Callable[[pytest.Session], None]) -> int:
+        """Collects the tests of files in the copy, and calls ``work`` with them."""
+        os.chdir(self.folder)
+        sys.path[:0] = [str(self.folder)]
+        sys.dont_write_bytecode = True
+        with (self.folder / "output").open("w") as output:
+            os.dup2(output.fileno(), 1)
+            return int(pytest.main([*OPTIONS, f"--basetemp={self.folder}/tmp", *files], [Chosen(work)]))
 
 
-def _lines_in(folder: Path) -> Path:
-    return folder / "lines"
+def run(session: pytest.Session, items: list[pytest.Item]) -> bool:
+    """Runs tests until one fails. Returns whether none does, nor failed as it was collected."""
+    for item, following in zip(items, [*items[1:], None], strict=False):
+        if not session.testsfailed:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+    return not session.testsfailed
 
 
-def _seconds_in(folder: Path) -> Path:
-    return folder / "seconds.json"
+def passes(body: Callable[[], bool], seconds: float) -> bool:
+    """Whether ``body`` returns True in a fork, in five times some seconds and without too much memory."""
+    return in_fork(lambda: int(not body()), SECONDS + 5 * int(seconds)) == 0
 
 
-def _output_in(folder: Path) -> Path:
-    return folder / "output"
-
-
-def _status(folder: Path, tests: list[str], plugin: object, seconds: float) -> int:
-    """The exit status of pytest in a fork that tests the package in ``folder``; of a signal, if it takes too long."""
+def in_fork(body: Callable[[], int], most: int | None) -> int:
+    """The exit status of ``body`` in a fork, which ends by a signal after ``most`` seconds of computing."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            most = SECONDS + 5 * int(seconds)
-            resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-            signal.alarm(10 * most)
-            os.chdir(folder)
-            sys.path[:0] = [str(folder)]
-            output = os.open(_output_in(folder), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", f"--basetemp={folder}/tmp"]
-            code = int(pytest.main([*options, *tests], [plugin]))
+            if most is not None:
+                resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+                resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+                signal.alarm(10 * most)
+            code = body()
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed_of(part: str, sample: int | None, seed: int, seconds: float) -> tuple[int, int]:
-    """The number of mutants of a part that are killed, and of those that were tried. Prints the others."""
-    places, tests = PARTS[part]
+def killed_of(part: str, sample: int | None, seed: int, seconds: float) -> tuple[int, int, int]:
+    """How many mutants of a part are killed, how many of the others are equivalent, and how many were tried."""
+    paths, tests = PARTS[part]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         for inner in ("strfnet", "tests", "benchmarks"):
             shutil.copytree(ROOT / inner, folder / inner, ignore=shutil.ignore_patterns("__pycache__"))
         for file_of_settings in ("pyproject.toml", "setup.cfg"):
             shutil.copy(ROOT / file_of_settings, folder / file_of_settings)
-        files = [file for place in places for file in sorted(folder.glob(place if "." in place else f"{place}/*.py"))]
-        found = [(file, number, one) for file in files for number, one in enumerate(mutants(file.read_text()))]
+        files = [file for path in paths for file in sorted(folder.glob(path if "." in path else f"{path}/*.py"))]
+        places = [Place(file, *one) for file in files for one in enumerate(mutants(file.read_text()))]
         if sample is not None:
-            found = random.Random(seed).sample(found, min(sample, len(found)))
+            places = random.Random(seed).sample(places, min(sample, len(places)))
         suite = Suite(folder, tests)
-        start, killed, tried = time.monotonic(), 0, 0
-        for file, number, one in found:
-            if time.monotonic() - start > seconds:
-                break
-            running, kept = suite.of(file, one.statement), folder / "kept"
-            file.rename(kept)
-            file.write_text(mutated(kept.read_text(), number))
-            tried += 1
-            if suite.kills(running):
-                killed += 1
-            else:
-                where = f"{file.relative_to(folder)}:{one.line}"
-                print(f"survives {len(running)} tests: {where} {one.what}", flush=True)
-            kept.replace(file)
-    return killed, tried
+        found = suite.tried(places, seconds)
+        for module in suite.read():
+            with suppress(Exception):
+                importlib.import_module(module)
+        equivalent = 0
+        for number, place in enumerate(places[: len(found)]):
+            if not found[number]:
+                found[number] = suite.kills(place)
+            if not found[number]:
+                inner = str(place.file.relative_to(folder))
+                code = place.file.read_text().splitlines()[place.mutant.line - 1].strip()
+                why = EQUIVALENT.get((inner, code, place.mutant.what))
+                equivalent += why is not None
+                tests_of_it = f"{len(suite.of(place))} tests" if why is None else f"for {why}"
+                print(f"survives {tests_of_it}: {inner}:{place.mutant.line} {place.mutant.what}: {code}", flush=True)
+    return sum(found), equivalent, len(found)
 
 
 def main() -> int:
@@ -333,10 +285,12 @@ def main() -> int:
     torch.set_num_threads(1)
     low = False
     for part in call.part or PARTS:
-        killed, tried = killed_of(part, call.sample, call.seed, call.seconds)
+        killed, equivalent, tried = killed_of(part, call.sample, call.seed, call.seconds)
         share = 100 * killed / max(tried, 1)
         low = low or share < 92
-        print(f"{part}: {killed} of {tried} mutants killed ({share:.1f} %)", flush=True)
+        print(f"{part}: {killed} of {tried} mutants killed ({share:.1f} %)", end="")
+        share = 100 * killed / max(tried - equivalent, 1)
+        print(f", {killed} of {tried - equivalent} without those that are equivalent ({share:.1f} %)", flush=True)
     return int(low)
 
 

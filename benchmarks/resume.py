@@ -10,7 +10,7 @@ without a stop: the files of the last checkpoint (weights with buffers, optimize
 byte for byte, the position, the best metric, the result, and each step with its loss once in the log. Other rows send
 signals that stop a run, close its terminal or its output, and kill a worker or the agent of two ranks: the exit code
 must be right, the last step saved, and no process left after 10 s. The last row kills inside saves only, and reads
-the newest checkpoint after each kill.
+the newest checkpoint after each kill. A row is printed when it is done.
 
 Processes are forked from this one, which has loaded torch already. Two ranks get the environment of torchrun. Linux
 and macOS. Exits 1 if a run differs or a checkpoint is damaged.
@@ -30,106 +30,21 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from endings import Ending, endings, let_end
+from killed_run import RECIPE, STEPS, remains, run, unsaved, walkers
 from processes import fork, kill_before, killed_or_done
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from strfnet import create_model
-from strfnet.data.synthetic import draw_camera, draw_walker, render
 from strfnet.data.tracklet import Tracklet
-from strfnet.losses.objective import Objective, ReIDLoss, strf_loss
-from strfnet.models.network import ReIDNetwork
-from strfnet.training.log import read_log
 from strfnet.training.recipe import Recipe
-from strfnet.training.trainer import train
 from strfnet.weights.store import CheckpointStore
 
-PEOPLE, STEPS = 4, 4
-RECIPE = Recipe(
-    model="resume:network_with_dropout",
-    height=64,
-    width=32,
-    frames=2,
-    stride=2,
-    batch=4,
-    identities=2,
-    tracklets=2,
-    epochs=2,
-    steps_per_epoch=STEPS,
-    milestones=(1,),
-    evaluate_every=1,
-    save_every=2,
-    workers=0,
-    device="cpu",
-)
-
-
-def walkers() -> list[Tracklet]:
-    """Four identities with six tracklets under each of two cameras; an epoch has more than four batches."""
-    return [
-        Tracklet(tuple(render(draw_walker(0, one), draw_camera(0, camera), frames=6, seed=(one, camera, again))), one)
-        for one in range(PEOPLE)
-        for camera in range(2)
-        for again in range(6)
-    ]
-
-
-class Counted(nn.Module):
-    """The objective. Its n-th call kills the process, n being ``fatal``; 0 never does."""
-
-    def __init__(self, objective: ReIDLoss, fatal: int) -> None:
-        super().__init__()
-        self.objective, self.fatal, self.calls = objective, fatal, 0
-
-    def forward(self, output: Any, labels: Tensor) -> Objective:
-        self.calls += 1
-        if self.calls == self.fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.objective(output, labels)
-
-
-def network_with_dropout(num_classes: int) -> ReIDNetwork:
-    """A network whose training draws random numbers."""
-    network: Any = create_model("strf_c2d_resnet8", num_classes=num_classes)
-    network.name = None
-    network.head.classifier = nn.Sequential(nn.Dropout(0.2), network.head.classifier)
-    return cast(ReIDNetwork, network)
-
-
-def run(
-    folder: Path, tracklets: Sequence[Tracklet], recipe: Recipe, fatal_step: int = 0, progress: bool = False
-) -> None:
-    """The training that is started again and again."""
-    torch.manual_seed(recipe.seed)
-    network = create_model(recipe.model, num_classes=PEOPLE)
-    objective = Counted(strf_loss(), fatal_step)
-    train(network, objective, tracklets, recipe, folder, evaluate=_sum_of_weights, progress=progress)
-
-
-def _sum_of_weights(network: nn.Module) -> dict[str, float]:
-    return {"sum of weights": sum(float(parameter.detach().sum()) for parameter in network.parameters())}
-
-
-def remains(folder: Path) -> dict[str, Any]:
-    """The content of the folder of a finished run, without times and speeds."""
-    saved, best = CheckpointStore(folder / "checkpoints"), CheckpointStore(folder / "best")
-    last = saved.metadata(saved.numbers()[-1])
-    lines = read_log(folder / "log.jsonl")
-    return {
-        "files": last["sha256"],
-        "position": last["position"],
-        "learning rate": last["learning_rate"],
-        "best": [(item["sha256"], item["figures"]) for item in map(best.metadata, best.numbers())],
-        "losses": [(line["step"], line["loss"], line["gradient_norm"]) for line in lines if line["kind"] == "step"],
-        "figures": [(line["step"], line["sum of weights"]) for line in lines if line["kind"] == "evaluation"],
-        "result": (folder / "result.json").read_text().replace(str(folder), ""),
-        "unfinished": sorted(path.name for path in folder.rglob("*.part")),
-    }
+Row = tuple[int, int, int]  # what happened, how often; the runs to which it happened; those that ended as expected
 
 
 class Bench:
@@ -179,7 +94,7 @@ class Bench:
         shutil.rmtree(folder)
         return not differ
 
-    def at_every_step(self) -> tuple[int, int, int]:
+    def at_every_step(self) -> Row:
         """Kill one run in each step."""
         expected, _ = self.unbroken(RECIPE)
         same, times = 0, range(1, 2 * STEPS + 1, 5 if self.quick else 1)
@@ -190,7 +105,7 @@ class Bench:
             same += self.finish(f"killed in step {fatal}", folder, RECIPE, 1, expected)
         return len(times), len(times), same
 
-    def at_every_operation(self) -> tuple[int, int, int]:
+    def at_every_operation(self) -> Row:
         """Kill one run before each of its disk operations, most of which belong to saves."""
         expected, _ = self.unbroken(RECIPE)
         kills = same = 0
@@ -205,7 +120,7 @@ class Bench:
                 bar.update()
         return kills, kills, same
 
-    def at_random_times(self, *, runs: int, workers: int = 0, ranks: int = 1) -> tuple[int, int, int]:
+    def at_random_times(self, *, runs: int, workers: int = 0, ranks: int = 1) -> Row:
         """Kill each run at random times until it ends before the kill."""
         recipe = replace(RECIPE, workers=workers, sync_batchnorm=ranks > 1)
         expected, seconds = self.unbroken(recipe, ranks)
@@ -219,7 +134,7 @@ class Bench:
             same += self.finish("killed at random times", folder, recipe, ranks, expected)
         return kills, runs, same
 
-    def at_endings(self, *, ending: Ending, count: int) -> tuple[int, int, int]:
+    def at_endings(self, *, ending: Ending, count: int) -> Row:
         """Let something happen ``count`` times, each at a random time, to runs that are started until they end."""
         recipe = replace(RECIPE, workers=ending.workers, sync_batchnorm=ending.ranks > 1)
         expected, seconds = self.unbroken(recipe, ending.ranks)
@@ -240,13 +155,13 @@ class Bench:
                     happened += now
                     bar.update(now)
                     if code > 128:
-                        wrong += _unsaved(folder)
+                        wrong += unsaved(folder)
                     self.wrong += [f"{ending.name}: {what}" for what in wrong]
                 runs += 1
                 same += self.finish(ending.name, folder, recipe, ending.ranks, expected)
         return happened, runs, same
 
-    def inside_saves(self, *, kills: int) -> tuple[int, int, int]:
+    def inside_saves(self, *, kills: int) -> Row:
         """Kill one run inside saves, read the newest checkpoint after each kill, and let the run end."""
         recipe = replace(RECIPE, epochs=10_000, save_every=1)
         folder, whole, done, saved = self.new_folder(), 0, 0, False
@@ -305,14 +220,6 @@ class Bench:
         return marks // 2 if rest == b"" else None
 
 
-def _unsaved(folder: Path) -> list[str]:
-    """What a run that stopped by a signal has logged and not saved."""
-    log = folder / "log.jsonl"
-    steps = [line["step"] for line in read_log(log) if line["kind"] == "step"] if log.exists() else []
-    saved = CheckpointStore(folder / "checkpoints").numbers()
-    return [f"step {steps[-1]} is not saved"] if steps[-1:] > saved[-1:] else []
-
-
 def _nothing() -> None:
     pass
 
@@ -338,30 +245,37 @@ def main() -> int:
     parser.add_argument(
         "--signals", type=int, help="what happens at random times, in all (default: 1,000; quick: 20)"
     )
+    parser.add_argument("--row", action="append", metavar="NAME", help="rows of the table, in order (default: all)")
     call = parser.parse_args()
     quick = call.quick
     signals = (20 if quick else 1000) if call.signals is None else call.signals
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as room:
         bench = Bench(Path(room), quick)
-        load_what_a_run_loads(Path(room), bench.tracklets)
-        rows = {
-            "in every step": bench.at_every_step(),
-            "before every disk operation": bench.at_every_operation(),
-            "at random times": bench.at_random_times(runs=1 if quick else 20),
-            "at random times, 2 workers": bench.at_random_times(runs=1 if quick else 10, workers=2),
-            "at random times, 2 ranks": bench.at_random_times(runs=1 if quick else 10, ranks=2),
+        rows: dict[str, Callable[[], Row]] = {
+            "in every step": bench.at_every_step,
+            "before every disk operation": bench.at_every_operation,
+            "at random times": partial(bench.at_random_times, runs=1 if quick else 20),
+            "at random times, 2 workers": partial(bench.at_random_times, runs=1 if quick else 10, workers=2),
+            "at random times, 2 ranks": partial(bench.at_random_times, runs=1 if quick else 10, ranks=2),
         }
         for ending in endings():
-            rows[ending.name] = bench.at_endings(ending=ending, count=max(1, round(ending.share * signals)))
-        saves = bench.inside_saves(kills=3 if quick else 200)
-    print(f"{'killed or stopped':<30}{'times':>8}{'runs':>8}{'bit-identical':>16}")
-    for name, (kills, runs, same) in rows.items():
-        print(f"{name:<30}{kills:>8}{runs:>8}{same:>16}")
-    print(f"{'inside saves':<30}{saves[0]:>8}{1:>8}{saves[2]:>12} of {saves[1]:>3} checkpoints usable")
-    for line in bench.wrong:
-        print(f"<- {line}")
-    right = not bench.wrong and all(runs == same for _, runs, same in rows.values()) and saves[1] == saves[2]
+            count = max(1, round(ending.share * signals))
+            rows[ending.name] = partial(bench.at_endings, ending=ending, count=count)
+        rows["inside saves, checkpoints"] = partial(bench.inside_saves, kills=3 if quick else 200)
+        chosen = call.row or [*rows]
+        if not rows.keys() >= {*chosen}:
+            parser.error(f"--row is one of {', '.join(rows)}")
+        load_what_a_run_loads(Path(room), bench.tracklets)
+        print(f"{'killed or stopped':<30}{'times':>8}{'runs':>8}{'bit-identical':>16}", flush=True)
+        right = True
+        for name in chosen:
+            times, runs, same = rows[name]()
+            print(f"{name:<30}{times:>8}{runs:>8}{same:>16}", flush=True)
+            for line in bench.wrong:
+                print(f"<- {line}", flush=True)
+            right = right and runs == same and not bench.wrong
+            bench.wrong.clear()
     print("all runs end as if they had never been stopped" if right else "a run ends differently, or a save was lost")
     return 0 if right else 1
 

@@ -192,6 +192,19 @@ def test_other_embeddings_are_refused(shape):
         evaluate(torch.zeros(shape), small_mars(), PROTOCOLS["mars"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (([[1.0]], small_mars(), PROTOCOLS["mars"]), "embeddings is list, wanted a Tensor"),
+        ((torch.zeros(4, 2), [0, 1, 0, 1], PROTOCOLS["mars"]), "data_set is list, wanted a DataSet"),
+        ((torch.zeros(4, 2), small_mars(), "mars"), "protocol is 'mars', wanted a Protocol"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate(*arguments)
+
+
 def test_a_protocol_that_leaves_nothing_is_refused():
     data = small_mars()
     data = DataSet("MARS", (), data.test, data.query, (0, *data.query))

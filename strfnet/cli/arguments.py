@@ -67,11 +67,20 @@ class Parser(ArgumentParser):
             self.commands[missing[1]].error(line.replace(f"{missing[1]}.", ""))
         parser = getattr(ex, "subcommand_parser", None) or self
         parser.print_usage(sys.stderr)
-        self.exit(2, f"{parser.prog}: error: {parser._explain(line)}\n")
+        self.exit(2, f"{parser.prog}: error: {self._of_file(parser._explain(line))}\n")
+
+    def _of_file(self, line: str) -> str:
+        """An error, behind the names of the configuration files unless it names one, or an option of the words."""
+        files = _config_files(self.words)
+        given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in self.words}
+        named = re.match(r"(?:there is no )?(?:option ')?(?:--)?(\S[\w-]*)", line)
+        if named is None or named[1].replace("-", "_") in {*given, "the"} or any(file in line for file in files):
+            return line
+        return ": ".join([*files, line])
 
     def _explain(self, line: str) -> str:
         """An error of jsonargparse in the words of the command line."""
-        if stray := re.search(r"(?:unrecognized arguments: (?=--)|[Oo]ption ')([\w-]+)", line):
+        if stray := re.search(r"(?:unrecognized arguments: (?=--)|[Oo]ption ')([^\s'=]+)", line):
             options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
             return unknown("option", f"--{stray[1].removeprefix('--').replace('_', '-')}", options)
         if command := re.match("argument COMMAND: invalid choice: '(.*?)'", line):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from strfnet.data.tracklet import DETAILS, Frame, Tracklet
 from strfnet.data.tracks import Box
 from strfnet.data.video import Video
-from strfnet.system.files import lock, room_for, write_atomically
+from strfnet.system.files import lock, make_folder, room_for, write_atomically
 from strfnet.system.names import check_commas
 from strfnet.system.progress import ProgressLine
 
@@ -141,7 +141,7 @@ def crop_video(
         raise ValueError(f"quality is {quality}, wanted 1 to 100")
     source = Video(video)
     plan = _plan(source, boxes, cropping)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     locked = lock(out / ".lock")
     try:
         _listed(out / LISTING)  # before the work
@@ -162,7 +162,7 @@ def crop_video(
             Image.fromarray(picture).save(content, "JPEG", quality=quality, subsampling=0)
             unfinished = file(crop).with_suffix(".part")
             with room_for(file(crop), content.tell()):
-                unfinished.write_bytes(content.getbuffer())
+                unfinished.write_bytes(content.getvalue())
             unfinished.replace(file(crop))
         tracks = list(_lengths(plan))
         _list(out, camera, {track: times.of(track) for track in tracks})

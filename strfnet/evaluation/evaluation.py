@@ -103,9 +103,14 @@ def evaluate(
             No published protocol does so; the table marks it.
         ranks: length of the CMC.
 
-    Raises: ValueError if there is not one embedding for each test tracklet, if a tracklet has no identity, if the
-    protocol leaves no gallery, and as `rank_embeddings` does.
+    Raises: ValueError for arguments of other types, if there is not one embedding for each test tracklet, if a
+    tracklet has no identity, if the protocol leaves no gallery, and as `rank_embeddings` does.
     """
+    for name, value, kind in (("embeddings", embeddings, Tensor), ("data_set", data_set, DataSet)):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} is {type(value).__name__}, wanted a {kind.__name__}")
+    if not isinstance(protocol, Protocol):
+        raise ValueError(f"protocol is {protocol!r}, wanted a Protocol, such as PROTOCOLS['mars']")
     if embeddings.ndim != 2 or len(embeddings) != len(data_set.test):
         wanted = f"({len(data_set.test)}, d), one row for each test tracklet of {data_set.name}"
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted {wanted}")

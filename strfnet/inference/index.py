@@ -20,7 +20,7 @@ from strfnet.evaluation.nearest import Rows, nearest_items
 from strfnet.inference.approximate import Approximate
 from strfnet.inference.embedding_file import ALIKE, check_alike, load_embeddings
 from strfnet.inference.embedding_formats import WRITERS
-from strfnet.system.files import lock, write_atomically
+from strfnet.system.files import lock, make_folder, write_atomically
 from strfnet.system.reading import read_regular
 
 _VECTORS, _TRACKLETS, _INDEX = "vectors.f32", "tracklets.jsonl", "index.json"
@@ -144,7 +144,7 @@ def add_to_index(folder: str | Path, *files: str | Path, faiss: bool = False, re
     folder, paths = Path(folder), [Path(file) for file in files]
     if not 0 < recall <= 1:
         raise ValueError(f"recall is {recall}, wanted a fraction above 0")
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     with closing(lock(folder / ".lock")):
         if (folder / _INDEX).exists():
             index = _read_index(folder)

@@ -122,7 +122,8 @@ def find_network(
     cannot be loaded, or if ``weights``, ``best`` or ``num_classes`` do not apply to it.
     """
     check_path("source", source)
-    check_path("weights", weights)
+    if weights is not None:
+        check_path("weights", weights)
     text, path = str(source), Path(source)
     named = not isinstance(source, Path)
     if best and not path.is_dir():

@@ -29,7 +29,8 @@ def check_writable(path: Path) -> None:
     """Raises: ValueError unless `write_atomically` can write ``path``; call it before long work."""
     folder = target_of(path).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = "may not be written to" if folder.is_dir() else "does not exist"
+        what = "is no folder" if folder.exists() else "does not exist"
+        what = "may not be written to" if folder.is_dir() else what
         raise ValueError(f"cannot write {path}, wanted a file in an existing folder: {folder} {what}")
 
 
@@ -43,9 +44,19 @@ def target_of(path: Path) -> Path:
 
 
 def _check_free_or_regular(path: Path, verb: str, wanted: str) -> None:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         if kind := special_kind(os.stat(path).st_mode):
             raise ValueError(f"cannot {verb} {path}: it is {kind}, {wanted}")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it. Raises: ValueError if something else has its name, or that of one above."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        taken = next(one for one in (path, *path.parents) if os.path.lexists(one))
+        wanted = f"because {taken} is none: wanted a folder or a free name"
+        raise ValueError(f"{path} cannot be a folder, {wanted}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -37,8 +37,10 @@ def evaluation_copy(network: Network) -> Network:
 def in_evaluation(network: Network) -> Network:
     """Returns a network that computes in evaluation mode: the network itself if it does, else its `evaluation_copy`.
 
-    Raises: ValueError for a network in training mode that cannot be copied.
+    Raises: ValueError for what is no module, and for a network in training mode that cannot be copied.
     """
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network is {type(network).__name__}, wanted a module")
     if not any(module.training for module in network.modules()):
         return network
     try:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
@@ -24,8 +25,8 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
 
 
 def check_path(name: str, value: object) -> None:
-    """Raises: ValueError if a path is an empty text, which would name the working directory."""
-    if isinstance(value, str) and not value.strip():
+    """Raises: ValueError for what is no path, and for an empty text, which would name the working directory."""
+    if not isinstance(value, str | os.PathLike) or not str(value).strip():
         raise ValueError(f"{name} is {value!r}, wanted a path")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from strfnet.data.fingerprint import fingerprint
 from strfnet.data.tracklet import Tracklet
-from strfnet.system.files import Lock, lock, remove_unfinished, write_atomically
+from strfnet.system.files import Lock, lock, make_folder, remove_unfinished, write_atomically
 from strfnet.system.reading import read_regular
 from strfnet.training.accelerator import Engine
 from strfnet.training.distributed import gather_bytes
@@ -102,7 +102,7 @@ class RunDirectory:
         self._data_changed = data_changed
         self._lock: Lock | None = None
         if self._writes:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             self._lock = lock(path / ".lock")
             for folder in (path, self._checkpoints.folder, self._best.folder):
                 remove_unfinished(folder)

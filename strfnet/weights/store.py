@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from strfnet.system.files import (
+    make_folder,
     remove_folder,
     remove_unfinished,
     room_for,
@@ -89,7 +90,7 @@ class CheckpointStore:
         Raises: ValueError if something else has the place of the checkpoint; OSError naming the file for which the
         disk has no room, with the bytes that it needs. Nothing of the checkpoint is left then.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         unfinished, finished = unfinished_name(self.folder), self.path(number)
         _check_ours(finished)
         unfinished.mkdir()

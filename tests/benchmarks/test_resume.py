@@ -11,7 +11,7 @@ def test_a_few_kills_of_each_kind_leave_no_trace(run):
     status, shown = run("resume", "--quick")
     assert status == 0, shown
     assert "all runs end as if they had never been stopped" in shown and "<-" not in shown
-    assert "3 of   3 checkpoints usable" in shown
+    assert shown.splitlines()[-2].split() == ["inside", "saves,", "checkpoints", "3", "3", "3"]
 
 
 def test_a_run_that_ends_differently_fails_the_benchmark(load, run, monkeypatch):
@@ -51,3 +51,21 @@ def test_wrong_exit_codes_and_processes_that_are_left_are_found(load):
 
     ending.seconds = 0.1
     assert endings.let_end(leaves_a_process, ending, 0.5) == (True, 0, ["a process is left after 0 s"])
+
+
+def test_rows_are_chosen_by_name_and_what_is_wrong_in_one_fails_the_benchmark(load, run, monkeypatch, capsys):
+    benchmark = load("resume")
+    monkeypatch.setattr(benchmark, "load_what_a_run_loads", lambda *_: None)
+
+    def at_endings(self, *, ending, count):
+        self.wrong += ["a process is left"] if ending.workers else []
+        return count, 1, 1
+
+    monkeypatch.setattr(benchmark.Bench, "at_endings", at_endings)
+    status, shown = run("resume", "--row", "killed agent", "--signals", "30")
+    assert status == 0 and shown.splitlines()[1].split() == ["killed", "agent", "3", "1", "1"]
+    status, shown = run("resume", "--row", "killed worker", "--row", "killed agent")
+    assert status == 1 and shown.splitlines()[2] == "<- a process is left"
+    with pytest.raises(SystemExit):
+        run("resume", "--row", "killed")
+    assert "--row is one of in every step, before" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Weights, paths and numbers are what they look like, or refused with the value."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from safetensors.torch import save_file
 from tiny_runs import network_for, objective_for, tiny_recipe, walkers
 from torch import nn
 
-from strfnet import create_model
+from strfnet import create_model, load
 from strfnet.cli.arguments import parse
+from strfnet.inference import embed
 from strfnet.models import find_network, load_official
 from strfnet.training import train
 from strfnet.weights.file import read_weights
@@ -130,6 +132,19 @@ def test_an_empty_path_is_not_the_working_directory(tmp_path, monkeypatch, call,
     with pytest.raises(ValueError, match=r"is '[ ]*', wanted a path"):
         call(value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", [read_weights, load, find_network, load_official])
+@pytest.mark.parametrize("value", [None, 7, b"weights.pth", ["weights.pth"]])
+def test_what_is_no_path_is_refused_by_its_value(call, value):
+    with pytest.raises(ValueError, match=rf"(path|source) is {re.escape(repr(value))}, wanted a path"):
+        call(value)
+
+
+@pytest.mark.parametrize("network", [None, "c2d_resnet8", nn.Linear])
+def test_what_is_no_network_is_not_embedded_with(network):
+    with pytest.raises(ValueError, match=r"network is \w+, wanted a module"):
+        embed(network, walkers(), frames=2, size=(64, 32))
 
 
 MISREAD = ["1:30", "-1:30:00", "1:30.5"]

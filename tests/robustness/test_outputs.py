@@ -15,7 +15,7 @@ from tiny_runs import network_for, objective_for, tiny_recipe, walkers
 from strfnet import create_model, save
 from strfnet.cli.parser import main
 from strfnet.data import read_folder
-from strfnet.data.synthetic import write_walkers
+from strfnet.data.synthetic import walker_files, write_walkers
 from strfnet.data.tracklet import Tracklet
 from strfnet.inference import Embedder, save_embeddings
 from strfnet.inference import shards as module
@@ -230,6 +230,41 @@ def test_two_threads_do_not_lock_one_folder(tmp_path):
         lock(tmp_path / "." / ".lock")
     held.close()
     lock(tmp_path / ".lock").close()
+
+
+FEW = {"identities": 1, "cameras": 1, "frames": 1, "height": 32}
+
+
+@pytest.mark.parametrize("inner", ["", "run", "a/b"])
+def test_a_file_in_the_place_of_a_folder_is_refused_by_name(tmp_path, inner):
+    file = tmp_path / "file"
+    file.write_text("of the user")
+    store = CheckpointStore(file / inner)
+    for make in (
+        lambda: store.save(1, {}, {}),
+        lambda: write_walkers(file / inner, **FEW),
+        lambda: run(file / inner),
+    ):
+        with pytest.raises(ValueError, match=rf"{file} (is none: wanted a folder or a free name|exists already)"):
+            make()
+    assert file.read_text() == "of the user"
+
+
+def test_a_file_below_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("of the user")
+    with pytest.raises(ValueError, match=f"wanted a file in an existing folder: {tmp_path}/file is no folder"):
+        check_writable(tmp_path / "file" / "out.csv")
+
+
+def test_walkers_leave_the_files_of_the_user_and_nothing_of_their_own(tmp_path, monkeypatch):
+    mine = tmp_path / ".set.part" / "a.txt"
+    mine.parent.mkdir()
+    mine.write_text("of the user")
+    write_walkers(tmp_path / "set", **FEW)
+    monkeypatch.setattr(walker_files, "_write_jpegs", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_walkers(tmp_path / "other", **FEW)
+    assert mine.read_text() == "of the user" and sorted(p.name for p in tmp_path.iterdir()) == [".set.part", "set"]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "7/a.txt", "2023/a.txt", ".data.part/a.txt", ".x.part"])

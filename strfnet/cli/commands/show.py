@@ -21,7 +21,7 @@ from strfnet.evaluation import PROTOCOLS, Evaluation, Protocol, evaluate_protoco
 from strfnet.inference import Embedder
 from strfnet.layers import STRF, AppearancePreserving, NonLocalBlock
 from strfnet.models import LoadedNetwork
-from strfnet.system.files import check_writable, write_atomically
+from strfnet.system.files import check_writable, make_folder, write_atomically
 from strfnet.system.version import __version__
 from strfnet.training import read_log
 
@@ -53,7 +53,7 @@ def run(call: Show) -> None:
     for name in call.figures:
         content = figures.draw(name)
         if is_first():
-            call.file(name).parent.mkdir(parents=True, exist_ok=True)
+            make_folder(call.file(name).parent)
             write_atomically(call.file(name), content)
             say(f"{name}: {call.file(name)}")
 

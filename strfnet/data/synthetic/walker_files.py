@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from strfnet.data.synthetic.rendering import render
 from strfnet.data.synthetic.walkers import draw_camera, draw_walker
 from strfnet.data.tracklet import JUNK, DataSet, Tracklet
+from strfnet.system.files import make_folder, unfinished_name
 
 
 def write_walkers(
@@ -88,16 +89,19 @@ def write_mars(root: str | Path, data: DataSet) -> None:
 def _new_folder(root: str | Path) -> Iterator[Path]:
     """Yields a hidden folder that is renamed to ``root`` when the block succeeds.
 
-    Raises: ValueError if ``root`` exists and is not empty.
+    Raises: ValueError if ``root`` exists and is not empty, or a folder above it is a file.
     """
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root} exists already, wanted a new or empty folder for the walkers")
-    unfinished = root.with_name(f".{root.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    unfinished.replace(root)
+    make_folder(root.parent)
+    unfinished = unfinished_name(root.parent)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        unfinished.replace(root)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_jpegs(paths: Sequence[Path], clip: Iterable[NDArray[np.uint8]]) -> None:
