@@ -177,4 +177,6 @@ def one_more_frame(settings: Settings) -> list[Figure]:
         Figure(case, "stream: embedding differs", row.apart, goal=ERROR, at_most=True),
         Figure.spread(case, "deployed: the clip anew takes", ratio, "x", goal=settings.judge(GOAL)),
         Figure.spread(case, "eager: the clip anew takes", row.ratios["eager"], "x"),
+        Figure(case, "stream: MACs of the clip", row.macs, "share"),
+        *(Figure(case, name, seconds, "s") for name, seconds in row.seconds.items()),
     ]
