@@ -1,12 +1,13 @@
 """Cases of the speed benchmark: the non-local block alone, and its time by the length of a clip."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from cases import ERROR, Settings, awake, normal
 from figures import Figure
-from interleaved import SHORTEST, difference, in_turn
+from interleaved import SHORTEST, difference
 from restatements import restate
 
 from strfnet import NonLocalBlock
@@ -19,6 +20,7 @@ FORMS: dict[str, tuple[dict[str, Any], int, int, float]] = {  # options, batch, 
     "block, dot": ({"pairing": "dot"}, 1, 8, 5.0),
     "block, T = 32": ({}, 1, 32, 1.6),
 }
+BATCHED = "block, batch 4"
 GROWTH = {"block": (4, 8, 16), "nvan": (4, 8)}
 
 
@@ -46,7 +48,7 @@ def block(case: str, settings: Settings) -> list[Figure]:
         apart = difference(ours(rows), theirs(clip))
         calls = {"published": partial(theirs, clip), "eager": partial(ours, rows)}
         shortest = SHORTEST if batch * frames == 8 else 0  # longer ones need no repeating, and are warm by now
-        timings = in_turn(calls, rounds=settings.rounds, device=settings.device, shortest=shortest)
+        timings = settings.time(calls, shortest=shortest)
     ratio = timings.ratio("published", "eager")
     return [
         Figure(case, "eager: output differs", apart, goal=ERROR, at_most=True),
@@ -67,6 +69,6 @@ def growth(subject: str, settings: Settings) -> list[Figure]:
         rows = clip.contiguous(memory_format=torch.channels_last_3d)
         with torch.inference_mode():
             calls = {"published": partial(theirs, clip), "eager": partial(ours, rows)}
-            timings = in_turn(calls, rounds=2, device=settings.device, shortest=0)
+            timings = replace(settings, rounds=2, most=2).time(calls)
         figures += [Figure.spread(case, f"{name}, T = {t}", timings.of(name), "s") for name in calls]
     return figures

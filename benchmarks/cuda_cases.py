@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from cases import ERROR, HALF_ERROR, NETWORKS, TRAINED, Settings, awake, normal
 from figures import Figure
-from interleaved import difference, in_turn, peak_mib
+from interleaved import SHORTEST, difference, peak_mib
 from restatements import restate
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -65,7 +65,7 @@ def formats(form: str, settings: Settings, ways: tuple[str, ...] = tuple(WAYS)) 
         calls |= {f"{way}, {name}": partial(called, each, clip.to(dtype), name) for way, each in networks.items()}
     with torch.inference_mode():
         answers = {name: call().embedding.clone() for name, call in calls.items()}
-        timings = in_turn(calls, rounds=settings.rounds, device=settings.device)
+        timings = settings.time(calls, shortest=SHORTEST)
     figures = []
     for name in calls:
         way, _, number = name.partition(", ")
@@ -99,7 +99,7 @@ def attention(settings: Settings) -> list[Figure]:
                 call = partial(called, block, clip, name)
                 with torch.inference_mode():
                     kernel = longest(kernels(call, settings.device))
-                    timings = in_turn({name: call}, rounds=settings.rounds, device=settings.device)
+                    timings = settings.time({name: call}, shortest=SHORTEST)
                 told = f"{place}, {name}, {form}{' (chosen)' * (form == chosen)}: {kernel}"
                 figures.append(Figure("attention kernels", told, 1e3 * timings.of(name).median, "ms"))
     return figures

@@ -9,19 +9,19 @@ from typing import Any
 
 from interleaved import Spread
 
-# The rows that are printed: of figures with such a case and quantity, the one that is worst by its goal.
+# The rows that are printed, with their yardsticks: of figures with such a case and quantity, the one that is worst by
+# its goal.
 ROWS = {
-    "output and gradient errors": ("*", "*differ*"),
-    "published / eager": ("*_*, batch ?", "eager: published takes"),
-    "published / deployed": ("*_*, batch ?", "deployed: published takes"),
-    "fastest runtime / deployed": ("*", "*: the fastest runtime takes"),
-    "deployed's share of the roof": ("*", "deployed: share of the roof"),
-    "published / bfloat16": ("*", "bfloat16: published takes"),
-    "published / training step": ("*, training", "*published takes"),
-    "with STRF / without": ("*", "*with STRF takes"),
-    "published / block": ("block*", "eager: published takes"),
-    "memory": ("memory", "*"),
-    "others": ("*", "*"),
+    "output, gradients": ("published code", "*", "*differ*"),
+    "training step": ("published code", "*, training", "*published takes"),
+    "eager": ("published code", "*", "eager: published takes"),
+    "deployed": ("published code", "*", "deployed: published takes"),
+    "deployed, bfloat16": ("published code", "*", "bfloat16: published takes"),
+    "deployed, backend=auto": ("OpenVINO, ONNX Runtime", "*", "*: the fastest runtime takes"),
+    "deployed, share of roof": ("machine's best probe", "*", "*: share of the roof"),
+    "STRF on P3D-C": ("P3D-C", "*", "*with STRF takes"),
+    "one more frame of 32": ("the clip anew", "*", "deployed: the clip anew takes"),
+    "memory": ("published code", "memory", "*"),
 }
 BEGIN, END = "<!-- speed.py writes from here -->", "<!-- to here -->"
 
@@ -101,11 +101,11 @@ def summary(figures: list[Figure]) -> str:
     """A line for each of `ROWS`, and how many goals are reached.
 
     A line shows the figure that is worst by its goal, the spread over its rounds, and its case. Where no figure of a
-    row has a goal, it shows the median and the spread over the cases.
+    row has a goal, it shows the median and the spread over the cases. Figures of no row follow.
     """
-    lines = [f"{'row':30}{'reached':>10}{'worst':>15}{'least .. most':>18}{'goal':>12}  case"]
+    lines = [f"{'what':24}{'beside':24}{'reached':>9}{'worst':>12}{'least .. most':>16}{'goal':>8}  case"]
     rest = [figure for figure in figures if figure.unit not in ("s", "GFLOP/s")]
-    for row, (case, quantity) in ROWS.items():
+    for row, (yardstick, case, quantity) in {**ROWS, "others": ("", "*", "*")}.items():
         found = [each for each in rest if fnmatchcase(each.case, case) and fnmatchcase(each.quantity, quantity)]
         rest = [each for each in rest if each not in found]
         judged = sorted((each for each in found if each.goal is not None), key=_margin)
@@ -114,12 +114,14 @@ def summary(figures: list[Figure]) -> str:
             span = "" if worst.least is None else f"{_number(worst.least)} .. {_number(worst.most)}"
             shown, of = f"{_number(worst.value)} {worst.unit}", f"{reached} of {len(judged)}"
             verdict = "" if worst.reached else f", {worst.verdict}"
-            lines.append(f"{row:30}{of:>10}{shown:>15}{span:>18}{_goal(worst):>12}  {worst.case}{verdict}")
+            lines.append(
+                f"{row:24}{yardstick:24}{of:>9}{shown:>12}{span:>16}{_goal(worst):>8}  {worst.case}{verdict}"
+            )
         elif found and row not in ("memory", "others"):
             values = [each.value for each in found]
             span = f"{_number(min(values))} .. {_number(max(values))}"
             shown = f"{_number(median(values))} {found[0].unit}"
-            lines.append(f"{row:30}{'':10}{shown:>15}{span:>18}{'':12}  not judged, {len(found)} cases")
+            lines.append(f"{row:24}{yardstick:24}{'':9}{shown:>12}{span:>16}{'':8}  not judged, {len(found)} cases")
     return "\n".join([*lines, "", counted(figures)])
 
 

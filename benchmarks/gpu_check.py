@@ -12,6 +12,7 @@ off, or a section failed. What --dry measures means nothing.
 import argparse
 import copy
 import json
+import os
 import sys
 import time
 import warnings
@@ -24,14 +25,16 @@ from typing import Any
 import torch
 from cases import Settings, awake, normal
 from cuda_cases import BLOCKS, FORMATS, WAYS, called, kernels, longest
+from cuda_training import repeated, tracklet, training_step, waits
 from interleaved import Call, difference, in_turn, peak_mib
 from restatements import restate
 from roof import best, probes
 from torch import nn
+from torch.nn.parallel import replicate
 
 import strfnet
-from strfnet.data.frames import IMAGENET_MEAN, IMAGENET_STD
 from strfnet.deployment import allow_tf32, optimize
+from strfnet.inference import embed
 from strfnet.layers import choose_attention, set_attention
 from strfnet.losses import nvan_loss, strf_loss
 
@@ -58,7 +61,7 @@ class Check:
 
 
 FULL = Check(Settings(device="cuda", rounds=5))
-DRY = Check(Settings("resnet8", frames=4, frame=(64, 32), rounds=1), (1,), (2, 4), ("layer3",))
+DRY = Check(Settings("resnet8", frames=4, frame=(128, 32), rounds=1), (1,), (2, 4), ("layer3",))
 
 
 def machine(check: Check) -> dict[str, Any]:
@@ -87,13 +90,16 @@ def correctness(check: Check) -> dict[str, Any]:
                 choose_attention(there)
                 output = called(there, clip.to(check.device, dtype), number).embedding
                 row[number] = difference(output, expected)
+            if check.device == "cuda":  # as nn.DataParallel calls it, whose replicas have no parameters
+                (replica,) = replicate(network.to(check.device), [0], detach=True)
+                row["replica"] = difference(called(replica, clip.to(check.device), "float32").embedding, expected)
         if name in check.names:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 deployed = optimize(network.to(check.device), shape, compiled=False)
             row["optimize"] = [str(trial) for trial in deployed.passes]
             row["warned"] = [str(line.message) for line in caught if "slower" not in str(line.message)]
-    wrong = [name for name, row in found.items() if not row["float32"] <= EXACT]
+    wrong = [name for name, row in found.items() if not max(row["float32"], row.get("replica", 0)) <= EXACT]
     return {"wrong": wrong, "differences": found}
 
 
@@ -187,52 +193,62 @@ def syncs(check: Check) -> dict[str, Any]:
 
         step = partial(training_step, network, objective, optimizer, clips, labels)
         step()
-        found[name] = waits(check, step)
+        found[name] = waits(check.device, step)
     return found
 
 
-def training_step(
-    network: nn.Module, objective: Any, optimizer: torch.optim.Optimizer, clips: torch.Tensor, labels: torch.Tensor
-) -> None:
-    optimizer.zero_grad()
-    objective(network(clips), labels).total.backward()
-    optimizer.step()
-
-
-def waits(check: Check, call: Callable[[], Any]) -> list[str]:
-    """File and line of each host sync that PyTorch reports."""
-    if check.device != "cuda":
-        call()
-        return []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            call()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return [f"{line.filename}:{line.lineno}" for line in caught if "synchroniz" in str(line.message)]
+def training(check: Check) -> dict[str, Any]:
+    """By network and recipe: whether a run of `train` repeats bit for bit, and where the host waits in it."""
+    recipes: dict[str, dict[str, Any]] = {"fp32": {}, "bf16": {"precision": "bf16"}}
+    recipes |= {"compiled": {"compile": True}} if check.device == "cuda" else {}
+    return {
+        f"{name}, {recipe}": repeated(check.settings, name, changes)
+        for name in check.names
+        for recipe, changes in recipes.items()
+    }
 
 
 def feeding(check: Check) -> dict[str, Any]:
-    """The speed of batches that start as uint8 in page-locked memory, as a share of that of the network alone."""
+    """The speed of `embed` from uint8 frames in memory, as a share of that of the network alone, in bfloat16."""
     found: dict[str, Any] = {}
-    mean, std = (torch.tensor(value, device=check.device).view(3, 1, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
+    batch, shape = check.batches[-1], check.settings.clip_shape(check.batches[-1])
+    clips = [tracklet(check.settings, identity) for identity in range(4 * batch)]
     for name in check.names:
         network = awake(name, check.settings).to(torch.bfloat16)
         choose_attention(network)
-        raw = torch.randint(0, 256, check.settings.clip_shape(check.batches[-1]), dtype=torch.uint8)
-        raw = raw.pin_memory() if check.device == "cuda" else raw
-        clip = normal(check.settings, *raw.shape).bfloat16()
+        clip = normal(check.settings, *shape).bfloat16()
 
-        def fed(network: nn.Module = network, raw: torch.Tensor = raw) -> Any:
-            frames = raw.to(check.device, non_blocking=True).float() / 255
-            return network(((frames - mean) / std).bfloat16())
+        def alone(network: nn.Module = network, clip: torch.Tensor = clip) -> None:
+            with torch.inference_mode():
+                for _ in range(4):
+                    network(clip)
 
+        options: dict[str, Any] = {"frames": shape[2], "size": shape[3:], "batch": batch, "workers": 2}
+        calls: dict[str, Call] = {"alone": alone, "embed": partial(embed, network, clips, **options)}
+        timings = in_turn(calls, rounds=check.settings.rounds, device=check.device)
+        found[name] = timings.ratio("alone", "embed").median
+    return found
+
+
+def deployed(check: Check) -> dict[str, Any]:
+    """What `optimize` makes in bfloat16: form and error; how many times as long published code with TF32 takes."""
+    found: dict[str, Any] = {}
+    shape = check.settings.clip_shape(check.batches[-1])
+    clip = normal(check.settings, *shape)
+    for name in (name for name in check.names if not name.startswith("strf_")):
+        network = awake(name, check.settings)
+        published = restate(network)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fast = optimize(network, shape, dtype=torch.bfloat16, compiled=check.device == "cuda")
         with torch.inference_mode():
-            calls: dict[str, Call] = {"alone": partial(network, clip), "from uint8": fed}
+            calls: dict[str, Call] = {
+                "published": partial(called, published, clip, "TF32"),
+                "deployed": partial(fast, clip.bfloat16()),
+            }
             timings = in_turn(calls, rounds=check.settings.rounds, device=check.device)
-        found[name] = timings.ratio("alone", "from uint8").median
+        ratio = timings.ratio("published", "deployed").median
+        found[name] = {"form": fast.form, "error": fast.error, "published takes": ratio}
     return found
 
 
@@ -260,7 +276,7 @@ def peak(check: Check, call: Callable[[], Any]) -> float | None:
     return None
 
 
-SECTIONS = (machine, correctness, attention, memory, price, roof, syncs, feeding)
+SECTIONS = (machine, correctness, attention, memory, price, roof, syncs, training, feeding, deployed)
 
 
 def run(check: Check, only: list[str], put: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -288,6 +304,8 @@ def main() -> int:
     given = parser.parse_args()
     if not given.dry and not torch.cuda.is_available():
         parser.error("there is no CUDA GPU here; --dry runs the same code on the CPU")
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic training needs it from the start
 
     def put(report: dict[str, Any]) -> None:
         if given.json:

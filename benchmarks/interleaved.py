@@ -17,6 +17,7 @@ from torch import Tensor
 Call = Callable[[], Any]
 WARM_UPS = 3  # calls on a GPU, in which kernels are chosen and compiled
 SHORTEST = 0.1  # seconds that a turn should last at least: the clock and the interpreter cost microseconds
+KNOWN, LONG = 0.015, 20.0  # the standard error at which ratios are known; seconds after which no further round begins
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,38 @@ class Timings:
         pairs = zip(self.seconds[slow], self.seconds[fast], strict=True)
         return Spread.of([one / other for one, other in pairs])
 
+    @property
+    def known(self) -> bool:
+        """Whether the ratios of the first variant to each other one have standard errors of at most `KNOWN`.
 
-def in_turn(variants: Mapping[str, Call], *, rounds: int, device: str = "cpu", shortest: float = SHORTEST) -> Timings:
-    """Time every variant once in each of ``rounds`` rounds.
+        Up to ten rounds, the range of the ratios divided by the number of rounds is close to the standard error of
+        their mean. It is taken relative to their median.
+        """
+        first, *others = self.seconds
+        spreads = [self.ratio(first, other) for other in others]
+        return all(each.most - each.least <= KNOWN * len(self.seconds[first]) * each.median for each in spreads)
 
-    A call shorter than ``shortest`` seconds is repeated within its turn as often as that takes, judged by one
-    call before the first round, which also warms it up; with ``shortest`` 0 there is no such call on "cpu". Seconds
-    are of process CPU time, all threads together, on "cpu", and between events on the device on "cuda", where every
-    turn lasts 50 ms at least, after three calls that warm it up.
+
+def in_turn(
+    variants: Mapping[str, Call],
+    *,
+    rounds: int,
+    most: int | None = None,
+    device: str = "cpu",
+    shortest: float = SHORTEST,
+    wall: bool = False,
+) -> Timings:
+    """Time every variant once in each of ``rounds`` rounds, and of up to ``most`` until ratios are known.
+
+    After `LONG` seconds no further round begins. A call shorter than ``shortest`` seconds is repeated within its turn
+    as often as that takes, judged by one call before the first round, which also warms it up; with ``shortest`` 0
+    there is no such call on "cpu". Seconds are of process CPU time, all threads together, on "cpu", or with ``wall``
+    of the clock; and between events on the device on "cuda", where every turn lasts 50 ms at least, after three calls
+    that warm it up.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    taken = cuda_seconds if device == "cuda" else cpu_seconds
+    taken = cuda_seconds if device == "cuda" else wall_seconds if wall else cpu_seconds
     if device == "cuda":
         shortest = max(shortest, SHORTEST / 2)
         for call in variants.values():
@@ -65,19 +86,31 @@ def in_turn(variants: Mapping[str, Call], *, rounds: int, device: str = "cpu", s
     repeats = dict.fromkeys(variants, 1)
     if shortest > 0:
         repeats = {name: math.ceil(shortest / max(taken(call, 1), 1e-6)) for name, call in variants.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
+    timings = Timings({name: [] for name in variants})
+    began = time.perf_counter()
+    for number in range(max(rounds, most or 0)):
+        if number >= rounds and (timings.known or time.perf_counter() - began > LONG):
+            break
         for name, call in variants.items():
-            seconds[name].append(taken(call, repeats[name]))
-    return Timings(seconds)
+            timings.seconds[name].append(taken(call, repeats[name]))
+    return timings
 
 
 def cpu_seconds(call: Call, repeats: int) -> float:
     """Processor time of one call, of all threads of this process."""
-    began = time.process_time()
+    return _seconds(call, repeats, time.process_time)
+
+
+def wall_seconds(call: Call, repeats: int) -> float:
+    """Time of one call by the clock."""
+    return _seconds(call, repeats, time.perf_counter)
+
+
+def _seconds(call: Call, repeats: int, clock: Callable[[], float]) -> float:
+    began = clock()
     for _ in range(repeats):
         call()
-    return (time.process_time() - began) / repeats
+    return (clock() - began) / repeats
 
 
 def cuda_seconds(call: Call, repeats: int) -> float:

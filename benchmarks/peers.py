@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from cases import ERROR, Settings, awake, normal
 from figures import Figure
-from interleaved import difference, in_turn
+from interleaved import difference
 from published_names import published_state
 from torch import Tensor, nn
 
@@ -63,7 +63,7 @@ def compared(checkout: Path, form: str, settings: Settings) -> list[Figure]:
             ) from error
         apart = difference(network(clip).embedding, expected)
         calls = {"peer": partial(embedding, theirs, form, clip), "eager": partial(network, clip)}
-        timings = in_turn(calls, rounds=settings.rounds, device=settings.device, shortest=0)
+        timings = settings.time(calls)
     return [
         Figure(case, "eager: output differs", apart, goal=ERROR, at_most=True),
         Figure.spread(case, "eager: the checkout takes", timings.ratio("peer", "eager"), "x"),

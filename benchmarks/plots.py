@@ -63,24 +63,29 @@ def _growth(axes: Any, lines: dict[str, list[tuple[int, float]]], title: str, un
 
 
 def _roof(axes: Any, figures: list[Figure]) -> None:
-    shares = {(f.case, f.quantity.partition(":")[0]): f for f in figures if f.unit == "roof"}
-    cases = list(dict.fromkeys(case for case, _ in shares))
+    shares = {
+        (f.case.partition(",")[0], f.quantity.partition(":")[0]): f
+        for f in figures
+        if f.unit == "roof" and f.quantity.partition(":")[0] in COLOURS
+    }
+    networks = list(dict.fromkeys(network for network, _ in shares))
     for offset, (way, colour) in enumerate(COLOURS.items()):
-        places = [row + (offset - 1) * 0.27 for row in range(len(cases))]
-        values = [shares[case, way].value for case in cases]
-        axes.barh(places, values, height=0.25, color=colour, label="strfnet, " * (way != "published") + way)
-        for place, value in zip(places, values, strict=True):
+        measured = {row: shares[name, way].value for row, name in enumerate(networks) if (name, way) in shares}
+        places = [row + (offset - 1) * 0.27 for row in measured]
+        axes.barh(
+            places, measured.values(), height=0.25, color=colour, label="strfnet, " * (way != "published") + way
+        )
+        for place, value in zip(places, measured.values(), strict=True):
             axes.text(0.01, place, f"{value:.2f}", va="center", color="white", fontsize=8)
-    for row, case in enumerate(cases):
-        goal = shares[case, "deployed"].goal
+    goals = {row: shares[name, "deployed"].goal for row, name in enumerate(networks) if (name, "deployed") in shares}
+    for row, goal in goals.items():
         if goal is not None:
-            axes.plot(
-                [goal, goal], [row - 0.42, row + 0.42], color="black", lw=1.2, label="goal" if not row else None
-            )
+            label = "goal" if row == min(goals) else None
+            axes.plot([goal, goal], [row - 0.42, row + 0.42], color="black", lw=1.2, label=label)
     axes.axvline(1, color="grey", lw=1, ls="--")
-    axes.set_yticks(range(len(cases)), [case.partition(",")[0] for case in cases])
+    axes.set_yticks(range(len(networks)), networks)
     axes.invert_yaxis()
     most = max((figure.value for figure in shares.values()), default=1.0)
     axes.set(title="share of the best probe of the same rounds", xlim=(0, max(1.12, 1.03 * most)))
-    if cases:
+    if networks:
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=4, fontsize=9)

@@ -32,6 +32,7 @@ from strfnet.models.network import ReIDNetwork
 from strfnet.models.resnet import map_channels, resnet_maps
 
 CASE, FRAMES, GOAL = "p3dc_resnet50", 32, 8.0  # embedding the clip anew takes at least so many times as long
+TRIED = 8  # frames on which passes of the deployed network are tried
 TOLERANCE = 1e-5  # of the largest value
 
 
@@ -65,7 +66,7 @@ def measured(name: str, network: ReIDNetwork, frames: int, more: int, size: tupl
     """A stream that is ``more`` frames short of ``frames`` takes them; then it goes on for ``rounds`` rounds."""
     network = awake(network).eval()
     clip = torch.randn(1, 3, frames, *size, generator=torch.Generator().manual_seed(0))
-    deployed = strfnet.optimize(network, tuple(clip.shape), compiled=False)
+    deployed = strfnet.optimize(network, (1, 3, min(frames, TRIED), *size), compiled=False)
     ways: dict[str, Callable[[], Tensor]] = {}
     variants: dict[str, Any] = {"": network, "deployed ": deployed}
     for form, of_form in variants.items():
@@ -156,7 +157,7 @@ def main() -> int:
     reached = {f"embeddings agree within {TOLERANCE:g} of the largest": all(row.apart <= TOLERANCE for row in found)}
     if not given.quick:
         judged = next(row for row in found if (row.network, row.frames, row.more) == (CASE, FRAMES, 1))
-        for way in ("eager", "deployed stream"):
+        for way in ("eager", "deployed", "deployed stream"):
             name = f"{CASE}, {FRAMES} frames, {way}: the clip anew takes at least {GOAL:g} times as long"
             reached[name] = judged.ratios[way].median >= GOAL
     print()

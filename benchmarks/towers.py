@@ -1,12 +1,13 @@
 """Units in the networks that the field uses: a table of towers x units, and the count of families that take a unit.
 
     python benchmarks/towers.py             # 31 towers x 3 units, and 60 families by name
-    python benchmarks/towers.py --export    # the table's ONNX and pt2 files too: minutes
+    python benchmarks/towers.py --export    # and a column of ONNX and pt2 files: minutes
     python benchmarks/towers.py --cost      # MACs, parameters, time and memory of DINOv2-small and CLIP ViT-B/16
 
 All weights are random. A tower is small where its library allows it. A cell is "all" if a new unit behind one block
 leaves the output of the 2-D network as it is, bit for bit; its checkpoint loads strictly; `deflate` returns its
-classes, keys and values; a gradient reaches the unit; the profiler counts all; and both files of --export are right.
+classes, keys and values; a gradient reaches the unit; and the profiler counts all. Under "files" it is "all" if the
+tower with all three units, awake and one behind the other, is exported to both formats within the bound of `export`.
 A family is counted if a unit follows its middle block by path alone; a refusal prints its reason. Exits 1 if a cell
 fails, or if fewer than 58 of the 60 families take a unit.
 """
@@ -14,10 +15,10 @@ fails, or if fewer than 58 of the 60 families take a unit.
 import argparse
 import resource
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from interleaved import in_turn
 from torch import nn
 
 import strfnet
@@ -34,6 +36,7 @@ from strfnet.deployment.exporting import Format
 from strfnet.inflation.inflation import Unit
 
 UNITS: tuple[Unit, ...] = ("strf", "non_local", "temporal_attention")
+BUILDERS = (strfnet.STRF, strfnet.NonLocalBlock, strfnet.TemporalAttention)
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
 HF = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 HF |= {"image_size": 64, "patch_size": 16}
@@ -110,6 +113,7 @@ COSTED = {
     "DINOv2-small": ("vit_small_patch14_dinov2", (252, 126)),
     "CLIP ViT-B/16": ("vit_base_patch16_clip_224", (256, 128)),
 }
+COSTED_UNITS: tuple[Unit | None, ...] = (None, "strf", "temporal_attention")
 
 FAMILIES = {
     "timm": """vit_small_patch16_224 deit_small_distilled_patch16_224 beit_base_patch16_224 eva02_tiny_patch14_224
@@ -126,11 +130,15 @@ FAMILIES = {
 
 def build_tower(name: str) -> nn.Module:
     torch.manual_seed(0)
-    network = TOWERS[name][0]().eval()
-    for parameter in network.parameters():
-        if not parameter.any():  # some libraries start heads and last norms at zero, which hides what is before
+    return wake(TOWERS[name][0]().eval())
+
+
+def wake(module: nn.Module) -> nn.Module:
+    """Fills parameters that start at zero, in place: they hide what is before them."""
+    for parameter in module.parameters():
+        if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
-    return network
+    return module
 
 
 def row(name: str, *, exported: bool) -> dict[str, str]:
@@ -142,13 +150,16 @@ def row(name: str, *, exported: bool) -> dict[str, str]:
     plain = strfnet.inflate(network, places=[], unit=None, output=output)
     with torch.no_grad():
         expected = plain(clip)
-    return {
-        unit: ", ".join(_failures(network, unit, path, clip, output, expected, state, exported)) for unit in UNITS
+    cells: dict[str, Iterator[str]] = {
+        unit: _failures(network, unit, path, clip, output, expected, state) for unit in UNITS
     }
+    if exported:
+        cells["files"] = _wrong_files(plain, path, size)
+    return {column: ", ".join(failures) for column, failures in cells.items()}
 
 
 def _failures(
-    network: nn.Module, unit: Unit, path: str, clip: Any, output: Any, expected: Any, state: Any, exported: bool
+    network: nn.Module, unit: Unit, path: str, clip: Any, output: Any, expected: Any, state: Any
 ) -> Iterator[str]:
     inflated = strfnet.inflate(network, places=[path], temporal="c2d", unit=unit, output=output)
     with torch.no_grad():
@@ -165,14 +176,20 @@ def _failures(
         yield "does not learn"
     if uncounted := strfnet.profile(inflated, clip.shape).uncounted:
         yield f"not counted: {uncounted[0].operator}"
-    if exported:
-        with TemporaryDirectory() as folder:
-            formats: tuple[Format, ...] = ("pt2", "onnx")
-            for format in formats:
-                try:
-                    export(inflated, Path(folder) / f"file.{format}", format, size=clip.shape[3:])
-                except ValueError as error:
-                    yield f"{format}: {error}"
+
+
+def _wrong_files(network: nn.Module, path: str, size: tuple[int, int]) -> Iterator[str]:
+    """Which files of the tower with all units, one behind the other and awake, are not right, and why."""
+    for builder in BUILDERS:
+        network = strfnet.splice(network, {path: builder})
+    wake(network)
+    formats: tuple[Format, ...] = ("pt2", "onnx")
+    with TemporaryDirectory() as folder:
+        for format in formats:
+            try:
+                export(network, Path(folder) / f"file.{format}", format, size=size)
+            except ValueError as error:
+                yield f"{format}: {error}"
 
 
 def middle_block(network: nn.Module) -> str:
@@ -200,23 +217,39 @@ def refusal(library: str, name: str) -> str | None:
     return None
 
 
-def cost(tower: str, unit: Unit | None) -> str:
-    """A row of the table of costs; changes this process, so run it in a fresh one."""
+def tower_with(tower: str, unit: Unit | None) -> tuple[nn.Module, torch.Tensor]:
+    """A tower of `COSTED` with a unit behind three of its blocks, and a clip."""
     torch.set_num_threads(1)
     name, size = COSTED[tower]
     network = timm.create_model(name, img_size=size, num_classes=0).eval()
     places = [] if unit is None else [f"blocks.{block}" for block in (3, 6, 9)]
-    inflated = strfnet.inflate(network, places=places, unit=unit)
-    profile, clip = strfnet.profile(inflated, (1, 3, 8, *size)), torch.randn(1, 3, 8, *size)
-    seconds, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return strfnet.inflate(network, places=places, unit=unit), torch.randn(1, 3, 8, *size)
+
+
+def added_memory(tower: str, unit: Unit | None) -> float:
+    """MiB that a first call adds to this process, so run it in a fresh one."""
+    network, clip = tower_with(tower, unit)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.inference_mode():
-        for _ in range(3):
-            start = time.perf_counter()
-            inflated(clip)
-            seconds.append(time.perf_counter() - start)
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    millions = profile.parameters / 1e6
-    return f"| {tower} | {unit or 'none'} | {profile.gmacs:.2f} | {millions:.2f} | {min(seconds):.2f} | {added:.0f} |"
+        network(clip)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def costs(tower: str) -> Iterator[str]:
+    """Rows of the table of costs: times are of interleaved calls, ratios of adjacent ones."""
+    networks = {unit or "none": tower_with(tower, unit) for unit in COSTED_UNITS}
+    with torch.inference_mode():
+        calls: dict[str, Callable[[], Any]] = {name: partial(*pair) for name, pair in networks.items()}
+        timings = in_turn(calls, rounds=5, shortest=1e-3)
+    for unit in COSTED_UNITS:
+        network, clip = networks[unit or "none"]
+        profile, ratio = strfnet.profile(network, clip.shape), timings.ratio(unit or "none", "none")
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            memory = fresh.submit(added_memory, tower, unit).result()
+        sizes = f"{profile.gmacs:.2f} | {profile.parameters / 1e6:.2f}"
+        spread = f"{ratio.median:.2f} ({ratio.least:.2f} .. {ratio.most:.2f})"
+        seconds = f"{timings.of(unit or 'none').least:.2f} | {spread}"
+        yield f"| {tower} | {unit or 'none'} | {sizes} | {seconds} | {memory:.0f} |"
 
 
 def main() -> int:
@@ -227,15 +260,15 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.cost:
-        print("| tower | unit | GMAC | parameters (M) | s, one thread | MiB |\n|---|---|---|---|---|---|")
-        units: tuple[Unit | None, ...] = (None, "strf", "temporal_attention")
+        heads = ("tower", "unit", "GMAC", "parameters (M)", "s, one thread", "of the plain tower's", "MiB")
+        print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
         for tower in COSTED:
-            for unit in units:
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-                    print(fresh.submit(cost, tower, unit).result(), flush=True)
+            for line in costs(tower):
+                print(line, flush=True)
         return 0
     failed = 0
-    print(f"| tower | {' | '.join(UNITS)} |\n|---|{'---|' * len(UNITS)}")
+    columns = (*UNITS, "files") if options.export else UNITS
+    print(f"| tower | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name in options.towers:
         cells = row(name, exported=options.export)
         failed += sum(map(bool, cells.values()))

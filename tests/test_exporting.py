@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 
 import onnx
 import onnxruntime
@@ -13,6 +16,7 @@ from torch import nn
 import strfnet
 from strfnet.cli import parser as cli
 from strfnet.deployment import export, open_exported
+from strfnet.layers import set_attention
 from strfnet.layers.head import ReIDOutput
 from strfnet.layers.reduction import TemporalReduction
 
@@ -86,11 +90,22 @@ def test_a_program_answers_as_the_network_does_for_any_batch_and_frames(tmp_path
     assert (tmp_path / "network.pt2").stat().st_size < 1.5e6  # no sample clip, no traces
 
 
+PACKAGE = "import pathlib, sys, test_exporting; test_exporting.package_answers(pathlib.Path(sys.argv[1]))"
+
+
 @pytest.mark.slow
 def test_a_package_answers_as_the_network_does(tmp_path):
+    # In a process of its own: machine code that fails ends the process, and this shows where.
+    command = [sys.executable, "-X", "faulthandler", "-c", PACKAGE, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
+def package_answers(folder):
     network = wake(Own())
-    told = export(network, tmp_path / "network.pt2", "package", size=(16, 12))
-    package = torch._inductor.aoti_load_package(str(tmp_path / "network.pt2"))
+    told = export(network, folder / "network.pt2", "package", size=(16, 12))
+    package = torch._inductor.aoti_load_package(str(folder / "network.pt2"))
     network.eval()
     for b, t in ((2, 8), (5, 1)):
         agree(package(clip(b, t)), network(clip(b, t)).detach())
@@ -140,6 +155,14 @@ def test_the_network_stays_as_it_was_and_need_not_be_float32_or_in_evaluation(tm
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     (answer,) = onnx_session(tmp_path / "network.onnx").run(None, {"clip": clip(2, 3).numpy()})
     agree(answer, network.eval()(clip(2, 3).double()).embedding.detach())
+
+
+def test_a_network_whose_attention_suits_a_gpu_is_exported_in_the_form_of_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("strfnet.layers.attention.CHUNK", 5)
+    network = woken("nvan_resnet8")
+    set_attention(network, "chunked")
+    assert export(network, tmp_path / "n.pt2", "pt2", size=(64, 32)).description["frames_at_least"] == 1
+    assert network.backbone.layer2[0].after[0].attention_form == "chunked"
 
 
 def test_a_file_says_how_its_embeddings_are_used(tmp_path):

@@ -1,6 +1,7 @@
 """What a user calls first, each in a process that has imported nothing yet."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sweeps import sweep
 from torchvision.models import resnet18
 
 import strfnet
-from strfnet.cli import options
+from strfnet.cli import main, options
 from strfnet.data import Tracklet
 from strfnet.data.synthetic import draw_set, write_mars
 from strfnet.deployment import export, optimize
@@ -135,3 +137,40 @@ def test_versions_are_compared_as_numbers(installed, wanted, sound, monkeypatch)
     else:
         with pytest.raises(RuntimeError, match=f"this needs PyTorch {wanted}"):
             require_torch(wanted, "this")
+
+
+FAULTS = """
+import resource, sys
+from strfnet.system.allocation import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * 2**26
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first = faults()
+keep_freed_memory()
+faults()
+print(first, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+@pytest.mark.parametrize("configured", [False, True])
+def test_freed_memory_is_used_again_unless_the_user_configures_it(monkeypatch, configured):
+    if configured:
+        monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    first, again = map(int, fresh("-c", FAULTS).stdout.split())
+    assert first > 8 and (again > 8) == configured, (first, again)
+
+
+def test_commands_that_load_a_network_keep_freed_memory(tmp_path, monkeypatch, capsys):
+    def keep():
+        raise ValueError("memory is kept")
+
+    folder = tmp_path / "data" / "person" / "camera" / "track"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (4, 8)).save(folder / "1.png")
+    monkeypatch.setattr("strfnet.cli.commands.inputs.keep_freed_memory", keep)
+    assert main(["embed", "--model", "c2d_resnet8", "--data", f"{tmp_path}/data", "--out", f"{tmp_path}/o"]) == 1
+    assert "memory is kept" in capsys.readouterr().err

@@ -164,7 +164,7 @@ def test_captions_tell_track_time_and_frame_and_long_names_are_cut():
     details = {"track": "7", "first_time": "1.200", "last_time": "2.040"}
     test = (replace(data.test[0], identity="a" * 60, camera=None, details=details), data.test[1])
     figure = draw_ranked_lists(replace(data, test=test), {0: [RankedItem(1, 1.0, "wrong")]})
-    cut = "query\nidentity…aaaaaaaa\ntrack 7\n1.200–2.040 s\nframe 2 of 3"
+    cut = "query\nidentity…aaaaaaaa\ntrack 7\n1.2–2.0 s\nframe 2 of 3"
     assert cut in [text.get_text() for text in figure.texts]
     with pytest.raises(ValueError, match="got no ranked lists"):
         draw_ranked_lists(data, {})

@@ -140,7 +140,9 @@ def test_every_column_is_on_paper_and_on_a_narrow_screen(evaluations, picture):
     (style,) = Reader(page).text("style")
     narrow = style[style.index("@media screen and (max-width: 60rem)") :]
     assert "attr(data-column)" in narrow and "display: none" not in style.replace("thead { display: none; }", "", 1)
-    assert "@media print" in style and not re.search(r"overflow(-x)?: hidden", style)
+    printed = style[style.index("@media print") :]
+    assert re.search(r"\.ranked[^{]*\{ break-inside: avoid", printed)  # a ranked list stays on one page
+    assert not re.search(r"overflow(-x)?: hidden", style)
 
 
 def test_text_from_outside_is_shown_as_it_is(evaluations, picture):

@@ -180,7 +180,7 @@ def test_the_picture_has_path_camera_and_time_below_each_hit(tmp_path):
     assert (title, empty) == ("some", "no image")
     assert first.split("\n") == ["query", "track 7 of camera door", "camera door"]
     lines = one.split("\n")
-    assert lines[0] == "1   distance 0.250" and lines[-2:] == ["camera hall", "1.5 to 4.0 s"]
+    assert lines[0] == "1   distance 0.250" and lines[-2:] == ["camera hall", "1.5–4.0 s"]
     assert "".join(lines[1:-2]).removeprefix("…") == seen["path"][-len("".join(lines[1:-2]).removeprefix("…")) :]
     assert other.startswith("2   distance 0.500\n…") and other.endswith("/long/0001.png")
     assert all(text.get_fontsize() >= 8.8 for text in figure.texts)  # 11 pixels
@@ -330,6 +330,16 @@ def test_a_network_of_other_weights_is_refused(walkers, capsys):
     assert "embeddings that cannot be compared: weights" in capsys.readouterr().err
     assert main(asked(walkers, folder)) == 1
     assert "model and trained are missing" in capsys.readouterr().err
+
+
+def test_a_wrong_camera_is_found_before_the_query_is_embedded(walkers, capsys, monkeypatch):
+    monkeypatch.setattr("strfnet.cli.commands.search.load", lambda *_: pytest.fail("a network was loaded"))
+    folder = Path(open_gallery(walkers / "some.safetensors").tracklets[0]["path"]).parent
+    words = ["--model", "c2d_resnet8", "--device", "cpu"]
+    assert main(asked(walkers, folder, *words, "--camera", "gate", "--camera-aware")) == 1
+    assert "camera is 'gate', which no tracklet of" in capsys.readouterr().err
+    assert main(asked(walkers, folder, *words, "--since", "3")) == 1
+    assert "has times, wanted a gallery of videos for since and until" in capsys.readouterr().err
 
 
 def test_no_match_is_said_with_the_nearest_distance(walkers, tmp_path, capsys):

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -75,6 +76,22 @@ def test_units_at_one_place_follow_each_other(inflated):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("strided", [True, False])
+@torch.no_grad()
+def test_units_follow_blocks_that_get_fewer_frames(strided):
+    """Of any number of frames left by a stride in time, or by another unit, also right behind it."""
+    places, temporal = (["layer2.0"], partial(strfnet.I3D, time_stride=3)) if strided else ([], None)
+    network = strfnet.inflate(torchvision.models.resnet18, unit=None, places=places, temporal=temporal).eval()
+    network = network if strided else splice(network, {"layer2.0": strfnet.TemporalReduction(3)})
+    spliced = splice(network, {"layer2.0": strfnet.NonLocalBlock, "layer2.1": strfnet.STRF})
+    assert [spliced.layer2[block].after[-1].channels for block in range(2)] == [128, 128]
+    assert torch.equal(spliced(CLIP), network(CLIP))
+    frames = []
+    spliced.layer2[1].after[0].register_forward_pre_hook(lambda unit, inputs: frames.append(inputs[0].shape[2]))
+    spliced(CLIP)
+    assert frames == [2]
+
+
 def test_a_sequential_stands_for_its_last_module(inflated):
     network = splice(inflated, {"layer2": Brighter()})
     assert isinstance(network.layer2[1].after[0], Brighter) and len(network.layer2) == 2

@@ -162,7 +162,7 @@ def crop_video(
             Image.fromarray(picture).save(content, "JPEG", quality=quality, subsampling=0)
             unfinished = file(crop).with_suffix(".part")
             with room_for(file(crop), content.tell()):
-                unfinished.write_bytes(content.getbuffer())
+                unfinished.write_bytes(content.getvalue())
             unfinished.replace(file(crop))
         tracks = list(_lengths(plan))
         _list(out, camera, {track: times.of(track) for track in tracks})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, BinaryIO, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from strfnet.data.choices import Interpolation
 from strfnet.data.tracklet import Frame
-from strfnet.system.reading import check_regular, naming
+from strfnet.system.reading import naming, open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -121,21 +121,28 @@ def _read(frame: str | Frame, max_pixels: int, size: tuple[int, int] | None = No
         # A copy, because torch has no view of an array that is read-only or reversed.
         return torch.from_numpy(frame.copy()).permute(2, 0, 1)
     try:
-        check_regular(frame)
-        try:
-            with naming(frame, "PIL"):
-                return _decode(frame, max_pixels, size)
-        except Warning as warning:  # the filters of the process make it an error
-            return _decode_without_warnings(frame, max_pixels, size, warning)
+        with open_regular(frame) as file:
+            try:
+                with naming(frame, "PIL"):
+                    return _decode(file, max_pixels, size)
+            except Warning as warning:  # the filters of the process make it an error
+                _note(frame, warning)
+                with _FILTERS, warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    return _decode(file, max_pixels, size)
     except Exception as error:  # Pillow's decoders raise their own kinds for forged files, beside OSError
         reason = getattr(error, "strerror", None) or error or type(error).__name__
         raise ValueError(f"cannot read the frame {frame}: {reason}") from error
 
 
-def _decode(frame: str | Path, max_pixels: int, size: tuple[int, int] | None) -> Tensor:
-    from PIL import ExifTags, Image, ImageOps
+def _decode(file: BinaryIO, max_pixels: int, size: tuple[int, int] | None) -> Tensor:
+    from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-    with Image.open(frame, formats=("JPEG", "PNG")) as image:
+    try:
+        opened = Image.open(file, formats=("JPEG", "PNG"))
+    except UnidentifiedImageError as error:  # it names an object in place of the path
+        raise ValueError("cannot identify image file, wanted JPEG or PNG") from error
+    with opened as image:
         _check_image(image, max_pixels)
         image.info.pop("transparency", None)  # alpha is ignored, and of a palette's Pillow warns
         if size is not None:
@@ -159,16 +166,11 @@ def _check_image(image: "Image", max_pixels: int) -> None:
         raise ValueError(f"it has {image.width} x {image.height} = {image.width * image.height} pixels, {wanted}")
 
 
-def _decode_without_warnings(
-    frame: str | Path, max_pixels: int, size: tuple[int, int] | None, warning: Warning
-) -> Tensor:
-    """Decode a frame whose metadata Pillow warns of, where warnings are errors: it is named once, and is read."""
+def _note(frame: str | Path, warning: Warning) -> None:
+    """Prints once what Pillow warns of in the metadata of a frame, which is read all the same."""
     if (note := (str(frame), str(warning))) not in _noted:
         _noted.add(note)
         print(f"{frame}: {warning}", file=sys.stderr)
-    with _FILTERS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _decode(frame, max_pixels, size)
 
 
 def _resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:

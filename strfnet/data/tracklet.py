@@ -43,8 +43,10 @@ class Tracklet:
         """The path of the first frame, for messages and lists of tracklets."""
         if isinstance(self.frames[0], Path):
             return str(self.frames[0])
-        track = self.details.get("track")
-        return f"memory, identity {self.identity}" if track is None else f"track {track} of camera {self.camera}"
+        if "track" not in self.details:
+            return f"memory, identity {self.identity}"
+        camera = "" if self.camera is None else f" of camera {self.camera}"
+        return f"track {self.details['track']}{camera}"
 
 
 @dataclass(frozen=True)

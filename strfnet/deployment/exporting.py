@@ -20,6 +20,7 @@ from strfnet.deployment.fusion import fuse
 from strfnet.deployment.runtimes import OPSET
 from strfnet.deployment.verification import Check, random_clip, unequal_lengths, verified
 from strfnet.evaluation.protocols import Distance
+from strfnet.layers.attention import choose_attention
 from strfnet.layers.clip import AXES
 from strfnet.system.compat import compile_package, require_torch
 from strfnet.system.files import check_writable, write_atomically
@@ -116,6 +117,7 @@ def export(
     clip = random_clip(BATCH, FRAMES, size)
     inputs = (clip, unequal_lengths(clip)) if lengths else (clip,)
     original = EmbeddingAlone(copy.deepcopy(network).float().cpu()).eval()
+    choose_attention(original)  # that of a GPU takes a number of queries at a time, which depends on the frames
     start = time.perf_counter()
     try:
         fused = fuse(original, tuple(clip.shape))
@@ -183,16 +185,20 @@ class EmbeddingAlone(nn.Module):
 def _program(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     """Exports for any batch size and for as few frames as PyTorch can prove the program right."""
 
-    def exported(frames: Any) -> ExportedProgram:
+    def exported(frames: Any, *, checked: bool) -> ExportedProgram:
         batch = Dim("batch")
         shapes = ({0: batch, 2: frames}, {0: batch})[: len(inputs)]
         with torch.no_grad():
-            return torch.export.export(network, inputs, dynamic_shapes=shapes)
+            return torch.export.export(
+                network, inputs, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=checked
+            )
 
     try:
-        program = exported(Dim("frames", min=1))
+        program = exported(Dim("frames", min=1), checked=False)
     except Exception:  # frames are merged, and PyTorch specialises a program on an axis of length one
-        program = exported(Dim("frames", min=_least_frames(exported(Dim.DYNAMIC))))
+        least = _least_frames(exported(Dim.DYNAMIC, checked=True))
+        # PyTorch cannot prove that 8 n + 8 is a multiple of n + 1, for n = (frames - 1) // 2; the program checks it.
+        program = exported(Dim("frames", min=least), checked=True)
     for node in program.graph.nodes:  # stack traces name folders of this machine
         node.meta.pop("stack_trace", None)
     return program

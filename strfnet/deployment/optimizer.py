@@ -45,7 +45,7 @@ def optimize(
     """Returns a copy of the network for inference, as fast as this machine runs it, for clips of one shape.
 
     Passes are tried in turn: merge_shortcuts, fuse_batch_norms, merge_projections (`strfnet.deployment.fusion`),
-    norms_in_place, add_in_place, use_winograd, to_dtype, chunk_attention, compile or what ``backend`` names, and
+    norms_in_place, add_in_place, to_dtype, use_winograd, chunk_attention, compile or what ``backend`` names, and
     cuda_graphs. Each is applied to a copy. The copy's output for a random clip of ``clip_shape`` is compared with
     that of the original, and the copy is timed beside the network without the pass. A pass is dropped if the
     difference is more than rounding explains, if the pass fails, or if it is slower. `Deployed.passes` lists all
@@ -163,10 +163,11 @@ def _steps(network: nn.Module, dtype: torch.dtype, backends: tuple[str, ...]) ->
             raise RuntimeError(failure)
         return candidate
 
-    for change in (*FUSIONS, norms_in_place, add_in_place, use_winograd):
+    for change in (*FUSIONS, norms_in_place, add_in_place):
         yield change.__name__, rewriting(change)
     yield "to_dtype", to_dtype
-    yield chunk_attention.__name__, rewriting(chunk_attention)
+    for change in (use_winograd, chunk_attention):  # which depend on the type
+        yield change.__name__, rewriting(change)
     if "inductor" in backends:
         yield "compile", compile
     for runtime in RUNTIMES:

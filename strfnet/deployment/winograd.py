@@ -5,8 +5,9 @@ arXiv:1509.09308: a tile of 6x6 pixels and the kernel are evaluated at five poin
 and multiplied there, and the tile of 4x4 outputs is interpolated. A tile takes 36 products a pair of channels instead
 of 144, computed as 36 products of matrices.
 
-The points are ours: 0, ±5/7, ±7/5 and infinity. With the usual 0, ±1 and ±2 the error is five times as large; with
-these it is that of a direct convolution in float32.
+The points are ours: 0, ±3/4, ±3/2 and infinity. With the usual 0, ±1 and ±2 the error is five times as large; with
+these it is that of a direct convolution in float32. In bfloat16 it is 1.3 % of the output, and 0.2 % of a direct one;
+of points with as small an error, these have transforms that bfloat16 rounds least.
 """
 
 from typing import Any
@@ -19,7 +20,8 @@ from strfnet.deployment.fusion import CONVOLUTIONS
 from strfnet.inflation.extension import Extension, extend, own_class
 from strfnet.system.compat import CustomConvolution
 
-POINTS = (0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)
+POINTS = (0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)
+DTYPES = (torch.float32, torch.bfloat16)
 TILE, SEEN = 4, 6  # pixels along a side of a tile of outputs, and of its inputs
 FEWEST = 128  # channels; with fewer, the transforms take longer than the products save
 AT_A_TIME = 4096  # pixels, or one frame: what is transformed at a time stays in the cache
@@ -28,8 +30,8 @@ AT_A_TIME = 4096  # pixels, or one frame: what is transformed at a time stays in
 def use_winograd(network: nn.Module, clip_shape: tuple[int, ...]) -> int:
     """Computes 3x3 convolutions by Winograd's algorithm; kernels take four times the memory.
 
-    The algorithm applies to 3x3 convolutions in float32 on the CPU with stride 1, zero padding of 1 and at least 128
-    input and output channels. Returns the number of convolutions that were changed.
+    The algorithm applies to 3x3 convolutions in float32 or bfloat16 on the CPU with stride 1, zero padding of 1 and
+    at least 128 input and output channels. Returns the number of convolutions that were changed.
     """
     found = [module for module in network.modules() if is_suited(module)]
     for conv in found:
@@ -43,7 +45,7 @@ def is_suited(module: nn.Module) -> bool:
         isinstance(module, nn.Conv2d)
         and own_class(module) in CONVOLUTIONS
         and module.weight.shape[2:] == (3, 3)
-        and module.weight.dtype == torch.float32
+        and module.weight.dtype in DTYPES
         and module.weight.device.type == "cpu"
         and module.padding_mode == "zeros"
         and (module.stride, module.padding, module.dilation, module.groups) == ((1, 1), (1, 1), (1, 1), 1)
@@ -55,9 +57,10 @@ def transform(conv: Any) -> None:
     """Replaces the kernel of ``conv`` by its values at the points and extends it by `Winograd`, in place."""
     input_transform, kernel, output_transform = matrices()
     points = torch.einsum("pa,qb,oiab->pqio", kernel, kernel, conv.weight.detach().double())
-    conv.weight = nn.Parameter(points.flatten(0, 1).float(), requires_grad=False)
-    conv.register_buffer("input_transform", torch.kron(input_transform, input_transform).float(), persistent=False)
-    conv.register_buffer("output_transform", torch.kron(output_transform, output_transform).float(), persistent=False)
+    dtype = conv.weight.dtype
+    conv.weight = nn.Parameter(points.flatten(0, 1).to(dtype), requires_grad=False)
+    for name, matrix in {"input_transform": input_transform, "output_transform": output_transform}.items():
+        conv.register_buffer(name, torch.kron(matrix, matrix).to(dtype), persistent=False)
     extend(conv, Winograd)
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from strfnet.inference.embedding_file import Embeddings, load_embeddings, save_embeddings
     from strfnet.inference.index import Gallery, add_to_index, open_gallery
     from strfnet.inference.pool import StreamPool
-    from strfnet.inference.search import Hit, check_query, search_gallery
+    from strfnet.inference.search import Hit, check_query, search_gallery, searched_rows
     from strfnet.inference.search_settings import SearchSettings
     from strfnet.inference.shards import Shards
     from strfnet.inference.stream import Stream

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strfnet.data.frames import MAX_PIXELS, as_float, normalize, read_pixels
@@ -176,9 +175,11 @@ class _Group:
         if not self.sums.shape[1]:
             self.sums = self.sums.new_zeros(len(self.tracklets), vectors.shape[1])
         before = self.finished
-        for piece, vector in zip(part, vectors, strict=True):
-            self.sums[piece.row] += len(piece.indices) * vector
-            self.frames[piece.row] += len(piece.indices)
+        rows = torch.tensor([piece.row for piece in part])
+        frames = torch.tensor([[len(piece.indices)] for piece in part], dtype=torch.float64)
+        self.sums.index_add_(0, rows, frames * vectors)
+        self.frames.index_add_(0, rows, frames)
+        for piece in part:
             self.clips[piece.row] += 1
             self.finished += self.clips[piece.row] == piece.of
         return self.finished - before
@@ -220,11 +221,14 @@ def _normalized(pixels: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def _stacked(clips: Sequence[Tensor]) -> Tensor:
-    """The pixels of clips (c, t, h, w) in one tensor, with zeros past the end of the shorter ones."""
+    """The pixels of clips (c, t, h, w) in one tensor; anything past the end of the shorter ones."""
     if len({clip.dtype for clip in clips}) > 1:
         clips = [as_float(clip) for clip in clips]
-    most = max(clip.shape[1] for clip in clips)
-    return torch.stack([F.pad(clip, (0, 0, 0, 0, 0, most - clip.shape[1])) for clip in clips])
+    c, _, h, w = clips[0].shape
+    stacked = clips[0].new_empty(len(clips), c, max(clip.shape[1] for clip in clips), h, w)
+    for row, clip in zip(stacked, clips, strict=True):
+        row[:, : clip.shape[1]] = clip
+    return stacked
 
 
 def _checked(output: object, part: Sequence[Tracklet]) -> Tensor:
@@ -234,7 +238,8 @@ def _checked(output: object, part: Sequence[Tracklet]) -> Tensor:
         got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
         raise ValueError(f"the network returned {got} for {len(part)} clips, wanted ({len(part)}, d)")
     vectors = vectors.float().cpu()
-    for vector, tracklet in zip(vectors, part, strict=True):
-        if not vector.isfinite().all():
-            raise ValueError(f"the embedding of the tracklet of {tracklet.where} holds NaN or infinity")
+    finite = vectors.isfinite().all(dim=1).tolist()
+    if not all(finite):
+        where = part[finite.index(False)].where
+        raise ValueError(f"the embedding of the tracklet of {where} holds NaN or infinity")
     return vectors

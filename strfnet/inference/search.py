@@ -39,7 +39,12 @@ class Hit:
 
 
 def search_gallery(
-    gallery: Gallery, query: Tensor | int, settings: SearchSettings | None = None, *, camera: object = None
+    gallery: Gallery,
+    query: Tensor | int,
+    settings: SearchSettings | None = None,
+    *,
+    camera: object = None,
+    allowed: Tensor | None = None,
 ) -> list[Hit]:
     """Finds the tracklets of a gallery that are nearest to a query. No identities are needed.
 
@@ -54,6 +59,7 @@ def search_gallery(
             left out of the hits.
         settings: which tracklets are searched, and how they are ordered; None for the defaults.
         camera: of the query, for ``camera_aware``, one of the gallery; not needed for a row.
+        allowed: the rows that are searched, of `searched_rows`; None computes them.
 
     Returns: at most ``top`` hits; none if all are above the threshold.
     Raises: ValueError for a row that is out of range or of another camera, ``camera_aware`` without the camera of the
@@ -61,18 +67,18 @@ def search_gallery(
     Source: average query expansion is that of Chum et al., ICCV 2007. The threshold's distance is ours.
     """
     settings, total = settings or SearchSettings(), gallery.vectors.shape[0]
-    allowed = torch.ones(total, dtype=torch.bool)
     if isinstance(query, int):
         if not 0 <= query < total:
             raise ValueError(f"query is row {query}, wanted 0 to {total - 1} of {gallery.path}")
         own, vector = gallery.tracklets[query]["camera"], gallery.vectors[torch.tensor([query])]
         if camera is not None and str(camera) != str(own):
             raise ValueError(f"camera is {camera!r}, but row {query} of {gallery.path} is of camera {own!r}")
-        _leave_out(gallery, allowed, settings, own)
-        allowed[query] = False
+        camera = own
     else:
         vector = query[None]
-        _leave_out(gallery, allowed, settings, camera)
+    allowed = searched_rows(gallery, settings, camera=camera) if allowed is None else allowed.clone()
+    if isinstance(query, int):
+        allowed[query] = False
     sought = vector
     if settings.expand:
         neighbours = gallery.vectors[torch.from_numpy(gallery.nearest(vector, settings.expand, allowed)[1][0])]
@@ -103,15 +109,24 @@ def check_query(gallery: Gallery, facts: Mapping[str, Any]) -> None:
     check_alike(gallery.path, gallery.facts, Path("the query"), facts)
 
 
-def _leave_out(gallery: Gallery, allowed: Tensor, settings: SearchSettings, camera: object) -> None:
-    """Marks the tracklets that the settings leave out, and those without times where times are wanted."""
+def searched_rows(gallery: Gallery, settings: SearchSettings, *, camera: object = None) -> Tensor:
+    """Returns which rows of a gallery a search compares with its query, bool (n,). It needs no query.
+
+    Args:
+        gallery: of `open_gallery`.
+        settings: of the search. Where times are wanted, rows without times are left out.
+        camera: of the query, for ``camera_aware``.
+
+    Raises: ValueError as `search_gallery` does for cameras and times.
+    """
+    allowed = torch.ones(gallery.vectors.shape[0], dtype=torch.bool)
     timed = settings.since is not None or settings.until is not None
     since = -math.inf if settings.since is None else settings.since
     until = math.inf if settings.until is None else settings.until
     if settings.camera_aware and camera is None:
         raise ValueError("camera_aware is true, but the camera of the query is not known, wanted it too")
     if not timed and not settings.camera_aware:
-        return
+        return allowed
     timeless = 0
     cameras: set[str] = set()
     for row, tracklet in enumerate(gallery.tracklets):
@@ -130,6 +145,7 @@ def _leave_out(gallery: Gallery, allowed: Tensor, settings: SearchSettings, came
         raise ValueError(f"{which}, wanted {wanted} for camera_aware")
     if timed and timeless == len(allowed):
         raise ValueError(f"no tracklet of {gallery.path} has times, wanted a gallery of videos for since and until")
+    return allowed
 
 
 def _seconds(tracklet: Mapping[str, Any], name: str) -> float | None:

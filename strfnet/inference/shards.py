@@ -65,7 +65,6 @@ class Shards:
         made_by = {"tracklets": listed, **made_by, "part": SIZE}
         self._made_by: dict[str, Any] = json.loads(json.dumps(made_by))  # as it is read from disk
         self.count = -(-len(tracklets) // SIZE)
-        self._frames = [fingerprint(self.tracklets(number)) for number in range(self.count)]
         self._rank = torch.distributed.get_rank() if world_size() > 1 else 0
         self._lock: Lock | None = None
         check_writable(path)
@@ -77,6 +76,8 @@ class Shards:
         missing = json.loads(gather_bytes(json.dumps(missing).encode(), device)[0])
         self.mine = missing[self._rank :: world_size()]
         self.before = len(tracklets) - sum(len(self.tracklets(number)) for number in missing)
+        # Before the frames are read: a change while they are is found by the next command.
+        self._frames = {number: fingerprint(self.tracklets(number)) for number in self.mine}
 
     def tracklets(self, number: int) -> Sequence[Tracklet]:
         """The tracklets of a shard."""
@@ -143,7 +144,7 @@ class Shards:
         for number in self._store.numbers():
             try:
                 self._load(number)
-                now = self._frames[number]
+                now = fingerprint(self.tracklets(number))
                 if self._store.metadata(number).get("frames", now) != now:  # shards of 0.1 do not say it
                     path = self._store.path(number)
                     raise ValueError(f"shard {path} is of frames with other names, sizes or times than they have now")

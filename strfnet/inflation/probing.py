@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from strfnet.inflation.layout import MAPS, Axes, Grid, Item, Layout, described, items_of, select
-from strfnet.inflation.running_clips import each_frame
+from strfnet.inflation.running_clips import OnFrames, each_frame
 from strfnet.profiler.counting import meta_copy, on_meta
 from strfnet.system.compat import tree_leaves, tree_map_only
 
@@ -41,16 +41,22 @@ class Reading:
 
 @dataclass
 class Run:
-    """One forward pass on frames of ``size``.
+    """One forward pass on ``frames`` frames of ``size``.
 
-    ``outputs`` holds what each module returned in each call, with the grids of the convolutions before, by path.
+    ``fewer`` holds the numbers of frames that layers over time made of these. ``outputs`` holds what each module
+    returned in each call, with the grids of the convolutions before, by path.
     """
 
     size: Grid
     frames: int
+    fewer: set[int] = field(default_factory=set)
     returned: Any = None
     outputs: dict[str, list[tuple[Any, dict[str, Grid]]]] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
+
+    def has(self, frames: int) -> bool:
+        """Whether a tensor may hold so many frames."""
+        return frames == self.frames or frames in self.fewer
 
 
 class Probe:
@@ -196,7 +202,9 @@ class Probe:
 
     def _record(self, path: str, module: nn.Module, output: Any) -> None:
         run = self._run
-        if isinstance(module, nn.Conv2d) and isinstance(output, Tensor) and output.shape[:1] == (run.frames,):
+        if isinstance(module, OnFrames) and isinstance(output, Tensor) and output.ndim == len(module._layout.axes):
+            run.fewer.add(module._layout.numbers(output)[0])
+        if isinstance(module, nn.Conv2d) and isinstance(output, Tensor) and output.ndim == 4 and run.has(len(output)):
             run.grids.pop(path, None)
             run.grids[path] = (output.shape[-2], output.shape[-1])
         run.outputs.setdefault(path, []).append((output, dict(run.grids)))
@@ -245,7 +253,7 @@ def _maps(tensor: Any, run: Run) -> list[Reading]:
         return []
     if tensor.ndim == 5 and tensor.shape[0] < run.frames:
         return [Reading(MAPS, tensor.shape[1])]  # a clip, which a layer on frames passes straight through
-    if tensor.ndim != 4 or tensor.shape[0] != run.frames:
+    if tensor.ndim != 4 or not run.has(tensor.shape[0]):
         return []
     orders: tuple[tuple[Axes, int, Grid], ...] = (
         ("fchw", tensor.shape[1], (tensor.shape[2], tensor.shape[3])),
@@ -259,7 +267,7 @@ def _maps(tensor: Any, run: Run) -> list[Reading]:
 
 def layout_of_maps(maps: Tensor, clip: Tensor) -> Layout:
     """Returns the layout of what a network returned for a clip. Raises: ValueError if there is not just one."""
-    found = _maps(maps, Run((clip.shape[3], clip.shape[4]), clip.shape[0] * clip.shape[2]))
+    found = _maps(maps, Run((clip.shape[3], clip.shape[4]), len(maps)))
     if len(found) != 1:
         either = " or as ".join(map(str, found)) or "no maps"
         raise ValueError(
@@ -286,7 +294,7 @@ def _tokens(tensor: Any, run: Run, grids: dict[str, Grid]) -> list[Reading]:
     orders: tuple[Axes, ...] = ("fnc", "nfc", "fcn")
     for axes in orders:
         count, channels = tensor.shape[axes.index("n")], tensor.shape[axes.index("c")]
-        if tensor.shape[axes.index("f")] == run.frames:
+        if run.has(tensor.shape[axes.index("f")]):
             layouts = _in_a_grid(axes, count, grids) if grids else _in_patches(axes, count, run.size)
             found += [Reading(layout, channels) for layout in layouts]
     return found

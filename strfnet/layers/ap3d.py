@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from strfnet.layers.attention import Attending
+from strfnet.layers.attention import Attending, width_of
 from strfnet.layers.clip import check_clip
 from strfnet.layers.lengths import check_lengths, zero_past_end
 from strfnet.layers.temporal import I3D, P3D, P3DA, P3DB, P3DC, TemporalConv, check_time
@@ -97,7 +97,7 @@ class AppearancePreserving(Attending):
         return (self.temperature * torch.stack(cosines, dim=2)).softmax(dim=-1)
 
     def attention_sizes(self) -> tuple[int, int, bool]:
-        return len(self.semantic.weight), self.channels, False
+        return width_of(self.semantic), self.channels, False
 
     def _registered(self, tokens: Tensor, mapped: Tensor, step: int) -> Tensor:
         query = self.temperature * mapped

@@ -5,7 +5,8 @@ for training and for deployment; `set_attention` sets one by name.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from contextlib import nullcontext
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from strfnet.system.compat import multiplies_bfloat16
 from strfnet.system.names import check_choice
 
-AttentionForm = Literal["fused", "chunked", "rounded", "plain"]
+AttentionForm = Literal["fused", "chunked", "recomputed", "rounded", "plain"]
 CHUNK = 512  # queries
 LARGEST_HEAD = 256  # of flash attention on CUDA
 
@@ -28,7 +29,8 @@ class Attending(nn.Module):
                         "fused"      PyTorch's fused attention, with linear memory; the default
                         "chunked"    products of matrices for 512 queries at a time, recomputed in the backward
                                      pass: linear memory, and sums in a fixed order, so that gradients repeat
-                        "rounded"    "chunked" with logits in the type of the query, for inference
+                        "recomputed" "chunked" with logits in the type of the query
+                        "rounded"    "recomputed" for inference alone: nothing is recomputed
                         "plain"      one product for all queries, which holds the matrix of all logits; the form
                                      for ``torch.func`` and gradients of gradients
                         ============ ==========================================================================
@@ -57,11 +59,15 @@ def plain(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> T
 
 
 def chunked(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
-    whole = torch.promote_types(query.dtype, torch.float32)
-    key = key.to(whole)
+    return recomputed(query, key.to(torch.promote_types(key.dtype, torch.float32)), value, exists)
+
+
+def recomputed(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
     return torch.cat(
         [
-            checkpoint(_weighed, chunk.to(whole), key, value, exists, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(
+                _weighed, chunk.to(key.dtype), key, value, exists, use_reentrant=False, preserve_rng_state=False
+            )
             for chunk in query.split(CHUNK, dim=2)
         ],
         dim=2,
@@ -75,17 +81,24 @@ def rounded(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) ->
 FORMS: dict[AttentionForm, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
     "fused": fused,
     "chunked": chunked,
+    "recomputed": recomputed,
     "rounded": rounded,
     "plain": plain,
 }
 
 
 def _weighed(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> Tensor:
-    with torch.autocast(query.device.type, enabled=False):  # it would round the logits
+    # Autocast would round the logits. The meta device has none.
+    with nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False):
         logits = query @ key.mT
         if exists is not None:
             logits = logits.masked_fill(~exists, float("-inf"))
         return logits.softmax(dim=-1).to(value.dtype) @ value
+
+
+def width_of(layer: Any) -> int:
+    """Returns the number of outputs of a convolution or a linear layer, also of a quantised one, without a weight."""
+    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
 
 
 def set_attention(network: nn.Module, form: AttentionForm) -> int:
@@ -121,7 +134,9 @@ def choose_attention(
     for layer in network.modules():
         if not isinstance(layer, Attending) or (sizes := layer.attention_sizes()) is None:
             continue
-        weight, (key_size, value_size, masked) = next(layer.parameters()), sizes
+        weight, (key_size, value_size, masked) = next(layer.parameters(), None), sizes
+        if weight is None:  # all are quantised, which runs on CPUs alone
+            continue
         form = attention_form(
             weight.device,
             weight.dtype if dtype is None else dtype,
@@ -151,8 +166,8 @@ def attention_form(
     On CUDA "fused" is chosen where flash attention runs: float16 or bfloat16, keys and values of one size that is a
     multiple of 8 and at most 256, no mask, compute capability 8.0. PyTorch's other fused kernels are slower than
     products of matrices or hold all logits, so the choice is "chunked". On a CPU that multiplies bfloat16 matrices,
-    inference in bfloat16 is "rounded", which is faster than the fused kernel there; its logits carry the rounding of
-    bfloat16. Elsewhere it is "fused".
+    the choice in bfloat16 is "rounded" or, in training, "recomputed". Both are faster there than the fused kernel;
+    their logits are rounded to bfloat16, as autocast rounds products. Elsewhere it is "fused".
 
     Args:
         device: of the computation.
@@ -169,6 +184,6 @@ def attention_form(
             suited and dtype in (torch.float16, torch.bfloat16) and torch.cuda.get_device_capability(device) >= (8, 0)
         )
         return "fused" if flash and not (training and deterministic) else "chunked"
-    if device.type == "cpu" and dtype == torch.bfloat16 and not training:
-        return "rounded" if multiplies_bfloat16() else "fused"
+    if device.type == "cpu" and dtype == torch.bfloat16 and multiplies_bfloat16():
+        return "recomputed" if training else "rounded"
     return "fused"

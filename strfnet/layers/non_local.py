@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from strfnet.layers.attention import Attending, AttentionForm
+from strfnet.layers.attention import Attending, AttentionForm, width_of
 from strfnet.layers.clip import bands_of, check_clip, flatten_time, unflatten_time
 from strfnet.layers.lengths import check_lengths, norm_of_existing, zero_past_end
 from strfnet.system.names import check_choice, check_count, check_flags
@@ -41,8 +41,9 @@ class NonLocalBlock(Attending):
             None: all frames of the clip.
         subsample: max-pool keys and values over 2 x 2 pixels (a last odd row or column is dropped).
         norm: batch norm behind ``out``. Without it, the weight of ``out`` starts at zero.
-        attention: form in which softmax pairs are computed, one of `Attending`'s: "fused", "chunked", "rounded" or
-            "plain". All hold less than A except "plain", which supports ``torch.func`` and gradients of gradients.
+        attention: form in which softmax pairs are computed, one of `Attending`'s: "fused", "chunked", "recomputed",
+            "rounded" or "plain". All hold less than A except "plain", which supports ``torch.func`` and gradients of
+            gradients.
 
     Shape: (b, c, t, h, w) -> (b, c, t, h, w).
     Raises: ValueError for more stripes than rows, for stripes with ``subsample``, or a clip with other channels.
@@ -146,7 +147,7 @@ class NonLocalBlock(Attending):
     def attention_sizes(self) -> tuple[int, int, bool] | None:
         if self.pairing == "dot":
             return None
-        return len(self.query.weight), len(self.value.weight), self.window is not None
+        return width_of(self.query), width_of(self.value), self.window is not None
 
     def restore(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Returns tokens (b, t, n, c) as a clip that can be added to ``x``."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from strfnet.layers.clip import check_clip, flatten_time, unflatten_time
 from strfnet.layers.frame_stride import every_frame
 from strfnet.layers.lengths import check_lengths, zero_past_end
-from strfnet.system.compat import ConvertedKernels, ConvertedState, children_of, implicit_padding
+from strfnet.system.compat import ConvertedKernels, ConvertedState, MarkedLoading, children_of, implicit_padding
 
 How = Literal["center", "mean"]
 ADDED = ("time_kernel", "time_stride", "time_dilation", "how")  # settings that a 2-D convolution does not have
@@ -200,12 +200,12 @@ class I3D(ConvertedState, ConvertedKernels, TemporalConv):
             state_dict[f"{prefix}weight"] = inflate_weight(weight, self.time_kernel, how=self.how)
 
 
-class P3D(TemporalConv):
+class P3D(MarkedLoading, TemporalConv):
     """A spatial and a temporal convolution; its subclasses combine them.
 
     ``temporal.weight`` is (o, i, time_kernel, 1), without bias, and starts at zero. A batch norm behind the layer is
-    fused by `strfnet.deployment.fuse`; ``torch.nn.utils.fuse_conv_bn_eval`` would leave out the temporal convolution,
-    and raises where the layer has no bias.
+    fused by `strfnet.deployment.fuse`. ``torch.nn.utils.fuse_conv_bn_eval`` would leave out the temporal convolution,
+    so a bias may be loaded and changed, but not assigned anew.
     """
 
     def __init__(
@@ -215,11 +215,17 @@ class P3D(TemporalConv):
         self.temporal = temporal_conv(self, self.out_channels)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Registers a parameter. Raises: ValueError for a bias, as folding a batch norm adds it, if there is none."""
-        if name == "bias" and param is not None and getattr(self, "bias", param) is None:
+        """Registers a parameter.
+
+        Raises: ValueError for another bias, as folding a batch norm assigns it, except while a state dict is loaded
+        or on the meta device.
+        """
+        bias = getattr(self, "bias", param)
+        other = name == "bias" and param is not None and param is not bias
+        if other and not self.loading and (bias is None or not bias.is_meta):
             raise ValueError(
-                "bias is a parameter, but this layer was made without one; a batch norm folded into its weight and "
-                "bias, as fuse_conv_bn_eval does it, leaves out the temporal convolution: "
+                "bias is assigned, wanted its values changed in place: a batch norm folded into weight and bias, "
+                "as fuse_conv_bn_eval does it, leaves out the temporal convolution; "
                 "strfnet.deployment.fuse fuses batch norms"
             )
         super().register_parameter(name, param)

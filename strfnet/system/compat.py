@@ -70,6 +70,19 @@ class ConvertedState(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class MarkedLoading(nn.Module):
+    """A module that is ``loading`` while its entries of a state dict are loaded. ``_load_from_state_dict``; 0.4."""
+
+    loading = False
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.loading = True
+        try:
+            super()._load_from_state_dict(*args)
+        finally:
+            del self.loading
+
+
 class CheckedConversion(nn.Module):
     """A module that checks changes of device and type. ``to``, ``half`` and the like all call ``_apply``; 0.1."""
 

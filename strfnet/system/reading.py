@@ -7,10 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from threading import get_ident
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
+
+SMALL = 2**20  # bytes of a file that is read at once
 
 Shown = tuple[str, type[Warning], str, int]  # text, category, and the line of code that warned
 
@@ -49,12 +52,30 @@ def read_regular(path: str | Path, *, most: int | None = None) -> bytes:
         return file.read() if most is None else file.read(most)
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file, opened for reading; a small one is read and closed. Links are followed.
+
+    Raises: ValueError if it is no regular file; OSError if it cannot be opened or read.
+    """
+    check_regular(path)
+    descriptor = _open_without_waiting(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        _check(status.st_mode)
+        if status.st_size > SMALL:
+            return open(os.dup(descriptor), "rb")
+        # Few calls of the system: each lets go of the interpreter's lock, which threads that decode hand around.
+        return BytesIO(b"".join(iter(lambda: os.read(descriptor, status.st_size + 1), b"")))
+    finally:
+        os.close(descriptor)
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a name is that of a file in its folder: it has no separator and is not "..", on any system."""
     return name not in ("", ".", "..") and not set(name) & set("/\\:\0")
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
+def _open_without_waiting(path: str | Path, flags: int) -> int:
     """Opens a pipe without waiting for its writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 

@@ -1,5 +1,6 @@
 """What a figure says about a tracklet: identity, camera, track or row, time and the shown frame."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from strfnet.data.tracklet import Tracklet
@@ -21,14 +22,27 @@ def caption_of(tracklet: Tracklet, row: int, frame: int) -> list[str]:
         frame: the shown frame, counted from 0.
     """
     details = tracklet.details
-    times = [details[name] for name in ("first_time", "last_time") if name in details]
+    times = times_of(details)
     return [
         "identity unknown" if tracklet.identity is None else f"identity {tracklet.identity}",
         *([] if tracklet.camera is None else [f"camera {tracklet.camera}"]),
         f"track {details['track']}" if "track" in details else f"test row {row}",
-        *([f"{'–'.join(dict.fromkeys(times))} s"] if times else []),
+        *([times] if times else []),
         f"frame {frame_name(tracklet, frame)}",
     ]
+
+
+def times_of(details: Mapping[str, str]) -> str:
+    """The first and the last time of a tracklet to a tenth of a second; empty if they are not known."""
+    times = [details[name] for name in ("first_time", "last_time") if details.get(name)]
+    return f"{'–'.join(dict.fromkeys(map(_rounded, times)))} s" if times else ""
+
+
+def _rounded(seconds: str) -> str:
+    try:
+        return f"{float(seconds):.1f}"
+    except ValueError:  # in a listing of one's own
+        return seconds
 
 
 def frame_name(tracklet: Tracklet, frame: int) -> str:

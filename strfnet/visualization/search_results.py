@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from strfnet.data.frames import MAX_PIXELS
 from strfnet.data.tracklet import Frame, Tracklet
+from strfnet.visualization.captions import times_of
 from strfnet.visualization.figures import QUERY, THUMB, framed
 from strfnet.visualization.page import Page
 
@@ -70,7 +71,6 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
     """The end of the path in two lines of a cell's width, the camera and the times."""
     details, path = record["details"], record["path"]
     path = path if len(path) <= 2 * _LETTERS else f"…{path[1 - 2 * _LETTERS :]}"
-    times = " to ".join(details[name] for name in ("first_time", "last_time") if name in details)
     camera = "" if record["camera"] is None else f"camera {record['camera']}"
-    lines = [path[:_LETTERS], path[_LETTERS:], camera[:_LETTERS], f"{times} s" if times else ""]
+    lines = [path[:_LETTERS], path[_LETTERS:], camera[:_LETTERS], times_of(details)]
     return [line for line in lines if line]

@@ -34,6 +34,28 @@ def test_a_short_call_is_repeated_and_the_time_of_one_call_returned(interleaved,
         interleaved.in_turn({"a": call}, rounds=0)
 
 
+def test_rounds_go_on_until_ratios_are_known(interleaved, monkeypatch):
+    def timed(seconds, most=9):
+        clock, turns = [0.0], iter(seconds)
+
+        def call(second):
+            clock[0] += next(turns) if second else 1.0
+
+        monkeypatch.setattr(time, "process_time", lambda: clock[0])
+        calls = {"a": lambda: call(False), "b": lambda: call(True)}
+        return len(interleaved.in_turn(calls, rounds=3, most=most, shortest=0).seconds["a"])
+
+    assert timed([2.0] * 9) == 3
+    assert timed([2.0, 2.0, 2.12, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]) == 4, "a range of 6 % in four rounds"
+    assert timed([2.0, 2.5] * 5) == 9 and timed([2.0, 2.5] * 3, most=5) == 5
+    monkeypatch.setattr(interleaved, "LONG", -1.0)
+    assert timed([2.0, 2.5] * 5) == 3
+
+
+def test_by_the_clock_waiting_takes_time(interleaved):
+    assert interleaved.in_turn({"a": lambda: time.sleep(0.05)}, rounds=1, wall=True, shortest=0).of("a").median > 0.04
+
+
 def test_waiting_takes_no_processor_time(interleaved):
     assert interleaved.cpu_seconds(lambda: time.sleep(0.2), 1) < 0.1
 

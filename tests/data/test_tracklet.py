@@ -1,4 +1,4 @@
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,10 @@ def test_natural_order_compares_any_two_names():
 
 def test_a_tracklet_says_where_its_frames_are():
     assert Tracklet((Path("a/1.jpg"), Path("a/2.jpg")), 7).where == "a/1.jpg"
-    assert Tracklet((np.zeros((4, 2, 3), np.uint8),), 7).where == "memory, identity 7"
+    drawn = Tracklet((np.zeros((4, 2, 3), np.uint8),), 7)
+    assert drawn.where == "memory, identity 7"
+    assert replace(drawn, details={"track": "3"}).where == "track 3"
+    assert replace(drawn, camera="hall", details={"track": "3"}).where == "track 3 of camera hall"
 
 
 def test_a_data_set_asks_only_for_rows_it_has():

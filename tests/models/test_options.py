@@ -36,6 +36,8 @@ TOLD = [
     ("nvan_resnet18", {"non_local": ["layer1.1", "layer4.0", "layer4.1"]}, {"window": 3}),
     ("nvan_temporal_resnet18", {"non_local": ["layer1.1", "layer3.1"]}, {"last_stride": 2}),
     ("nvan_spatial_resnet18", {}, {"stripes": 8}),
+    ("p3dc_nl_resnet18", {"time_kernel": 5}, {"time_stride": 2}),
+    ("ap3d_nl_resnet18", {}, {"time_stride": 2, "host": "p3d_b"}),
     ("ste_nvan_resnet18", {"non_local": ["layer1.1", "layer4.1"]}, {"stripes": [16, 8, 8, 4]}),
 ]
 

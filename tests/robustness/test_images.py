@@ -57,6 +57,24 @@ def test_the_limit_of_pixels_is_an_option_of_everything_that_reads_frames(tmp_pa
             read(pixels - 1)
 
 
+@pytest.mark.parametrize("action", ["default", "error"])
+def test_a_file_that_is_read_at_once_and_a_larger_one_are_read_alike(tmp_path, picture, monkeypatch, action):
+    with_cut_exif(tmp_path / "warned.jpg", picture)
+    picture.save(tmp_path / "sound.png")
+    (tmp_path / "empty.jpg").touch()
+    read, warned = [], []
+    for small in (2**20, -1):
+        monkeypatch.setattr("strfnet.system.reading.SMALL", small)
+        monkeypatch.setattr("strfnet.data.frames._noted", set())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter(action)
+            read.append([read_frame(tmp_path / name) for name in ("warned.jpg", "sound.png")])
+            with pytest.raises(ValueError, match=r"empty\.jpg: cannot identify image file, wanted JPEG or PNG"):
+                read_frame(tmp_path / "empty.jpg")
+        warned.append([str(one.message) for one in caught])
+    assert all(map(torch.equal, *read)) and warned[0] == warned[1] and bool(warned[0]) == (action == "default")
+
+
 def pipe(path):
     os.mkfifo(path)
 

@@ -1,5 +1,7 @@
 """Tools that replace batch norms keep units and outputs, or refuse."""
 
+import copy
+
 import pytest
 import torch
 from strategies import normal, wake
@@ -11,7 +13,7 @@ from torchvision.models import resnet18
 import strfnet
 from strfnet.deployment import fuse
 from strfnet.deployment.fusion import CONVOLUTIONS
-from strfnet.layers.temporal import P3D
+from strfnet.layers.temporal import P3D, P3DC
 
 CLIP = normal(2, 3, 3, 64, 32).float()
 TOOLS = {
@@ -81,7 +83,7 @@ def test_fuse_conv_bn_eval_of_an_inflated_p3d_convolution_is_refused_at_once(nam
     network = woken(name)
     expected = embedding(network)
     block = network.backbone.layer2[0]
-    with pytest.raises(ValueError, match=r"leaves out the temporal convolution: strfnet\.deployment\.fuse fuses"):
+    with pytest.raises(ValueError, match=r"leaves out the temporal convolution; strfnet\.deployment\.fuse fuses"):
         fuse_conv_bn_eval(block.conv2, block.bn2)
     assert torch.equal(embedding(network), expected)
 
@@ -89,26 +91,40 @@ def test_fuse_conv_bn_eval_of_an_inflated_p3d_convolution_is_refused_at_once(nam
 class OnClips(nn.Module):
     """A network of a user's own on clips: a layer and the norm behind it."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, bias):
         super().__init__()
-        self.conv = wake(layer(nn.Conv2d(3, 4, 3, padding=1, bias=False)))
+        self.conv = wake(layer(nn.Conv2d(3, 4, 3, padding=1, bias=bias)))
         self.norm = wake(nn.BatchNorm3d(4), seed=1)
 
     def forward(self, clip):
         return self.norm(self.conv(clip))
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("layer", [layer for layer in CONVOLUTIONS if layer is not nn.Conv2d])
-def test_a_norm_behind_a_layer_on_clips_is_fused_right_or_not_at_all(layer):
+def test_a_norm_behind_a_layer_on_clips_is_fused_right_or_not_at_all(layer, bias):
     torch.manual_seed(0)
-    network = OnClips(layer).eval().requires_grad_(False)
+    network = OnClips(layer, bias).eval().requires_grad_(False)
     expected = network(CLIP)
     fused = fuse(network, tuple(CLIP.shape))
     assert type(fused.norm) is nn.Identity
     torch.testing.assert_close(fused(CLIP), expected, rtol=1e-4, atol=1e-4)
     if issubclass(layer, P3D):
-        with pytest.raises(ValueError, match="bias is a parameter, but this layer was made without one"):
+        with pytest.raises(ValueError, match="bias is assigned, wanted its values changed in place"):
             fuse_conv_bn_eval(network.conv, network.norm)
     else:
         network.conv, network.norm = fuse_conv_bn_eval(network.conv, network.norm), nn.Identity()
     torch.testing.assert_close(network(CLIP), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_bias_of_a_p3d_layer_is_loaded_by_assignment():
+    torch.manual_seed(0)
+    wanted, layer = (P3DC(nn.Conv2d(3, 4, 3)) for _ in range(2))
+    for made in (layer, copy.deepcopy(layer).to("meta")):
+        made.load_state_dict(wanted.state_dict(), assign=True)
+        assert torch.equal(made.bias, wanted.bias)
+        with pytest.raises(ValueError, match="bias is assigned"):
+            made.bias = nn.Parameter(wanted.bias)
+    empty = layer.to("meta")
+    empty.bias = nn.Parameter(wanted.bias)  # as tools fill a layer that was made without memory
+    assert torch.equal(empty.bias, wanted.bias)

@@ -11,6 +11,7 @@ from torch.nn.utils import prune
 
 import strfnet
 from strfnet import STRF, NonLocalBlock
+from strfnet.layers import choose_attention
 
 SHAPE = (2, 3, 3, 64, 32)
 
@@ -74,7 +75,7 @@ def test_pruned_and_weight_normed_projections_train_and_act(change, stripes):
         assert not torch.allclose(block(x), before), "the tool's parameters are those that act in evaluation"
 
 
-@pytest.mark.parametrize("name", ["nvan_resnet8", "ste_nvan_resnet8"])
+@pytest.mark.parametrize("name", ["nvan_resnet8", "ste_nvan_resnet8", "ap3d_nl_resnet8"])
 def test_non_local_networks_run_in_dynamic_int8(name):
     network = woken(name)
     with warnings.catch_warnings():
@@ -82,6 +83,7 @@ def test_non_local_networks_run_in_dynamic_int8(name):
         quantized = torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, torch.qint8)
     layers = [module for module in quantized.modules() if "quantized" in type(module).__module__]
     assert len(layers) >= 4
+    assert choose_attention(quantized) == 0
     with torch.no_grad():
         output, expected = quantized(clip()).embedding, network(clip()).embedding
     assert 0 < (output - expected).abs().max() < 0.1 * expected.abs().max()

@@ -13,12 +13,14 @@ from strfnet.evaluation import PROTOCOLS, Protocol, check_matches, protocols_of
 from strfnet.inference import Embedder
 from strfnet.layers import choose_attention
 from strfnet.models import LoadedNetwork, find_network
+from strfnet.system.allocation import keep_freed_memory
 from strfnet.training import Recipe
 from strfnet.training.sharing import join_processes
 
 
 def load(call: Network, inference: Inference) -> tuple[Embedder, LoadedNetwork]:
     """The network on its device, ready to embed, and what is known of it."""
+    keep_freed_memory()
     device = join_processes(inference.device)
     torch.manual_seed(call.seed)
     found = find_network(call.trained or str(call.model), weights=call.weights, best=call.best, options=call.options)

@@ -1,7 +1,7 @@
 """`strfnet search`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from strfnet.cli.options.groups import Inference, clip_sampler
 from strfnet.cli.options.search import QueryNetwork, Search
 from strfnet.data import Box, Tracklet, read_tracks, read_video
 from strfnet.data.readers.directory import FRAME_SUFFIXES, frames_in
-from strfnet.inference import Gallery, Hit, check_query, open_gallery, search_gallery
+from strfnet.inference import Gallery, Hit, check_query, open_gallery, search_gallery, searched_rows
 from strfnet.system.files import check_writable, write_atomically
 
 
@@ -23,19 +23,25 @@ def run(call: Search) -> None:
         check_writable(call.picture)
     gallery, query = open_gallery(call.gallery), find_query(call)
     sought: int | torch.Tensor
+    shown: Tracklet | Mapping[str, Any]
+    allowed: torch.Tensor | None = None
     if isinstance(query, int):
         sought = query
     else:
         network, inference, sampler = inputs_of(call, gallery)
+        allowed = searched_rows(gallery, call.search, camera=call.camera)
         clips = clip_sampler(sampler)
         embedder, _ = load(network, inference)
         check_query(gallery, embedder.facts(clips, gallery.metric))
-        sought = embedder.embed([query], clips)[0]
-    hits = search_gallery(gallery, sought, call.search, camera=call.camera)
+        shown = query()
+        sought = embedder.embed([shown], clips)[0]
+    hits = search_gallery(gallery, sought, call.search, camera=call.camera, allowed=allowed)
+    if isinstance(query, int):
+        shown = gallery.tracklets[query]
     if not hits:
         plain = replace(call.search, top=1, expand=0, rerank=0, threshold=None)
-        nearest = search_gallery(gallery, sought, plain, camera=call.camera)
-        reason = "the gallery has no such tracklet"
+        nearest = search_gallery(gallery, sought, plain, camera=call.camera, allowed=allowed)
+        reason = f"camera and times leave no tracklet of {call.gallery}"
         if nearest:
             reason = f"the nearest is at {nearest[0].distance:.4f}, above the threshold {call.search.threshold}"
         (note if call.json else say)(f"no match: {reason}")
@@ -44,15 +50,14 @@ def run(call: Search) -> None:
     if call.picture is not None:
         from strfnet.visualization import draw_search, png
 
-        shown = gallery.tracklets[query] if isinstance(query, int) else query
         found = [(hit.distance, hit.tracklet) for hit in hits]
         title, most = f"{call.query} in {call.gallery}", call.inference.max_pixels
         write_atomically(call.picture, png(draw_search(shown, found, title=title, max_pixels=most)))
         note(f"picture: {call.picture}")
 
 
-def find_query(call: Search) -> int | Tracklet:
-    """Returns the row or the tracklet that the query of a call names.
+def find_query(call: Search) -> int | Callable[[], Tracklet]:
+    """Returns the row that the query of a call names, or a function that reads its tracklet.
 
     Raises: ValueError if it names nothing, could be read in two ways, or has options of another kind of query.
     """
@@ -69,7 +74,8 @@ def find_query(call: Search) -> int | Tracklet:
     if not path.exists():
         raise ValueError(f"query is {call.query}, which is missing, wanted a folder, an image, a video or a row")
     if kind:
-        return Tracklet(frames_in(path) if kind == "a folder" else (path,), None, call.camera)
+        frames = frames_in(path) if kind == "a folder" else (path,)
+        return lambda: Tracklet(frames, None, call.camera)
     if not of_video:
         raise ValueError(f"query is the video {call.query}, wanted box, or tracks and track, with it")
     if call.box is not None:
@@ -81,7 +87,7 @@ def find_query(call: Search) -> int | Tracklet:
         if not boxes:
             names = ", ".join(dict.fromkeys(box.track for box in found))
             raise ValueError(f"track is {call.track!r}, wanted one of {names}")
-    return read_video(path, boxes, camera=call.camera)[0]
+    return lambda: read_video(path, boxes, camera=call.camera)[0]
 
 
 def inputs_of(call: Search, gallery: Gallery) -> tuple[QueryNetwork, Inference, str]:
@@ -116,4 +122,4 @@ def _cells(hit: Hit) -> tuple[str, ...]:
     details = tracklet.get("details", {})
     times = [details[name] for name in ("first_time", "last_time") if name in details]
     names = ("" if tracklet[name] is None else str(tracklet[name]) for name in ("identity", "camera"))
-    return f"{hit.distance:.4f}", str(hit.row), *names, " to ".join(times), tracklet["path"]
+    return f"{hit.distance:.4f}", str(hit.row), *names, " to ".join(dict.fromkeys(times)), tracklet["path"]
