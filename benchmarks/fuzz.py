@@ -75,14 +75,8 @@ class Images(Kind):
         found = []
         exif = Image.Exif()
         exif[0x0112], exif[0x010E] = 6, "a person"
-        for mode, kind in (
-            ("RGB", "JPEG"),
-            ("L", "JPEG"),
-            ("RGB", "PNG"),
-            ("P", "PNG"),
-            ("LA", "PNG"),
-            ("I;16", "PNG"),
-        ):
+        forms = [("JPEG", mode) for mode in ("RGB", "L")] + [("PNG", mode) for mode in ("RGB", "P", "LA", "I;16")]
+        for kind, mode in forms:
             file = io.BytesIO()
             image = (
                 Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels)
@@ -131,13 +125,8 @@ class Weights(Kind):
                 file = io.BytesIO()
                 torch.save(value, file, _use_new_zipfile_serialization=zipped)
                 found.append(file.getvalue())
-        self.described = {
-            "model": "c2d_resnet8",
-            "num_classes": 2,
-            "options": {},
-            "facts": {"height": 64},
-            "origin": None,
-        }
+        self.described = {"model": "c2d_resnet8", "num_classes": 2, "options": {}, "facts": {"height": 64}}
+        self.described["origin"] = None
         self.small = {name: tensor for name, tensor in state.items() if tensor.numel() < 9}
         return [*found, self._of_strfnet(self.described)]
 
@@ -308,9 +297,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=KINDS, action="append", help="kinds to try (default: all)")
     parser.add_argument("--count", type=int, default=10_000, help="inputs of each kind (default: 10000)")
-    parser.add_argument(
-        "--seconds", type=float, default=600.0, help="time for each kind, then it ends (default: 600)"
-    )
+    parser.add_argument("--seconds", type=float, default=600.0, help="time for each kind (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs (default: 0)")
     parser.add_argument("--only", type=int, help="number of one input to try again")
     call = parser.parse_args()

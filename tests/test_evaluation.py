@@ -205,6 +205,14 @@ def test_arguments_of_other_types_are_refused(arguments, words):
         evaluate(*arguments)
 
 
+def test_the_json_of_an_evaluation_has_the_average_precision_of_each_query_and_none_without_a_match():
+    test = tuple(seen(*one) for one in [("a", 1), ("a", 2), ("b", 1), ("c", 2)])
+    data = DataSet("drawn", (), test, (0, 2), (0, 1, 2, 3))
+    found = evaluate(torch.eye(4), data, PROTOCOLS["folder"]).to_json()["splits"][0]
+    assert found["matched"] == found["unmatched"] == 1
+    assert found["average_precisions"][1] is None and 0 < found["average_precisions"][0] <= 1
+
+
 def test_a_protocol_that_leaves_nothing_is_refused():
     data = small_mars()
     data = DataSet("MARS", (), data.test, data.query, (0, *data.query))

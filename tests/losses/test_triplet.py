@@ -189,3 +189,10 @@ def test_a_far_outlier_does_not_hide_who_is_nearest(form):
     labels = torch.tensor([0, 0, 1, 1, 2])
     value = BatchHardTriplet(*form)(near, labels).item()
     assert abs(value - by_hand(near.double(), labels, *form)) < 1e-5
+
+
+def test_the_loss_is_that_of_strf_by_default():
+    features, labels = torch.randn(8, 4), torch.arange(8) % 4
+    torch.testing.assert_close(
+        BatchHardTriplet()(features, labels), BatchHardTriplet("cosine", 0.3)(features, labels)
+    )
