@@ -47,7 +47,8 @@ def write_tree(root: Path, share: int = 1) -> Path:
         owners = [first + 2 * (number % identities) for number in range(people)]
         owners = sorted(owners + ([-1] * JUNK + [0] * DISTRACTORS if part == "test" else []))
         short, longer = divmod(max(frames // share, len(owners)), len(owners))
-        names, table = [], []
+        names: list[str] = []
+        table: list[tuple[int, int, int, int]] = []
         for number, owner in enumerate(owners):
             camera, length = 1 + number % CAMERAS, short + (number < longer)
             folder = "00-1" if owner == -1 else f"{owner:04d}"
@@ -86,7 +87,7 @@ def run_task(task: str, root: Path, width: int) -> dict[str, Any]:
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM is the peak
     clocks = Clocks()
-    data = read_mars(root, complete=False)
+    data = read_mars(root, complete=width == WIDTH)  # the whole tree has the published counts
     if task == "read":
         tracklets = (*data.train, *data.test)
         counts = {"tracklets": len(tracklets), "queries": len(data.query)}

@@ -24,7 +24,7 @@ SHARE = dict.fromkeys(NETWORKS, 0.85) | {"nvan_{}": 0.76, "ste_nvan_{}": 0.80, "
 HALF_SHARE = {"nvan_{}": 0.80}
 RAN = ("p3dc_{}", "nvan_{}", "ste_nvan_{}", "strf_p3dc_{}")  # by other runtimes too
 BESIDE = 0.95  # times as long, at least, as the fastest of them takes: as long, up to noise
-DTYPES = (torch.float32, torch.bfloat16)
+TYPES = (torch.float32, torch.bfloat16)
 PRICED, PRICE = "p3dc_{}", 1.03  # timed with STRF too, and how many times as long that may take
 
 
@@ -47,7 +47,7 @@ def eager(form: str, batch: int, settings: Settings) -> list[Figure]:
     ]
 
 
-def deployed(form: str, batch: int, settings: Settings, dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[Figure]:
+def deployed(form: str, batch: int, settings: Settings, dtypes: tuple[torch.dtype, ...] = TYPES) -> list[Figure]:
     """A network deployed in float32 and bfloat16, against the published one in float32, the roof and other runtimes.
 
     Where bfloat16 is emulated, only its output is judged, and only of a few networks.
@@ -177,4 +177,6 @@ def one_more_frame(settings: Settings) -> list[Figure]:
         Figure(case, "stream: embedding differs", row.apart, goal=ERROR, at_most=True),
         Figure.spread(case, "deployed: the clip anew takes", ratio, "x", goal=settings.judge(GOAL)),
         Figure.spread(case, "eager: the clip anew takes", row.ratios["eager"], "x"),
+        Figure(case, "stream: MACs of the clip", row.macs, "share"),
+        *(Figure(case, name, seconds, "s") for name, seconds in row.seconds.items()),
     ]

@@ -2,6 +2,7 @@
 
     python benchmarks/ranking.py             # about three minutes
     python benchmarks/ranking.py --quick     # small sizes; only the metrics are compared
+    python benchmarks/ranking.py --measure 10000 1000000 128 float32   # one evaluation of another size, as JSON
 
 The rules are written from their definition: torchreid's in Python, query by query with a list of quotients of
 NumPy's numbers, and the same one in C behind NumPy's argsort, as its compiled form has it, where a C compiler is
@@ -202,7 +203,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="figures as JSON")
     parser.add_argument("--quick", action="store_true", help="small sizes; speed and memory are not judged")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each rule (default: 3)")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    sizes = ("QUERIES", "GALLERY", "WIDTH", "DTYPE")
+    parser.add_argument("--measure", nargs=4, metavar=sizes, help="evaluate such embeddings alone, on one thread")
     given = parser.parse_args()
     if given.measure:
         queries, gallery, width, dtype = given.measure

@@ -69,7 +69,7 @@ class Streams:
 
 def measured(name: str, size: tuple[int, int], *, frames: int | None, boxes: int, tracks: int, rounds: int) -> Row:
     network = awake(strfnet.create_model(name, num_classes=None)).eval()
-    deployed = strfnet.optimize(network, (4, 3, frames or 4, *size), compiled=False)
+    deployed = strfnet.optimize(network, (16, 3, frames or 6, *size), compiled=False)  # a batch of the pool
     picture = np.random.default_rng(0).integers(0, 256, (tracks, 90, 40, 3), dtype=np.uint8)
     ways: dict[str, Any] = {}
     for form, of_form in {"": network, "deployed ": deployed}.items():
@@ -124,8 +124,9 @@ def main() -> int:
     reached = {f"embeddings agree within {TOLERANCE:g} of the largest": all(row.apart <= TOLERANCE for row in found)}
     if not given.quick:
         for row in found:
-            name = f"{row.network}, {row.size[0]}x{row.size[1]}, {row.boxes} boxes: {GOAL:g} times the boxes a second"
-            reached[name] = row.ratios["eager"].median >= GOAL
+            for form in ("eager", "deployed pool"):
+                case = f"{row.network}, {row.size[0]}x{row.size[1]}, {row.boxes} boxes, {form}"
+                reached[f"{case}: {GOAL:g} times the boxes a second"] = row.ratios[form].median >= GOAL
     print()
     for goal, kept in reached.items():
         print(f"{'reached' if kept else 'MISSED ':8} {goal}")

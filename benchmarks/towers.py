@@ -13,7 +13,6 @@ fails, or if fewer than 58 of the 60 families take a unit.
 """
 
 import argparse
-import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ import timm
 import torch
 import torchvision
 from interleaved import in_turn
+from memory import resident
 from torch import nn
 
 import strfnet
@@ -227,12 +227,14 @@ def tower_with(tower: str, unit: Unit | None) -> tuple[nn.Module, torch.Tensor]:
 
 
 def added_memory(tower: str, unit: Unit | None) -> float:
-    """MiB that a first call adds to this process, so run it in a fresh one."""
+    """MiB that a first call adds at its peak to this process, so run it in a fresh one."""
     network, clip = tower_with(tower, unit)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/clear_refs", "w") as peak:
+        peak.write("5")
+    before = resident("VmRSS")
     with torch.inference_mode():
         network(clip)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
 
 
 def costs(tower: str) -> Iterator[str]:

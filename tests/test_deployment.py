@@ -162,6 +162,8 @@ def test_in_bfloat16_the_output_has_the_type_of_the_clip(timed):
     deployed = optimize(made, SHAPE, dtype=torch.bfloat16, compiled=False)
     assert next(deployed.fused.parameters()).dtype == torch.bfloat16
     assert deployed(clip()).embedding.dtype == torch.float32
+    names = [trial.name for trial in deployed.passes]
+    assert names.index("to_dtype") < names.index("use_winograd"), "which is timed in the type of the computation"
     assert 1e-4 < deployed.error < 0.05
     agree(deployed(clip()), made(clip()), 0.05)
 

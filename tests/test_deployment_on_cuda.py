@@ -191,3 +191,21 @@ def test_a_network_that_cannot_be_recorded_keeps_its_form(graphs, monkeypatch):
 @pytest.mark.parametrize(("device", "changed"), [("cpu", 1), ("meta", 0)])
 def test_norms_are_in_place_on_a_cpu_alone(device, changed):
     assert norms_in_place(nn.Sequential(nn.BatchNorm2d(2, device=device)), SHAPE) == changed
+
+
+class WithoutFloat64(torch.Tensor):
+    """A tensor on a device without float64, such as Apple's MPS."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), options=None):
+        result = super().__torch_function__(function, types, arguments, options or {})
+        if function is torch.Tensor.cpu:
+            return result.as_subclass(torch.Tensor)
+        assert not (isinstance(result, torch.Tensor) and result.dtype == torch.float64), function
+        return result
+
+
+def test_outputs_are_compared_on_devices_without_float64():
+    one, other = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])
+    on_device = (one.as_subclass(WithoutFloat64), other.as_subclass(WithoutFloat64))
+    assert optimizing.largest_error(*on_device) == optimizing.largest_error(one, other) == 0.5

@@ -26,11 +26,13 @@ from strfnet.layers.temporal import C2D, I3D, P3DA, P3DB, P3DC
 SHAPE = (1, 3, 4, 64, 32)
 
 
-def test_in_one_dimension_the_points_give_the_sliding_products():
-    given_pixels, given_kernel, answered = matrices()
-    pixels, kernel = torch.randn(6, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+@pytest.mark.parametrize("outputs", [winograd.NARROW, winograd.TILE])
+def test_in_one_dimension_the_points_give_the_sliding_products(outputs):
+    given_pixels, given_kernel, answered = matrices(outputs)
+    pixels, kernel = torch.randn(outputs + 2, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
     answers = answered @ ((given_kernel @ kernel) * (given_pixels @ pixels))
-    for place in range(4):
+    torch.testing.assert_close(given_kernel, matrices()[1][winograd.points_of(outputs)])
+    for place in range(outputs):
         assert answers[place].item() == pytest.approx(sum(kernel[k] * pixels[place + k] for k in range(3)).item())
 
 

@@ -141,7 +141,7 @@ def _cell(counts: Counter[str]) -> str:
     other = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()) if outcome != "passed")
     if other or not counts:
         return f"failed: {other or 'no test'}"
-    return "passes"
+    return f"{counts['passed']:,} passed"
 
 
 def main() -> int:

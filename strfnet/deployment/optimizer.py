@@ -234,12 +234,16 @@ def _judge(
 def largest_error(output: Any, expected: Any) -> float:
     """The largest difference from the expected output, as a share of the largest value; NaN stays NaN."""
     pairs = zip(_tensors(output), _tensors(expected), strict=True)
-    errors = [float((one.double() - other.double()).abs().max() / _largest(other)) for one, other in pairs]
+    errors = [float((_exact(one) - _exact(other)).abs().max() / _largest(other)) for one, other in pairs]
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.cpu().double()  # Apple's MPS has no float64
+
+
 def _largest(tensor: Tensor) -> Tensor:
-    return tensor.double().abs().max().clamp(min=1e-30)
+    return _exact(tensor).abs().max().clamp(min=1e-30)
 
 
 def tolerance(dtype: torch.dtype, expected: Any) -> float:

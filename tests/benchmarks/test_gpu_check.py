@@ -31,6 +31,9 @@ def test_every_section_runs_and_is_stored(check, run, tmp_path):
     assert report["price"]["batch 1, eager, forward"] > 0 and report["feeding"]["p3dc_resnet8"] > 0
     assert report["roof"]["p3dc_resnet8, TF32"]["published"]["ms"] > 0
     assert report["syncs"] == {"p3dc_resnet8": [], "strf_p3dc_resnet8": []}
+    recipes = [f"{name}_resnet8, {recipe}" for name in ("p3dc", "strf_p3dc") for recipe in ("fp32", "bf16")]
+    assert list(report["training"]) == recipes and report["deployed"]["p3dc_resnet8"]["form"] == "fused"
+    assert all(row["repeats"] and row["the host waits"] == {} for row in report["training"].values())
 
 
 def test_a_network_that_differs_and_a_section_that_fails_are_reported(check, run, monkeypatch):
@@ -44,6 +47,20 @@ def test_a_network_that_differs_and_a_section_that_fails_are_reported(check, run
     monkeypatch.setattr(check, "probes", None)
     status, out = run("gpu_check", "--dry", "--only", "roof")
     assert status == 1 and json.loads(out)["roof"]["failed"].startswith("TypeError")
+
+
+def test_a_run_that_does_not_repeat_is_reported(load, monkeypatch):
+    training = load("cuda_training")
+
+    def noisy(network, objective, clips, recipe, folder, progress):
+        assert recipe.deterministic and len(clips) == 8
+        network.backbone.conv1.weight.data[0, 0, 0, 0] += next(noise)
+
+    monkeypatch.setattr(training, "train", noisy)
+    settings = training.Settings("resnet8", frames=4, frame=(64, 32))
+    for added, repeats in (([0, 0], True), ([0, 1], False)):
+        noise = iter(added)
+        assert training.repeated(settings, "p3dc_resnet8", {})["repeats"] == repeats
 
 
 def test_without_a_gpu_it_says_what_to_do(run, monkeypatch, capsys):

@@ -141,7 +141,7 @@ def test_strf_has_a_price(rooms, by_quantity):
 def test_one_more_frame_is_held_against_the_clip_both_deployed(rooms, by_quantity, monkeypatch):
     spread = rooms.interleaved.Spread
     ratios = {"eager": spread(7.0, 6.0, 8.0), "deployed": spread(8.5, 8.0, 9.0)}
-    row = types.SimpleNamespace(apart=1e-6, ratios=ratios)
+    row = types.SimpleNamespace(apart=1e-6, ratios=ratios, macs=0.14, seconds={"stream": 0.5})
     monkeypatch.setattr(rooms.networks, "measured", lambda *_: row)
     rows = by_quantity(rooms.networks.one_more_frame(rooms.settings))
     assert goals_of(rows) == {"deployed: the clip anew takes": 8.0} and rows["stream: embedding differs"].reached

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from pathlib import Path
 
-from strfnet.data.readers.directory import files_by_name, frames_among
+from strfnet.data.readers.directory import frames_among, names_in
 from strfnet.data.readers.published import checked, data_root, read_lines, read_matlab
 from strfnet.data.tracklet import DataSet, Tracklet, natural_order
 
@@ -68,10 +68,9 @@ class _Folder:
     """The sorted files of a folder, in which names with a common prefix are consecutive."""
 
     def __init__(self, folder: Path) -> None:
-        files = files_by_name(folder)
-        self.names = sorted(files)
-        self.files = [files[name] for name in self.names]
-        self.lines = [0] * len(files)  # of the list, that each file belongs to; 0 for none
+        self.names = sorted(names_in(folder))
+        self.files = [folder / name for name in self.names]
+        self.lines = [0] * len(self.names)  # of the list, that each file belongs to; 0 for none
 
     def assign(self, start: str, line: int) -> tuple[tuple[Path, ...], int]:
         """Assign the frames with a prefix to a line. Returns them, and an earlier line of one of them, or 0."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from strfnet.data.readers.directory import files_by_name
+from strfnet.data.readers.directory import names_in
 from strfnet.data.readers.published import check_counts, checked, data_root, read_lines, read_matlab
 from strfnet.data.tracklet import DISTRACTOR, JUNK, DataSet, Tracklet
 
@@ -81,29 +81,29 @@ def _read(base: Path, name: str) -> DataSet:
 
 def _tracklets(base: Path, part: str) -> tuple[Tracklet, ...]:
     listing, table_file = base / "info" / f"{part}_name.txt", base / "info" / f"tracks_{part}_info.mat"
-    lines = read_lines(listing, f"the frames' names, one in a line, {_SOURCE}")
-    names = [line.strip() for line in lines]
+    names = [line.strip() for line in read_lines(listing, f"the frames' names, one in a line, {_SOURCE}")]
     twice = len(names) - len(set(names))
     if twice:
         raise ValueError(f"{listing} names {twice} frames more than once, wanted each once")
     table = read_matlab(table_file, f"track_{part}_info", f"the table of tracklets {_SOURCE}")
     _check_table(table, table_file, len(names), listing)
-    on_disk: dict[str, dict[str, Path]] = {}
+    unread: dict[str, set[str]] = {}  # names by folder; those that are read are freed, since a million take 70 MiB
     tracklets = []
     for number, (first, last, identity, camera) in enumerate(table.tolist(), start=1):
         folder = "00-1" if identity == JUNK else f"{identity:04d}"
-        if folder not in on_disk:
-            on_disk[folder] = files_by_name(base / f"bbox_{part}" / folder)
-        frames = []
+        place = base / f"bbox_{part}" / folder
+        if folder not in unread:
+            unread[folder] = names_in(place)
+        left, frames = unread[folder], []
         for line, name in enumerate(names[first - 1 : last], start=first):
             if not name.startswith(f"{folder}C{camera}T"):
                 row = f"row {number} of {table_file} gives identity {identity} and camera {camera}"
                 raise ValueError(f"line {line} of {listing} is {name!r}, but {row}")
-            frame = on_disk[folder].get(name)
-            if frame is None:
-                missing = base / f"bbox_{part}" / folder / name
-                raise ValueError(f"{missing} is missing, but line {line} of {listing} names it")
-            frames.append(frame)
+            if name not in left:
+                raise ValueError(f"{place / name} is missing, but line {line} of {listing} names it")
+            left.remove(name)
+            frames.append(place / name)
+        unread[folder] = left or set()  # a set that was emptied keeps its table
         tracklets.append(Tracklet(tuple(frames), identity, camera))
     return tuple(tracklets)
 
