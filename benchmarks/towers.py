@@ -241,7 +241,9 @@ def costs(tower: str) -> Iterator[str]:
     """Rows of the table of costs: times are of interleaved calls, ratios of adjacent ones."""
     networks = {unit or "none": tower_with(tower, unit) for unit in COSTED_UNITS}
     with torch.inference_mode():
-        calls: dict[str, Callable[[], Any]] = {name: partial(*pair) for name, pair in networks.items()}
+        calls: dict[str, Callable[[], Any]] = {
+            name: partial(network, clip) for name, (network, clip) in networks.items()
+        }
         timings = in_turn(calls, rounds=5, shortest=1e-3)
     for unit in COSTED_UNITS:
         network, clip = networks[unit or "none"]
