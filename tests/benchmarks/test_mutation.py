@@ -150,6 +150,8 @@ def test_mutants_that_the_tests_do_not_find_are_counted_and_shown(load, run, mon
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text)
     mutation = load("mutation")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "strfnet"]:
+        monkeypatch.delitem(sys.modules, name)  # the command's process has not imported the package
     monkeypatch.setattr(mutation, "ROOT", tmp_path)
     monkeypatch.setitem(mutation.PARTS, "losses", (["strfnet"], ["test_part.py"]))
     why = {("strfnet/part.py", "return x + by >= LIMIT", "Add -> Sub"): "nobody gives by"}
