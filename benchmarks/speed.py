@@ -17,8 +17,8 @@ are compared before anything is timed. Times are process CPU time, on all thread
 
 One row is printed for each kind of figure, the worst of them by its goal; `--full` prints all. With `--json` all are
 stored, each case as soon as it is done, and cases measured again replace those of a stored run. Only with ``--all``:
-deployed networks other than P3D-C, NVAN, STE-NVAN and STRF on P3D-C; batch 4, except P3D-C's; batch 8; all threads;
-STRF's cost at other lengths than 8 frames. Exits 1 if a goal is missed.
+networks other than P3D-C, NVAN, STE-NVAN and STRF on P3D-C; batch 4, except P3D-C's; batch 8; all threads; STRF's
+cost at other lengths than 8 frames. Exits 1 if a goal is missed.
 """
 
 import argparse
@@ -67,10 +67,11 @@ def cases(settings: Settings, peers: Path | None = None) -> dict[str, Case]:
         return form.format(settings.depth)
 
     names, on_cpu = NETWORKS if settings.judged else TRAINED, settings.device == "cpu"
-    named = {f"{name(form)}, batch 1": Case(partial(eager, form, 1, settings)) for form in names}
-    for form in names:
-        usual = form in TRAINED or not on_cpu
-        named[f"{name(form)}, deployed"] = Case(partial(deployed, form, 1, settings), usual=usual)
+    named = {}
+    for what, measure in {"batch 1": eager, "deployed": deployed}.items():
+        for form in names:
+            usual = form in TRAINED or not on_cpu
+            named[f"{name(form)}, {what}"] = Case(partial(measure, form, 1, settings), usual=usual)
     if settings.judged:
         for form in EAGER[4]:
             named[f"{name(form)}, batch 4"] = Case(partial(eager, form, 4, settings), usual=form == PRICED)
