@@ -56,4 +56,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "byte_budget: int = 2**25,",
         "25 -> 26",
     ): "the size of a block bounds memory alone",
+    (
+        "strfnet/layers/temporal.py",
+        "def check_time(*, time_kernel: int, time_stride: int = 1, time_dilation: int = 1) -> None:",
+        "1 -> 2",
+    ): "a number that is not given is only checked, and 2 is right too",
 }

@@ -116,9 +116,11 @@ def test_attention_shows_the_weights_of_forward_and_its_rows_sum_to_one(clip):
             torch.testing.assert_close(module(clip)[i, :, 3 * j + 1 + step].flatten(1), gathered)
 
 
-@pytest.mark.parametrize("detach_gate", [True, False])
-def test_gradients_stop_before_the_gate_only_if_asked_to(detach_gate):
-    module = wake(AppearancePreserving(3, inner_channels=2, detach_gate=detach_gate).double())
+@pytest.mark.parametrize("detach_gate", [True, False, None])
+def test_gradients_stop_before_the_gate_by_default(detach_gate):
+    options = {} if detach_gate is None else {"detach_gate": detach_gate}
+    module = wake(AppearancePreserving(3, inner_channels=2, **options).double())
+    assert module.detach_gate is (detach_gate is not False)
     clip, cotangent = normal(1, 3, 3, 2, 2), normal(1, 3, 9, 2, 2, seed=1)
     leaves = [clip.requires_grad_(), *module.parameters()]
     grads = torch.autograd.grad((module(clip) * cotangent).sum(), leaves)

@@ -350,3 +350,9 @@ def test_a_convolution_that_does_not_say_what_it_does_over_time_says_so():
 def test_a_representation_shows_what_is_not_usual():
     usual, strided = (repr(P3DC(nn.Conv2d(2, 2, 3, padding=1), time_stride=stride)) for stride in (1, 2))
     assert "time_kernel=3\n" in usual and "time_kernel=3, time_stride=2\n" in strided
+
+
+def test_a_weight_that_is_assigned_is_a_parameter_of_the_layer():
+    layer = P3DC(nn.Conv2d(2, 2, 3))
+    layer.weight = weight = nn.Parameter(torch.ones(2, 2, 3, 3))
+    assert dict(layer.named_parameters())["weight"] is weight
