@@ -75,7 +75,6 @@ def test_units_at_one_place_follow_each_other(inflated):
     inflated.layer2._forward_pre_hooks.clear()
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("strided", [True, False])
 @torch.no_grad()
 def test_units_follow_blocks_that_get_fewer_frames(strided):
@@ -92,6 +91,7 @@ def test_units_follow_blocks_that_get_fewer_frames(strided):
     assert frames == [2]
 
 
+@torch.no_grad()
 def test_a_sequential_stands_for_its_last_module(inflated):
     network = splice(inflated, {"layer2": Brighter()})
     assert isinstance(network.layer2[1].after[0], Brighter) and len(network.layer2) == 2

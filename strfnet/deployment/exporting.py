@@ -185,20 +185,16 @@ class EmbeddingAlone(nn.Module):
 def _program(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     """Exports for any batch size and for as few frames as PyTorch can prove the program right."""
 
-    def exported(frames: Any, *, checked: bool) -> ExportedProgram:
+    def exported(frames: Any) -> ExportedProgram:
         batch = Dim("batch")
         shapes = ({0: batch, 2: frames}, {0: batch})[: len(inputs)]
         with torch.no_grad():
-            return torch.export.export(
-                network, inputs, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=checked
-            )
+            return torch.export.export(network, inputs, dynamic_shapes=shapes)
 
     try:
-        program = exported(Dim("frames", min=1), checked=False)
+        program = exported(Dim("frames", min=1))
     except Exception:  # frames are merged, and PyTorch specialises a program on an axis of length one
-        least = _least_frames(exported(Dim.DYNAMIC, checked=True))
-        # PyTorch cannot prove that 8 n + 8 is a multiple of n + 1, for n = (frames - 1) // 2; the program checks it.
-        program = exported(Dim("frames", min=least), checked=True)
+        program = exported(Dim("frames", min=_least_frames(exported(Dim.DYNAMIC))))
     for node in program.graph.nodes:  # stack traces name folders of this machine
         node.meta.pop("stack_trace", None)
     return program
