@@ -1,6 +1,6 @@
 """Speed of the networks beside the published code and relative to the machine's roof, and their memory.
 
-    python benchmarks/speed.py                                 # ten minutes on two cores
+    python benchmarks/speed.py                                 # eleven minutes on two cores
     python benchmarks/speed.py --all                           # also the cases that make a run long: an hour or two
     python benchmarks/speed.py --json speed.json --plot speed.png
     python benchmarks/speed.py --quick                         # 90 seconds: outputs are checked, speed is not
